@@ -1,0 +1,29 @@
+"""The errors that a person can mend; everything else that is raised is a bug of ours.
+
+Each says in one line where, what was found, what is allowed and what to do. The command line prints that line and exits with code 2.
+"""
+
+
+class OpenherdError(Exception):
+    """Base of all errors that a person can mend."""
+
+    def __init__(self, where: object, found: str, *, allowed: str = "", do: str = "") -> None:
+        self.where, self.found, self.allowed, self.do = str(where), found, allowed, do
+        parts = [f"{where}: {found}"]
+        if allowed:
+            parts.append(f"allowed: {allowed}")
+        if do:
+            parts.append(do)
+        super().__init__(" ".join("; ".join(parts).split()))
+
+
+class ConfigError(OpenherdError):
+    """A setting or a recipe is wrong."""
+
+
+class InputError(OpenherdError):
+    """An input is missing, empty or damaged."""
+
+
+class StaleError(OpenherdError):
+    """A directory holds the work of other settings or other inputs."""

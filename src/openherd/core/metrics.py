@@ -1,0 +1,84 @@
+"""Numbers with their uncertainty, and the append-only log of a run.
+
+Units stand in the key: `loss_nats`, `time_s`. A score with an interval is a dictionary `{"value", "low", "high", "n"}`.
+"""
+
+import json
+import math
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypedDict
+
+
+class Estimate(TypedDict):
+    """A score, its 95% interval, and the number of cases behind it."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+def mean_estimate(values: Sequence[float]) -> Estimate:
+    """Mean and 95% normal interval; for proportions this is the paper's 1.96 sqrt(S (1-S) / N) (paper 5.1.1)."""
+    n = len(values)
+    if n == 0:
+        raise ValueError("no values")
+    mean = sum(values) / n
+    half = 1.96 * math.sqrt(sum((v - mean) ** 2 for v in values) / n / n)
+    return {"value": mean, "low": mean - half, "high": mean + half, "n": n}
+
+
+def ratio_estimate(numerators: Sequence[float], denominators: Sequence[float], scale: float = 1.0) -> Estimate:
+    """scale * sum(numerators) / sum(denominators) with a 95% interval over independent pairs (delta method)."""
+    n = len(numerators)
+    total = sum(denominators)
+    if n == 0 or total <= 0:
+        raise ValueError("no values")
+    ratio = sum(numerators) / total
+    residual = sum((a - ratio * b) ** 2 for a, b in zip(numerators, denominators, strict=True))
+    half = 1.96 * math.sqrt(residual) / total
+    return {"value": scale * ratio, "low": scale * (ratio - half), "high": scale * (ratio + half), "n": n}
+
+
+def is_estimate(value: object) -> bool:
+    """Whether a metric is a score with an interval."""
+    return isinstance(value, dict) and {"value", "low", "high"} <= value.keys()
+
+
+def format_metric(value: object) -> str:
+    """A metric as a person reads it."""
+    if isinstance(value, dict) and is_estimate(value):
+        return f"{format_metric(value['value'])} [{format_metric(value['low'])}, {format_metric(value['high'])}]"
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return str(value)
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:,.1f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+class MetricsLog:
+    """`metrics.jsonl`: one JSON object a line, appended and flushed at once."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def append(self, record: dict[str, Any]) -> None:
+        """Add one record."""
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def read(self) -> list[dict[str, Any]]:
+        """All whole records; a last line cut by a kill is left out."""
+        if not self.path.exists():
+            return []
+        lines = self.path.read_text(encoding="utf-8").split("\n")
+        return [json.loads(line) for line in lines[:-1] if line]
+
+    def rewind(self, keep: Callable[[dict[str, Any]], bool]) -> None:
+        """Keep only some records: what a resumed run is going to do again is taken out first."""
+        kept = [r for r in self.read() if keep(r)]
+        temporary = self.path.with_name(self.path.name + ".tmp")
+        temporary.write_text("".join(json.dumps(r) + "\n" for r in kept), encoding="utf-8")
+        os.replace(temporary, self.path)

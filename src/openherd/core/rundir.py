@@ -1,0 +1,327 @@
+"""Run directories: what a stage reads and writes, and how "done" is known.
+
+A run directory holds `config.toml` (stage, version, digest, inputs and settings; written first), outputs (each under a temporary
+name, then renamed), `metrics.jsonl` (append only) and `manifest.json` (last and atomically: its presence means done). The digest
+covers stage, version, settings and the digests of the inputs. Same digest: up to date. Another digest: refused. No manifest: resume.
+"""
+
+import contextlib
+import datetime
+import fcntl
+import glob
+import hashlib
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from openherd.core.errors import InputError, StaleError
+from openherd.core.metrics import MetricsLog
+from openherd.core.records import count_rows
+
+MANIFEST = "manifest.json"
+CONFIG = "config.toml"
+METRICS = "metrics.jsonl"
+INTERPRETER = "python://"  # the documentation of the running Python: an input that lies in no file
+PACKAGES = ("torch", "numpy", "pyarrow", "tokenizers", "safetensors")  # their versions stand in every manifest
+
+
+def digest_of(value: Any) -> str:
+    """SHA-256 of a plain value's canonical JSON."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run directory."""
+
+    path: Path
+    manifest: dict[str, Any]
+
+    @classmethod
+    def open(cls, path: Path | str) -> "Run":
+        """Read a finished run. Raises InputError where there is none, or its manifest or outputs are damaged."""
+        path = Path(path)
+        file = path / MANIFEST
+        if not file.exists():
+            state = "an unfinished run (no manifest.json)" if (path / CONFIG).exists() else "no finished run directory"
+            raise InputError(path, state, do="run its stage first, or give another directory")
+        try:
+            manifest = json.loads(file.read_text(encoding="utf-8"))
+            outputs = {name: (path / name, entry["bytes"]) for name, entry in manifest["outputs"].items()}
+            _ = manifest["digest"], manifest["stage"], manifest["metrics"]
+        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(file, f"a corrupt manifest ({error})", do=f"remove {file} and run the same command again") from None
+        for name, (output, n_bytes) in outputs.items():
+            if not output.exists() or output.stat().st_size != n_bytes:
+                found = f"{output.stat().st_size:,} bytes" if output.exists() else "missing"
+                raise InputError(path / name, f"damaged: {found} where the manifest says {n_bytes:,}", do=f"remove {path} and run again")
+        return cls(path, manifest)
+
+    @property
+    def digest(self) -> str:
+        """The digest of stage, version, settings and inputs."""
+        return str(self.manifest["digest"])
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """The metrics that the stage returned."""
+        return dict(self.manifest["metrics"])
+
+    def file(self, name: str) -> Path:
+        """The path of an output. Raises InputError where this run wrote none of that name."""
+        if name not in self.manifest["outputs"]:
+            there = ", ".join(sorted(self.manifest["outputs"])) or "none"
+            raise InputError(self.path, f"no output {name!r} of stage {self.manifest['stage']!r}", allowed=f"outputs here: {there}")
+        return self.path / name
+
+    def files(self, pattern: str = "*") -> list[str]:
+        """Paths of the outputs whose name matches a shell pattern, sorted."""
+        from fnmatch import fnmatch
+
+        return [str(self.path / name) for name in sorted(self.manifest["outputs"]) if fnmatch(name, pattern)]
+
+    def records(self) -> list[dict[str, Any]]:
+        """The records of `metrics.jsonl`."""
+        return MetricsLog(self.path / METRICS).read()
+
+
+@dataclass(frozen=True)
+class Outside:
+    """An input from outside: a file, a folder, a glob, a URL that fsspec opens, or `python://`."""
+
+    location: str
+
+    def files(self, pattern: str = "*") -> list[str]:
+        """The files behind the location, sorted; a folder is walked. Raises InputError where there is none."""
+        if "://" in self.location:
+            return self._remote_files()
+        path = Path(self.location).expanduser()
+        if path.is_dir():
+            found = [str(p) for p in sorted(path.rglob(pattern)) if p.is_file()]
+        else:
+            found = sorted(glob.glob(str(path), recursive=True))
+        if not found:
+            raise InputError(self.location, "no such file", allowed="a file, a folder, a glob, or a URL (s3://, https://)")
+        return found
+
+    def _remote_files(self) -> list[str]:
+        if self.location.startswith(INTERPRETER) or not any(c in self.location for c in "*?["):
+            return [self.location]
+        import fsspec
+
+        found = [str(f.full_name) for f in fsspec.open_files(self.location)]
+        if not found:
+            raise InputError(self.location, "nothing matches")
+        return sorted(found)
+
+    @property
+    def digest(self) -> str:
+        """Local files by path, size and time of change; `python://` by version and system; remote files by name, size and etag."""
+        if self.location.startswith(INTERPRETER):
+            return digest_of([self.location, platform.python_implementation(), platform.python_version(), platform.platform()])
+        if "://" in self.location:
+            return digest_of([self._remote_facts(name) for name in self.files()])
+        stats = [(name, os.stat(name)) for name in self.files()]
+        return digest_of([(os.path.abspath(name), s.st_size, s.st_mtime_ns) for name, s in stats])
+
+    @staticmethod
+    def _remote_facts(name: str) -> list[str]:
+        import fsspec
+
+        try:
+            filesystem, path = fsspec.url_to_fs(name)
+            info = filesystem.info(path)
+        except (OSError, ImportError, ValueError) as error:
+            raise InputError(name, f"cannot be opened ({error})", do="check the address and your access to it") from None
+        tag = next((info[key] for key in ("ETag", "etag", "LastModified", "mtime") if info.get(key)), "")
+        return [name, str(info.get("size")), str(tag)]
+
+
+Source = Run | Outside
+
+
+@dataclass
+class Output:
+    """The run directory that a stage is writing."""
+
+    path: Path
+    metrics: MetricsLog = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.metrics = MetricsLog(self.path / METRICS)
+
+    @contextlib.contextmanager
+    def write(self, name: str) -> Iterator[Path]:
+        """A temporary path that becomes the output `name` (a file or a folder) when the block ends well."""
+        final = self.path / name
+        final.parent.mkdir(parents=True, exist_ok=True)
+        temporary = final.with_name(f".{final.name}.tmp")
+        _remove(temporary)
+        try:
+            yield temporary
+        except BaseException:
+            _remove(temporary)
+            raise
+        _remove(final)
+        os.replace(temporary, final)
+
+    def log(self, **record: Any) -> None:
+        """Append one record to `metrics.jsonl`."""
+        self.metrics.append(record)
+
+
+def _remove(path: Path) -> None:
+    import shutil
+
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be made: a stage with its settings and inputs. Its digest names the run."""
+
+    stage: str
+    section: str
+    version: int
+    settings: Mapping[str, Any]
+    inputs: Mapping[str, str]  # name to digest
+    sources: Mapping[str, str]  # name to path or location, for people
+
+    @property
+    def digest(self) -> str:
+        """The digest that makes two jobs the same."""
+        return digest_of([self.stage, self.version, self.settings, self.inputs])
+
+
+def _config_document(job: Job) -> dict[str, Any]:
+    return {
+        "stage": job.stage,
+        "version": job.version,
+        "digest": job.digest,
+        "inputs": dict(job.inputs),
+        "sources": dict(job.sources),
+        "settings": dict(job.settings),
+    }
+
+
+@contextlib.contextmanager
+def prepare(job: Job, path: Path) -> Iterator[Output]:
+    """Lock the directory, write `config.toml`, and give the stage its output; an unfinished run of the same job is resumed.
+
+    Raises StaleError where the directory holds another job's work or another process works in it.
+    """
+    import tomli_w
+
+    path.mkdir(parents=True, exist_ok=True)
+    with (path / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise StaleError(path, "another process is working here", do="wait for it, or give another --out") from None
+        check_same_job(job, path)
+        output = Output(path)
+        if not (path / CONFIG).exists():
+            with output.write(CONFIG) as temporary:
+                temporary.write_text(tomli_w.dumps(_config_document(job)), encoding="utf-8")
+        for leftover in path.glob(".*.tmp"):  # of a process that was killed
+            _remove(leftover)
+        yield output
+    (path / ".lock").unlink(missing_ok=True)
+
+
+def check_same_job(job: Job, path: Path) -> None:
+    """Raise StaleError, naming what differs, where the directory's `config.toml` is another job's."""
+    from openherd.core.config import read_toml
+
+    if not (path / CONFIG).exists():
+        if any(not p.name.startswith(".") for p in path.iterdir()):
+            raise StaleError(path, "not empty, and no run directory", do="give another --out")
+        return
+    found = read_toml(path / CONFIG)
+    if found.get("digest") == job.digest:
+        return
+    differences = []
+    for part, wanted in (("stage", job.stage), ("version", job.version)):
+        if found.get(part) != wanted:
+            differences.append(f"{part} {found.get(part)!r} there, {wanted!r} asked")
+    for part, asked in (("settings", job.settings), ("inputs", job.inputs)):
+        there = found.get(part, {})
+        for key in sorted(there.keys() | asked.keys()):
+            if there.get(key) != asked.get(key):
+                what = f"{key} = {there.get(key)!r} there, {asked.get(key)!r} asked" if part == "settings" else f"input {key!r} differs"
+                differences.append(what)
+    raise StaleError(path, "holds another run: " + "; ".join(differences or ["digest differs"]), do="give another --out")
+
+
+def finish(job: Job, output: Output, metrics: Mapping[str, Any], seconds: float, device: Mapping[str, Any]) -> Run:
+    """Write the manifest: the run is done."""
+    outputs = {}
+    for file in sorted(output.path.rglob("*")):
+        name = str(file.relative_to(output.path))
+        if file.is_file() and not name.startswith(".") and name not in (CONFIG, METRICS, MANIFEST) and "/." not in name:
+            outputs[name] = {"bytes": file.stat().st_size, "rows": count_rows(file), "sha256": file_sha256(file)}
+    manifest = {
+        "stage": job.stage,
+        "section": job.section,
+        "version": job.version,
+        "digest": job.digest,
+        "settings": dict(job.settings),
+        "inputs": {name: {"digest": job.inputs[name], "source": job.sources[name]} for name in job.inputs},
+        "outputs": outputs,
+        "metrics": dict(metrics),
+        "seed": job.settings.get("seed"),
+        "packages": package_versions(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "device": dict(device),
+        "wall_s": round(seconds, 3),
+        "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+    with output.write(MANIFEST) as temporary:
+        temporary.write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return Run(output.path, manifest)
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of openherd and of the packages whose version can change a result."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {}
+    for name in ("openherd", *PACKAGES):
+        with contextlib.suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
+
+
+def execution_device() -> dict[str, Any]:
+    """Where this process computes: device and threads, as far as torch was loaded."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return {"device": "cpu", "threads": 1}
+    return {"device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu", "threads": torch.get_num_threads()}
+
+
+def make(job: Job, path: Path, stage: Any, config: Any, inputs: Mapping[str, Any]) -> tuple[Run, bool]:
+    """Run `stage(config, **inputs, out=...)` into `path` unless that was done; returns the run and whether it was done before."""
+    if (path / MANIFEST).exists():
+        check_same_job(job, path)
+        return Run.open(path), True
+    with prepare(job, path) as output:
+        start = time.monotonic()
+        metrics = stage(config, **inputs, out=output)
+        return finish(job, output, metrics, time.monotonic() - start, execution_device()), False

@@ -1,0 +1,381 @@
+"""Running a recipe: an ordered list of stages, their inputs by name, their settings.
+
+A recipe is one TOML file. `DIR/<stage>/<short digest>/` holds each stage's run and `DIR/run.json` names those that make up this run.
+All settings and inputs are checked, and all digests known, before anything runs.
+"""
+
+import contextlib
+import importlib
+import inspect
+import itertools
+import json
+import os
+import re
+import shutil
+import time
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from openherd.core import rundir
+from openherd.core.config import load_config, nearest, parse_value, read_toml, settings_of, to_plain
+from openherd.core.errors import ConfigError, InputError, OpenherdError, StaleError
+from openherd.core.metrics import format_metric, is_estimate
+from openherd.core.progress import format_duration
+from openherd.core.rundir import Job, Outside, Run
+from openherd.stages import BY_NAME, Stage
+
+RUN_FILE = "run.json"
+SWEEPS = "sweeps"
+SHORT_DIGEST = 12
+STAGE_NAME = re.compile(r"[a-z][a-z0-9-]*")
+RESERVED = ("use", "name", "inputs", "require")
+
+
+@dataclass(frozen=True)
+class StageFunction:
+    """A stage's function with what its signature says: the settings' class and the inputs by name."""
+
+    stage: Stage
+    function: Callable[..., Mapping[str, Any]]
+    config_class: type
+    inputs: Mapping[str, Any]  # name to annotation
+    optional: frozenset[str]
+
+    @classmethod
+    def load(cls, name: str, where: object) -> "StageFunction":
+        """Import a stage. Raises ConfigError for an unknown name."""
+        if name not in BY_NAME:
+            raise ConfigError(where, f"unknown stage {name!r}", do=nearest(name, BY_NAME))
+        stage = BY_NAME[name]
+        module, _, attribute = stage.target.partition(":")
+        function = getattr(importlib.import_module(module), attribute)
+        hints = typing.get_type_hints(function)
+        parameters = inspect.signature(function).parameters
+        inputs = {n: hints[n] for n in parameters if n not in ("config", "out")}
+        optional = frozenset(n for n in inputs if parameters[n].default is not inspect.Parameter.empty)
+        return cls(stage, function, hints["config"], inputs, optional)
+
+
+def _admits(hint: Any, kind: type) -> bool:
+    """Whether an input's annotation takes a Run or an Outside."""
+    if typing.get_origin(hint) is tuple:
+        return _admits(typing.get_args(hint)[0], kind)
+    if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
+        return kind in typing.get_args(hint)
+    return hint is kind
+
+
+def _is_list(hint: Any) -> bool:
+    return typing.get_origin(hint) is tuple
+
+
+@dataclass(frozen=True)
+class Step:
+    """One stage of a recipe, resolved: where it will run and on what."""
+
+    name: str
+    stage: StageFunction
+    config: Any
+    inputs: Mapping[str, "Outside | Step | Run | list[Step | Run]"]
+    require: str
+    path: Path
+
+    @property
+    def job(self) -> Job:
+        """The job, whose digest names the directory."""
+        digests: dict[str, str] = {}
+        sources: dict[str, str] = {}
+        for name, value in self.inputs.items():
+            for i, item in enumerate(value if isinstance(value, list) else [value]):
+                key = f"{name}.{i}" if isinstance(value, list) else name
+                digests[key] = item.job.digest if isinstance(item, Step) else item.digest
+                sources[key] = item.location if isinstance(item, Outside) else str(item.path)
+        stage = self.stage.stage
+        return Job(stage.name, stage.section, stage.version, to_plain(self.config), digests, sources)
+
+    def opened_inputs(self) -> dict[str, Any]:
+        """The inputs as the stage's function takes them; all earlier stages must be done."""
+        return {name: tuple(_opened(v) for v in value) if isinstance(value, list) else _opened(value) for name, value in self.inputs.items()}
+
+    def run(self) -> tuple[Run, bool]:
+        """Run the stage unless its directory is done; returns the run and whether it was done before."""
+        return rundir.make(self.job, self.path, self.stage.function, self.config, self.opened_inputs())
+
+
+def _opened(value: "Outside | Step | Run") -> "Outside | Run":
+    return Run.open(value.path) if isinstance(value, Step) else value
+
+
+def _check_names(stage: StageFunction, given: Mapping[str, Any], where: object) -> None:
+    for name in given:
+        if name not in stage.inputs:
+            raise ConfigError(where, f"stage {stage.stage.name!r} has no input {name!r}", do=nearest(name, stage.inputs))
+    missing = [n for n in stage.inputs if n not in given and n not in stage.optional]
+    if missing:
+        raise ConfigError(where, f"missing input {missing[0]!r}", allowed=f"inputs: {', '.join(stage.inputs)}")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A recipe file with the changes of `--set`, not yet resolved."""
+
+    path: Path
+    name: str
+    seed: int
+    stages: tuple[Mapping[str, Any], ...]
+
+    @classmethod
+    def read(cls, path: Path, changes: Sequence[str] = ()) -> "Recipe":
+        """Read a recipe and apply changes `stage.setting=value` or `seed=value`. Raises ConfigError."""
+        document = read_toml(path)
+        for key in document:
+            if key not in ("name", "about", "seed", "stage"):
+                raise ConfigError(path, f"unknown key {key!r}", do=nearest(key, ("name", "about", "seed", "stage")))
+        stages = document.get("stage")
+        if not isinstance(stages, list) or not stages:
+            raise ConfigError(path, "no stages", allowed="one [[stage]] table or more")
+        for i, entry in enumerate(stages, 1):
+            if not isinstance(entry.get("use"), str):
+                raise ConfigError(f"{path}, stage {i}", "does not say which stage", do='write use = "..."')
+        if not isinstance(document.get("seed", 0), int):
+            raise ConfigError(path, f"seed = {document['seed']!r}", allowed="an integer")
+        recipe = cls(path, str(document.get("name", path.stem)), document.get("seed", 0), tuple(stages))
+        for change in changes:
+            recipe = recipe.changed(change)
+        return recipe
+
+    def changed(self, change: str) -> "Recipe":
+        """This recipe with one setting changed: 'stage.setting=value', or 'seed=value'."""
+        key, equals, text = change.partition("=")
+        name, _, setting_name = key.strip().rpartition(".")
+        if not equals:
+            raise ConfigError("--set", f"{change!r}", allowed="stage.setting=value, or seed=value")
+        if not name and setting_name == "seed":
+            try:
+                return replace(self, seed=int(text))
+            except ValueError:
+                raise ConfigError("--set", f"seed = {text!r}", allowed="an integer") from None
+        names = [entry.get("name", entry["use"]) for entry in self.stages]
+        if name not in names:
+            raise ConfigError("--set", f"no stage {name!r} in {self.path}", do=nearest(name, names))
+        stages = []
+        for entry in self.stages:
+            if entry.get("name", entry["use"]) == name:
+                stage = StageFunction.load(entry["use"], f"{self.path}, stage {name!r}")
+                known = {s.name: s for s in settings_of(stage.config_class)}
+                if setting_name not in known:
+                    raise ConfigError("--set", f"stage {name!r} has no setting {setting_name!r}", do=nearest(setting_name, known))
+                entry = {**entry, setting_name: parse_value(known[setting_name], text)}
+            stages.append(entry)
+        return replace(self, stages=tuple(stages))
+
+    def resolve(self, out: Path) -> list[Step]:
+        """Check every stage and place its run under `out`. Raises ConfigError or InputError before anything has run."""
+        steps: dict[str, Step] = {}
+        for entry in self.stages:
+            name = entry.get("name", entry["use"])
+            where = f"{self.path}, stage {name!r}"
+            if not isinstance(name, str) or not STAGE_NAME.fullmatch(name):
+                raise ConfigError(where, "not a name", allowed="lower-case letters, digits and '-'")
+            if name in steps:
+                raise ConfigError(where, "this name was used before", do="give it another name = '...'")
+            stage = StageFunction.load(entry["use"], where)
+            settings = {k: v for k, v in entry.items() if k not in RESERVED}
+            if "seed" not in settings and any(s.name == "seed" for s in settings_of(stage.config_class)):
+                settings["seed"] = self.seed
+            config = load_config(stage.config_class, settings, where)
+            given = entry.get("inputs", {})
+            if not isinstance(given, dict):
+                raise ConfigError(where, f"inputs = {given!r}", allowed="a table of name = 'earlier stage or location'")
+            _check_names(stage, given, where)
+            inputs = {n: _resolve_input(stage.inputs[n], v, steps, f"{where}, input {n!r}") for n, v in given.items()}
+            step = Step(name, stage, config, inputs, str(entry.get("require", "")), out)
+            steps[name] = replace(step, path=out / name / step.job.digest[:SHORT_DIGEST])
+            if step.require:
+                _parse_gate(step.require, where)
+        return list(steps.values())
+
+
+def _resolve_input(hint: Any, value: Any, steps: Mapping[str, Step], where: object) -> Any:
+    if isinstance(value, list) != _is_list(hint):
+        raise ConfigError(where, f"{value!r}", allowed="a list of stages" if _is_list(hint) else "one stage or location")
+    if isinstance(value, list):
+        return [_resolve_one(hint, item, steps, where) for item in value]
+    return _resolve_one(hint, value, steps, where)
+
+
+def _resolve_one(hint: Any, value: Any, steps: Mapping[str, Step], where: object) -> "Outside | Step":
+    if isinstance(value, str) and STAGE_NAME.fullmatch(value):
+        if value not in steps:
+            do = nearest(value, steps) if steps else ""
+            raise ConfigError(where, f"no earlier stage {value!r}", allowed="an earlier stage; a file is written with a '/', as ./name", do=do)
+        if not _admits(hint, Run):
+            raise ConfigError(where, f"{value!r} is a stage", allowed="a location outside: file, folder, glob or URL")
+        return steps[value]
+    if not isinstance(value, str) or not _admits(hint, Outside):
+        raise ConfigError(where, f"{value!r}", allowed=f"an earlier stage: {', '.join(steps) or 'there is none'}")
+    outside = Outside(value)
+    outside.files()  # raises InputError where there is nothing
+    return outside
+
+
+def run_recipe(recipe: Recipe, out: Path, run_file: Path | None = None, quiet: bool = False) -> list[tuple[Step, Run, bool]]:
+    """Run a recipe's stages that are not done yet, and write the run file; returns (step, run, done before) in order.
+
+    Raises OpenherdError where a stage refuses its input or a gate is not met; what is finished stays.
+    """
+    from rich.console import Console
+
+    console = Console(stderr=True, quiet=quiet, highlight=False)
+    steps = recipe.resolve(out)
+    for step in steps:
+        if (step.path / rundir.MANIFEST).exists():
+            Run.open(step.path)  # a damaged one is told before hours of other work
+    run_file = run_file or out / RUN_FILE
+    done: list[tuple[Step, Run, bool]] = []
+    for i, step in enumerate(steps, 1):
+        head = f"[bold]{i:2d}/{len(steps)} {step.name}[/bold]"
+        if not (step.path / rundir.MANIFEST).exists():
+            console.print(f"{head} · {step.stage.stage.summary}")
+        start = time.monotonic()
+        run, before = step.run()
+        state = "up to date" if before else format_duration(time.monotonic() - start)
+        console.print(f"{head} · {state} · {summary_line(run.metrics)}" if before else f"      {state} · {summary_line(run.metrics)}")
+        done.append((step, run, before))
+        _write_run_file(run_file, recipe, done)
+        check_gate(step, run)
+    return done
+
+
+def summary_line(metrics: Mapping[str, Any], most: int = 4) -> str:
+    """The first few scalar metrics in one line."""
+    shown = [(k, v) for k, v in metrics.items() if isinstance(v, (int, float, str)) or is_estimate(v)]
+    return ", ".join(f"{k} {format_metric(v)}" for k, v in shown[:most])
+
+
+def _write_run_file(path: Path, recipe: Recipe, done: Sequence[tuple[Step, Run, bool]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    document = {
+        "recipe": recipe.name,
+        "file": str(recipe.path),
+        "seed": recipe.seed,
+        "stages": {step.name: os.path.relpath(run.path, path.parent) for step, run, _ in done},
+    }
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def _parse_gate(text: str, where: object) -> tuple[str, str, float]:
+    match = re.fullmatch(r"\s*([A-Za-z0-9_.-]+)\s*(>=|<=|>|<)\s*([-+0-9.eE]+)\s*", text)
+    if not match:
+        raise ConfigError(where, f"require = {text!r}", allowed="'metric >= number' (or <=, >, <)")
+    return match[1], match[2], float(match[3])
+
+
+def check_gate(step: Step, run: Run) -> None:
+    """Raise OpenherdError where a stage's `require` is not met by its metrics."""
+    if not step.require:
+        return
+    metric, comparison, bound = _parse_gate(step.require, step.name)
+    found = run.metrics.get(metric)
+    value = found["value"] if isinstance(found, dict) and is_estimate(found) else found
+    if not isinstance(value, (int, float)):
+        raise ConfigError(f"stage {step.name!r}", f"require names no metric of it: {metric!r}", do=nearest(metric, run.metrics))
+    met = {">=": value >= bound, "<=": value <= bound, ">": value > bound, "<": value < bound}[comparison]
+    if not met:
+        raise OpenherdError(f"stage {step.name!r}", f"its gate is not met: {metric} is {format_metric(value)}", allowed=step.require)
+
+
+def sweep(recipe: Recipe, out: Path, grid: Mapping[str, Sequence[str]], seeds: Sequence[int]) -> dict[str, list[tuple[Step, Run, bool]]]:
+    """Run every combination of settings and seeds; variants share each stage that does not differ. Returns runs by variant."""
+    variants: dict[str, Recipe] = {}
+    for seed in seeds:
+        for values in itertools.product(*grid.values()):
+            variant = replace(recipe, seed=seed)
+            for key, value in zip(grid, values, strict=True):
+                variant = variant.changed(f"{key}={value}")
+            label = ",".join([*(f"{k}={v}" for k, v in zip(grid, values, strict=True)), *([f"seed={seed}"] if len(seeds) > 1 else [])])
+            variants[label or "as-is"] = variant
+    for variant in variants.values():
+        variant.resolve(out)  # all are checked before the first runs
+    return {
+        label: run_recipe(variant, out, run_file=out / SWEEPS / (re.sub(r"[^A-Za-z0-9=.,_-]", "_", label) + ".json"))
+        for label, variant in variants.items()
+    }
+
+
+def read_run_file(path: Path) -> dict[str, Path]:
+    """Stage names to run directories, from a `run.json` or a directory that holds one. Raises InputError."""
+    file = path / RUN_FILE if path.is_dir() else path
+    if not file.exists():
+        raise InputError(path, "no run here", do="give a directory that `openherd run` wrote")
+    try:
+        document = json.loads(file.read_text(encoding="utf-8"))
+        return {name: file.parent / where for name, where in document["stages"].items()}
+    except (json.JSONDecodeError, KeyError, AttributeError, TypeError) as error:
+        raise InputError(file, f"a corrupt run file ({error})", do="run the same command again: what is done stays") from None
+
+
+def open_stage(path: Path, stage: str) -> Run:
+    """The last run of `stage` in a run; or `path` itself where that is a run directory."""
+    if (path / rundir.MANIFEST).exists() or (path / rundir.CONFIG).exists():
+        return Run.open(path)
+    places = read_run_file(path)
+    runs = [run for run in (Run.open(p) for p in places.values()) if run.manifest["stage"] == stage]
+    if not runs:
+        raise InputError(path, f"no finished stage {stage!r}", allowed=f"stages here: {', '.join(places)}")
+    return runs[-1]
+
+
+def unused(out: Path) -> list[Path]:
+    """Run directories under `out` that no run file names. Raises InputError where `out` is no run."""
+    files = [p for p in [out / RUN_FILE, *sorted((out / SWEEPS).glob("*.json"))] if p.exists()]
+    if not files:
+        raise InputError(out, "no run here", do="give the --out directory of `openherd run`")
+    named = {p.resolve() for file in files for p in read_run_file(file).values()}
+    return [p.parent for p in sorted(out.glob(f"*/*/{rundir.CONFIG}")) if p.parent.resolve() not in named]
+
+
+def clean(out: Path) -> tuple[int, int]:
+    """Remove what no run names; returns (directories, bytes)."""
+    n_bytes = 0
+    places = unused(out)
+    for place in places:
+        n_bytes += sum(f.stat().st_size for f in place.rglob("*") if f.is_file())
+        shutil.rmtree(place)
+        with contextlib.suppress(OSError):
+            place.parent.rmdir()
+    return len(places), n_bytes
+
+
+def single_stage(name: str, settings: Mapping[str, Any], inputs: Mapping[str, Any], out: Path) -> tuple[Run, bool]:
+    """Run one stage from paths: an input is a finished run directory or, where the stage takes one, a location outside."""
+    stage = StageFunction.load(name, "openherd")
+    where = f"openherd {name}"
+    config = load_config(stage.config_class, settings, where)
+    _check_names(stage, inputs, where)
+    opened = {n: _open_path(stage.inputs[n], v, f"{where} --{n}") for n, v in inputs.items()}
+    step = Step(name, stage, config, opened, "", out)
+    if (out / RUN_FILE).exists():
+        raise StaleError(out, "holds a whole run", do="give a directory of its own as --out")
+    return step.run()
+
+
+def _open_path(hint: Any, value: Any, where: object) -> Any:
+    if isinstance(value, list):
+        if not _is_list(hint):
+            raise ConfigError(where, f"{len(value)} paths", allowed="one")
+        return [_open_path(typing.get_args(hint)[0], v, where) for v in value]
+    path = Path(value)
+    if _admits(hint, Run) and ((path / rundir.MANIFEST).exists() or (path / rundir.CONFIG).exists() or not _admits(hint, Outside)):
+        return Run.open(path)
+    outside = Outside(value)
+    outside.files()
+    return outside
+
+
