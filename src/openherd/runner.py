@@ -59,6 +59,10 @@ class StageFunction:
         optional = frozenset(n for n in inputs if parameters[n].default is not inspect.Parameter.empty)
         return cls(stage, function, hints["config"], inputs, optional)
 
+    def is_list(self, name: str) -> bool:
+        """Whether an input takes several runs."""
+        return _is_list(self.inputs[name])
+
 
 def _admits(hint: Any, kind: type) -> bool:
     """Whether an input's annotation takes a Run or an Outside."""

@@ -1,0 +1,7 @@
+"""`python -m openherd`."""
+
+import sys
+
+from openherd.cli import main
+
+sys.exit(main())

@@ -1,0 +1,325 @@
+"""The command line: parsing only.
+
+`--help`, `stages` and `where` need nothing beyond the standard library and the static table of stages. Everything else is imported
+when its command runs. Errors that a person can mend are one line and exit code 2; tracebacks are our own bugs.
+"""
+
+import argparse
+import errno
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from openherd import __version__
+from openherd.core.errors import ConfigError, OpenherdError
+from openherd.stages import BY_NAME, STAGES, where
+
+EXIT_ERROR = 2
+EXIT_INTERRUPTED = 130
+
+ABOUT = """openherd: the system of "The Llama 3 Herd of Models", from raw pages to a served chat.
+
+commands:
+  run RECIPE --out DIR       run a recipe; what is done is not done again
+  chat DIR                   talk to the model of a run
+  generate DIR PROMPT        continue or answer one prompt
+  show DIR [--mask]          manifest, metrics and lineage; a dialog with its loss mask
+  diff A B                   settings, data and metrics of two runs side by side
+  sweep RECIPE --out DIR     variants of a recipe; they share every stage that does not differ
+  clean DIR                  remove what no run names
+  model NAME                 shapes, parameters, FLOPs and cache of a model size
+  doctor                     what this machine offers, in words
+  stages                     the stages in the paper's order
+  where WORD|SECTION         which module does what ("where annealing", "where 3.4.2")
+  STAGE --help               a stage's settings, with units"""
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print one line and exit with code 2."""
+        self.exit(EXIT_ERROR, f"{self.prog}: {message}; see '{self.prog} --help'\n")
+
+
+def stages_text() -> str:
+    """The table of stages."""
+    return "\n".join(f"  {s.name:<18}{s.section:<8}{s.summary}" for s in STAGES)
+
+
+def root_help() -> str:
+    """The first help page."""
+    return f"usage: openherd COMMAND ...\n\n{ABOUT}\n\nstages (each a command; the paper's section beside it):\n{stages_text()}\n"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return dispatch(arguments)
+    except OpenherdError as error:
+        print(f"openherd: {error}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("\nopenherd: stopped; the same command resumes", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader, `head` for one, has seen enough
+        return 0
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+            raise
+        place = error.filename or "the output directory"
+        print(f"openherd: {place}: {error.strerror}; make room or give another --out, then the same command goes on", file=sys.stderr)
+    return EXIT_ERROR
+
+
+def dispatch(arguments: list[str]) -> int:
+    """Find the command and call it."""
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(root_help(), end="")
+        return 0
+    name, rest = arguments[0], arguments[1:]
+    if name in ("-V", "--version"):
+        print(f"openherd {__version__}")
+        return 0
+    if name in COMMANDS:
+        return int(COMMANDS[name](rest) or 0)
+    if name in BY_NAME:
+        return run_stage(name, rest)
+    from openherd.core.config import nearest
+
+    raise ConfigError("command line", f"unknown command {name!r}", do=nearest(name, [*COMMANDS, *BY_NAME]))
+
+
+def command_stages(arguments: list[str]) -> None:
+    """`openherd stages`"""
+    Parser(prog="openherd stages", description="The stages in the paper's order.").parse_args(arguments)
+    print(stages_text())
+
+
+def command_where(arguments: list[str]) -> int:
+    """`openherd where`"""
+    parser = Parser(prog="openherd where", description="Which module does what.")
+    parser.add_argument("query", metavar="WORD|SECTION", help="'annealing', or the paper's section: '3.4.2'")
+    query = parser.parse_args(arguments).query
+    found = where(query)
+    for stage in found:
+        module, _, function = stage.target.partition(":")
+        print(f"{stage.name:<18}{stage.section:<8}{module}.{function}\n{'':<26}{stage.summary}")
+    if not found:
+        raise ConfigError("where", f"nothing about {query!r}", do="see 'openherd stages'")
+    return 0
+
+
+def command_run(arguments: list[str]) -> None:
+    """`openherd run`"""
+    parser = Parser(prog="openherd run", description="Run a recipe. What is done is not done again; a changed setting re-runs what follows it.")
+    parser.add_argument("recipe", type=Path, help="a TOML file")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the runs go")
+    parser.add_argument("--set", action="append", default=[], metavar="STAGE.SETTING=VALUE", help="change one setting, or seed=N; repeatable")
+    given = parser.parse_args(arguments)
+    from openherd.report.terminal import run_table
+    from openherd.runner import Recipe, run_recipe
+
+    recipe = Recipe.read(given.recipe, given.set)
+    done = run_recipe(recipe, given.out)
+    print(run_table(recipe.path, given.out, [(step.name, run, before) for step, run, before in done]))
+
+
+def command_sweep(arguments: list[str]) -> None:
+    """`openherd sweep`"""
+    parser = Parser(prog="openherd sweep", description="Run variants of a recipe; they share every stage that does not differ.")
+    parser.add_argument("recipe", type=Path, help="a TOML file")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the runs go")
+    parser.add_argument("--set", action="append", default=[], metavar="STAGE.SETTING=A,B,C", help="values of one setting; several multiply")
+    parser.add_argument("--seeds", type=int, default=1, help="how many seeds for each variant (from the recipe's upwards)")
+    given = parser.parse_args(arguments)
+    from openherd.report.terminal import sweep_table
+    from openherd.runner import Recipe, sweep
+
+    recipe = Recipe.read(given.recipe)
+    grid = {}
+    for change in given.set:
+        key, equals, values = change.partition("=")
+        if not equals or not values:
+            raise ConfigError("--set", f"{change!r}", allowed="stage.setting=value,value,...")
+        grid[key] = values.split(",")
+    if given.seeds < 1:
+        raise ConfigError("--seeds", str(given.seeds), allowed="1 or more")
+    runs = sweep(recipe, given.out, grid, range(recipe.seed, recipe.seed + given.seeds))
+    print(sweep_table({label: [(step.name, run) for step, run, _ in done] for label, done in runs.items()}))
+
+
+def command_show(arguments: list[str]) -> None:
+    """`openherd show`"""
+    parser = Parser(prog="openherd show", description="Manifest, metrics and lineage of a run; or a dialog with its loss mask.")
+    parser.add_argument("directory", type=Path, metavar="DIR", help="a run directory, or one that `openherd run` wrote")
+    parser.add_argument("--mask", action="store_true", help="print a training dialog, its tokens with loss marked")
+    parser.add_argument("--dialog", type=int, default=0, metavar="N", help="which dialog (with --mask)")
+    given = parser.parse_args(arguments)
+    from openherd.core.rundir import CONFIG, Run
+    from openherd.report.terminal import run_table, show_run
+    from openherd.runner import open_stage, read_run_file
+
+    if given.mask:
+        from openherd.posttraining.sft import show_mask
+
+        show_mask(open_stage(given.directory, "sft"), given.dialog)
+    elif (given.directory / CONFIG).exists():
+        print(show_run(Run.open(given.directory)))
+    else:
+        places = read_run_file(given.directory)
+        print(run_table(None, given.directory, [(name, Run.open(path), True) for name, path in places.items()]))
+
+
+def command_diff(arguments: list[str]) -> None:
+    """`openherd diff`"""
+    parser = Parser(prog="openherd diff", description="Settings, data and metrics of two runs side by side.")
+    parser.add_argument("first", type=Path, metavar="A", help="a run directory, a directory with run.json, or a run file of a sweep")
+    parser.add_argument("second", type=Path, metavar="B")
+    given = parser.parse_args(arguments)
+    from openherd.core.rundir import CONFIG, Run
+    from openherd.report.terminal import diff_text
+    from openherd.runner import read_run_file
+
+    def runs(path: Path) -> dict[str, Run]:
+        if (path / CONFIG).exists():
+            run = Run.open(path)
+            return {run.manifest["stage"]: run}
+        return {name: Run.open(place) for name, place in read_run_file(path).items()}
+
+    print(diff_text(runs(given.first), runs(given.second)))
+
+
+def command_clean(arguments: list[str]) -> None:
+    """`openherd clean`"""
+    parser = Parser(prog="openherd clean", description="Remove run directories that no run or sweep names.")
+    parser.add_argument("directory", type=Path, metavar="DIR")
+    parser.add_argument("--dry-run", action="store_true", help="say what would go")
+    given = parser.parse_args(arguments)
+    from openherd.runner import clean, unused
+
+    if given.dry_run:
+        print("\n".join(str(path) for path in unused(given.directory)) or "nothing to remove")
+        return
+    n, n_bytes = clean(given.directory)
+    print(f"{n} run directories removed, {n_bytes / 1e6:.1f} MB")
+
+
+def command_model(arguments: list[str]) -> None:
+    """`openherd model`"""
+    parser = Parser(prog="openherd model", description="Shapes, parameters, FLOPs and cache of a model size; nothing is built.")
+    parser.add_argument("name", help="llama3-405b, for one; 'list' prints all")
+    parser.add_argument("--sequence-length", type=int, default=8_192, metavar="TOKENS", help="for the FLOPs per token (default 8192)")
+    given = parser.parse_args(arguments)
+    from openherd.model.table import model_text
+
+    print(model_text(given.name, given.sequence_length))
+
+
+def command_doctor(arguments: list[str]) -> None:
+    """`openherd doctor`"""
+    Parser(prog="openherd doctor", description="What this machine offers, in words.").parse_args(arguments)
+    from openherd.model.device import doctor_text
+
+    print(doctor_text())
+
+
+def command_chat(arguments: list[str]) -> None:
+    """`openherd chat`"""
+    parser = Parser(prog="openherd chat", description="Talk to the model of a run; answers stream.")
+    generation_arguments(parser)
+    given = parser.parse_args(arguments)
+    from openherd.inference.chat import chat
+
+    chat(model_directory(given.directory), sampling_of(given), given.system)
+
+
+def command_generate(arguments: list[str]) -> None:
+    """`openherd generate`"""
+    parser = Parser(prog="openherd generate", description="Answer one prompt, or continue one text with --text.")
+    generation_arguments(parser)
+    parser.add_argument("prompt", help="the prompt; '-' reads standard input")
+    parser.add_argument("--text", action="store_true", help="continue the text itself, without a chat")
+    given = parser.parse_args(arguments)
+    from openherd.inference.chat import generate_one
+
+    prompt = sys.stdin.read() if given.prompt == "-" else given.prompt
+    generate_one(model_directory(given.directory), prompt, sampling_of(given), given.system, given.text)
+
+
+def generation_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of chat and generate."""
+    parser.add_argument("directory", type=Path, metavar="DIR", help="a run, a stage's run directory, or a model directory")
+    parser.add_argument("--max-new-tokens", type=int, default=256)
+    parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default)")
+    parser.add_argument("--top-p", type=float, default=1.0)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--system", default="", help="a system message")
+
+
+def sampling_of(given: argparse.Namespace) -> Any:
+    """The sampling that the arguments ask for. Raises ConfigError."""
+    from openherd.inference.engine import Sampling
+
+    if given.temperature < 0 or not 0 < given.top_p <= 1 or given.max_new_tokens < 1:
+        found = f"temperature {given.temperature}, top-p {given.top_p}, max-new-tokens {given.max_new_tokens}"
+        raise ConfigError("sampling", found, allowed="temperature at least 0, top-p in (0, 1], max-new-tokens at least 1")
+    return Sampling(given.max_new_tokens, given.temperature, given.top_p, given.seed)
+
+
+def model_directory(path: Path) -> Path:
+    """The model directory behind a run, a stage's run, or a path to one."""
+    if (path / "config.json").exists():
+        return path
+    from openherd.runner import open_stage
+
+    return open_stage(path, "sft").file("model/config.json").parent
+
+
+def run_stage(name: str, arguments: list[str]) -> int:
+    """One stage as a command: its inputs and settings are options."""
+    import dataclasses
+
+    from openherd.core.config import parse_value, settings_of
+    from openherd.runner import StageFunction, single_stage, summary_line
+
+    stage = StageFunction.load(name, "openherd")
+    description = f"{stage.stage.summary} (paper {stage.stage.section}; {stage.stage.target})"
+    parser = Parser(prog=f"openherd {name}", description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    inputs = parser.add_argument_group("inputs (finished run directories, or locations outside where the stage reads them)")
+    for option in stage.inputs:
+        many = "append" if stage.is_list(option) else "store"
+        inputs.add_argument(f"--{option.replace('_', '-')}", dest=f"input_{option}", action=many, required=option not in stage.optional, metavar="PATH")
+    inputs.add_argument("--out", type=Path, required=True, metavar="DIR", help="the run directory to write")
+    settings = parser.add_argument_group("settings")
+    known = {s.name: s for s in settings_of(stage.config_class)}
+    for setting in known.values():
+        default = "required" if setting.default is dataclasses.MISSING else f"default {setting.default!r}"
+        text = f"{setting.description} ({setting.type_text}; {default})".replace("%", "%%")
+        settings.add_argument(f"--{setting.name.replace('_', '-')}", dest=f"setting_{setting.name}", metavar="VALUE", help=text)
+    given = vars(parser.parse_args(arguments))
+    values = {n: parse_value(s, given[f"setting_{n}"]) for n, s in known.items() if given[f"setting_{n}"] is not None}
+    paths = {n: given[f"input_{n}"] for n in stage.inputs if given[f"input_{n}"] is not None}
+    run, before = single_stage(name, values, paths, given["out"])
+    print(f"{'up to date' if before else 'done'}: {run.path} · {summary_line(run.metrics)}")
+    return 0
+
+
+COMMANDS = {
+    "run": command_run,
+    "chat": command_chat,
+    "generate": command_generate,
+    "show": command_show,
+    "diff": command_diff,
+    "sweep": command_sweep,
+    "clean": command_clean,
+    "model": command_model,
+    "doctor": command_doctor,
+    "stages": command_stages,
+    "where": command_where,
+}
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,44 @@
+"""Training state on disk as a torch distributed checkpoint, reshardable (paper 3.3.1).
+
+A checkpoint is written aside and published by rename: a directory that is there is whole.
+"""
+
+import os
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+
+from openherd.core.errors import InputError
+
+
+def save_state(directory: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, extra: dict[str, Any]) -> None:
+    """Write model, optimizer and plain values to a new `directory`."""
+    weights, moments = get_state_dict(model, optimizer)
+    temporary = directory.with_name(f".{directory.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # one process needs no group
+        dcp.save({"model": weights, "optimizer": moments, "extra": extra}, checkpoint_id=temporary, no_dist=True)
+    os.replace(temporary, directory)
+
+
+def load_state(directory: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, extra: dict[str, Any]) -> dict[str, Any]:
+    """Read a checkpoint into `model` and `optimizer`; returns the plain values, whose names and types `extra` gives.
+
+    Raises InputError where the checkpoint is damaged or of another model.
+    """
+    weights, moments = get_state_dict(model, optimizer)
+    state = {"model": weights, "optimizer": moments, "extra": dict(extra)}
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+            dcp.load(state, checkpoint_id=directory, no_dist=True)
+    except (RuntimeError, ValueError, OSError, EOFError) as error:
+        raise InputError(directory, f"not a checkpoint of this model ({type(error).__name__}: {error})", do="remove it and run again") from None
+    set_state_dict(model, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
+    return state["extra"]

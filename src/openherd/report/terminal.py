@@ -1,0 +1,144 @@
+"""Runs as a person reads them on a terminal: the table of a run, one run's story, two runs side by side, a sweep."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from openherd.core.metrics import format_metric, is_estimate
+from openherd.core.rundir import Run
+
+Rows = Sequence[Sequence[str]]
+
+# What the table of a run says went in and came out of a stage: the first metrics found, with their unit.
+WENT_IN = (("documents_in", "documents"), ("documents", "documents"), ("tokens_in", "tokens"), ("tokens", "tokens"), ("dialogs", "dialogs"))
+CAME_OUT = (
+    ("pages", "pages"),
+    ("documents_out", "documents"),
+    ("train_documents", "to train on"),
+    ("vocabulary", "tokens in the vocabulary"),
+    ("train_tokens", "tokens to train on"),
+)
+
+
+def table(head: Sequence[str], rows: Rows, right: Iterable[int] = ()) -> str:
+    """Columns as wide as their widest cell, two spaces apart; the columns `right` are flush right."""
+    right = set(right)
+    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
+
+    def line(row: Sequence[str]) -> str:
+        return "  ".join(cell.rjust(w) if i in right else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))).rstrip()
+
+    return "\n".join([line(head), *(line(row) for row in rows)])
+
+
+def flat_metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested metrics with dotted names; a score with an interval stays whole."""
+    flat: dict[str, Any] = {}
+    for name, value in metrics.items():
+        if isinstance(value, dict) and not is_estimate(value):
+            flat.update({f"{name}.{inner}": v for inner, v in flat_metrics(value).items()})
+        else:
+            flat[name] = value
+    return flat
+
+
+def diff_text(first: Mapping[str, Run], second: Mapping[str, Run]) -> str:
+    """Settings, inputs and metrics of two runs that differ, stage by stage; each stage of one alone is named."""
+    parts = []
+    for stage in dict.fromkeys([*first, *second]):
+        if stage not in first or stage not in second:
+            parts.append(f"{stage}: only in {'A' if stage in first else 'B'}")
+            continue
+        a, b = first[stage].manifest, second[stage].manifest
+        if a["digest"] == b["digest"]:
+            parts.append(f"{stage}: the same run ({a['digest'][:12]})")
+            continue
+        rows = []
+        for kind, one, other in (
+            ("setting", a["settings"], b["settings"]),
+            ("data", {n: v["digest"][:12] for n, v in a["inputs"].items()}, {n: v["digest"][:12] for n, v in b["inputs"].items()}),
+            ("metric", flat_metrics(a["metrics"]), flat_metrics(b["metrics"])),
+            ("package", a["packages"], b["packages"]),
+        ):
+            for key in dict.fromkeys([*one, *other]):
+                if one.get(key) != other.get(key):
+                    rows.append((kind, key, _cell(one.get(key)), _cell(other.get(key)), _change(one.get(key), other.get(key))))
+        if a["version"] != b["version"]:
+            rows.append(("version", "", str(a["version"]), str(b["version"]), ""))
+        body = table(("", "name", "A", "B", "B - A"), rows) if rows else "no setting, input or metric differs"
+        parts.append(f"{stage}:\n" + "\n".join("  " + line for line in body.splitlines()))
+    return "\n".join(parts)
+
+
+def _cell(value: Any) -> str:
+    text = "-" if value is None else format_metric(value) if not isinstance(value, (list, dict)) or is_estimate(value) else json.dumps(value)
+    return text if len(text) <= 48 else text[:45] + "..."
+
+
+def _change(a: Any, b: Any) -> str:
+    if is_estimate(a) and is_estimate(b):
+        apart = a["high"] < b["low"] or b["high"] < a["low"]
+        return f"{b['value'] - a['value']:+.4g}" + (" (intervals apart)" if apart else " (intervals overlap)")
+    numbers = all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in (a, b))
+    return f"{b - a:+.4g}" if numbers else ""
+
+
+def show_run(run: Run) -> str:
+    """Manifest, metrics and lineage of one run, back to its outside inputs."""
+    m = run.manifest
+    head = [
+        ("stage", f"{m['stage']} (paper {m['section']}), version {m['version']}"),
+        ("digest", m["digest"]),
+        ("finished", f"{m['finished']} after {m['wall_s']:,.1f} s on {m['device']['device']}, {m['device']['threads']} threads"),
+        ("packages", ", ".join(f"{n} {v}" for n, v in m["packages"].items()) + f", Python {m['python']}"),
+    ]
+    parts = [str(run.path), *(f"  {k:<10}{v}" for k, v in head)]
+    for title, pairs in (
+        ("settings", {k: json.dumps(v) for k, v in m["settings"].items()}),
+        ("metrics", {k: _cell(v) for k, v in flat_metrics(m["metrics"]).items()}),
+        ("outputs", {k: _output(v) for k, v in m["outputs"].items()}),
+    ):
+        width = max((len(k) for k in pairs), default=0)
+        parts += ["", title, *(f"  {k:<{width}}  {v}" for k, v in pairs.items())]
+    parts += ["", "lineage", *_lineage(run, 1)]
+    return "\n".join(parts)
+
+
+def _output(entry: Mapping[str, Any]) -> str:
+    rows = f", {entry['rows']:,} rows" if entry["rows"] is not None else ""
+    return f"{entry['bytes']:,} bytes{rows}, sha256 {entry['sha256'][:12]}"
+
+
+def _lineage(run: Run, depth: int) -> list[str]:
+    lines = []
+    for name, entry in run.manifest["inputs"].items():
+        lines.append(f"{'  ' * depth}{name} <- {entry['source']} ({entry['digest'][:12]})")
+        manifest = Path(entry["source"]) / "manifest.json"
+        if manifest.exists():
+            source = Run.open(entry["source"])
+            changed = source.digest != entry["digest"]
+            lines[-1] += f", {source.manifest['stage']}" + (", CHANGED since" if changed else "")
+            lines += _lineage(source, depth + 1)
+    return lines
+
+
+def sweep_table(variants: Mapping[str, Sequence[tuple[str, Run]]]) -> str:
+    """One row a variant: the scores with intervals and final losses of the stages that differ between variants."""
+    columns: dict[tuple[str, str], None] = {}
+    for runs in variants.values():
+        for stage, run in runs:
+            for name, value in flat_metrics(run.metrics).items():
+                if is_estimate(value) or name == "final_loss_nats":
+                    columns[stage, name] = None
+    cells = {
+        label: {(stage, name): value for stage, run in runs for name, value in flat_metrics(run.metrics).items()}
+        for label, runs in variants.items()
+    }
+    differing = [c for c in columns if len({json.dumps(row.get(c)) for row in cells.values()}) > 1] or list(columns)
+    head = ["variant", *(f"{stage} {name}" for stage, name in differing)]
+    rows = [[label, *(_cell(row.get(c)) for c in differing)] for label, row in cells.items()]
+    if len(head) <= 4:
+        return table(head, rows)
+    turned = [[head[i], *(row[i] for row in rows)] for i in range(1, len(head))]  # many columns: one row a metric instead
+    return table(["metric", *(row[0] for row in rows)], turned)

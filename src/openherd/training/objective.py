@@ -1,0 +1,47 @@
+"""Objectives: what a training loop minimises.
+
+An objective has three pure parts: `inputs` is what the model is given; `counts` is what each term is divided by, from labels alone, summed
+over a whole step's micro-batches before the step; `losses` are sums. So a step's loss does not depend on how it was cut up.
+"""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from openherd.model.attention import Attend, CausalAttend
+
+Batch = dict[str, Tensor]
+IGNORED = -100  # the label of a position without loss
+
+
+class Objective(Protocol):
+    """What the loop minimises: the sum over terms of losses / counts."""
+
+    def inputs(self, batch: Batch) -> tuple[Tensor, Tensor, Attend]:
+        """tokens_BT, positions_BT and how to attend."""
+
+    def counts(self, batch: Batch) -> dict[str, int]:
+        """What each term is divided by."""
+
+    def losses(self, hidden_BTD: Tensor, head: torch.nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """Each term's sum over the micro-batch, fp32."""
+
+
+class NextToken:
+    """Cross-entropy of the next token in nats, where the label is not IGNORED; tokens attend within their own document."""
+
+    def inputs(self, batch: Batch) -> tuple[Tensor, Tensor, Attend]:
+        """tokens_BT, positions_BT and document attention."""
+        return batch["tokens_BT"], batch["positions_BT"], CausalAttend(batch["documents_BT"])
+
+    def counts(self, batch: Batch) -> dict[str, int]:
+        """Tokens with a label."""
+        return {"loss_nats": int((batch["labels_BT"] != IGNORED).sum())}
+
+    def losses(self, hidden_BTD: Tensor, head: torch.nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """Sum of the cross-entropy; positions without a label never reach the head."""
+        labelled = batch["labels_BT"] != IGNORED
+        logits = head(hidden_BTD[labelled]).float()
+        return {"loss_nats": F.cross_entropy(logits, batch["labels_BT"][labelled], reduction="sum")}
