@@ -1,0 +1,131 @@
+"""Repeated lines and paragraphs: hand-worked cases, and a slow twin for the line rule."""
+
+from collections import Counter
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from openherd.data.dedup_lines import DROPPED_LINES, DedupLinesConfig, dedup_lines
+from openherd.data.documents import DOCUMENTS, DROPPED
+
+LINES = st.sampled_from(["alpha one", "beta two", "gamma", "}", "--", ""])
+TEXTS = st.lists(st.lists(LINES, min_size=1, max_size=7).map("\n".join), max_size=7)
+EACH = {"min_line_characters": 1, "min_paragraph_characters": 1}
+
+
+def texts_of(rows):
+    return [row["text"] for row in rows]
+
+
+def test_a_line_that_occurs_more_than_six_times_goes_from_everywhere(documents_run, run_stage, rows_of):
+    texts = [f"{'Share this page' if i < 7 else 'Share  this page!'}\nbody {i} says something\n  Six of these " for i in range(6)]
+    texts += ["  Share this\tpage\nbody 6 says something"]
+    run = run_stage(dedup_lines, DedupLinesConfig(), documents=documents_run(texts))
+    assert texts_of(rows_of(run)) == [f"body {i} says something\n  Six of these " for i in range(6)] + ["body 6 says something"]
+    assert rows_of(run, DROPPED_LINES) == [
+        {"unit": "line", "line": "Share this page", "language": "en", "occurrences": 7, "removed": 7}
+    ]
+    assert (run.metrics["lines_in"], run.metrics["lines_out"]) == (20, 13)
+
+
+def test_the_first_ones_can_stay(documents_run, run_stage, rows_of):
+    config = DedupLinesConfig(max_occurrences=2, keep_occurrences=1)
+    run = run_stage(
+        dedup_lines, config, documents=documents_run(["same line\nfirst text", "second text\nsame line", "same line\nthird text"])
+    )
+    assert texts_of(rows_of(run)) == ["same line\nfirst text", "second text", "third text"]
+    assert [(row["occurrences"], row["removed"]) for row in rows_of(run, DROPPED_LINES)] == [(3, 2)]
+
+
+def test_short_lines_are_neither_counted_nor_removed(documents_run, run_stage, rows_of):
+    texts = [f"def f():\n    {{\n    }}\n    }}\n----------\n_____\nend of {i}" for i in range(3)]
+    config = DedupLinesConfig(max_occurrences=1, min_line_characters=5)
+    assert texts_of(rows_of(run_stage(dedup_lines, config, documents=documents_run(texts)))) == texts
+    config = DedupLinesConfig(max_occurrences=1, min_line_characters=4)
+    run = run_stage(dedup_lines, config, documents=documents_run(texts))
+    assert texts_of(rows_of(run)) == [text.removeprefix("def f():\n") for text in texts]
+
+
+def test_paragraphs_stay_where_they_stand_first_and_lines_are_counted_after(documents_run, run_stage, rows_of):
+    inherited = "  clear(self)\n      Remove all items."
+    texts = [f"class A{i}\n\n{inherited}\n\nonly {i}" for i in range(9)]
+    config = DedupLinesConfig(max_paragraph_occurrences=1, min_paragraph_characters=10)
+    run = run_stage(dedup_lines, config, documents=documents_run(texts))
+    assert texts_of(rows_of(run)) == [texts[0]] + [f"class A{i}\n\nonly {i}" for i in range(1, 9)]
+    assert rows_of(run, DROPPED_LINES) == [
+        {"unit": "paragraph", "line": inherited, "language": "en", "occurrences": 9, "removed": 8}
+    ]
+    assert run.metrics["paragraphs_removed"] == 8
+
+
+def test_each_language_and_each_bucket_counts_for_itself(documents_run, run_stage, rows_of):
+    rows = [
+        {**row, "language": language}
+        for row, language in zip(rows_of(documents_run([f"menu entry\ntext number {i}" for i in range(6)])), ["en", "en", "de"] * 2)
+    ]
+    config = DedupLinesConfig(max_occurrences=1, bucket_documents=3)
+    run = run_stage(dedup_lines, config, documents=documents_run(rows))
+    # English documents are 0, 1, 3 and then 4; the two German ones share a bucket.
+    assert ["menu entry" in row["text"] for row in rows_of(run)] == [False, False, False, False, True, False]
+    assert [(row["language"], row["occurrences"]) for row in rows_of(run, DROPPED_LINES)] == [("en", 3), ("de", 2)]
+
+
+def test_a_document_without_a_line_left_is_dropped_whole(documents_run, run_stage, rows_of):
+    text = "cookie notice\n}\n\nall rights reserved"
+    run = run_stage(dedup_lines, DedupLinesConfig(max_occurrences=1), documents=documents_run([text, text + "\nand more"]))
+    assert texts_of(rows_of(run)) == ["and more"]
+    [dropped] = rows_of(run, DROPPED)
+    assert (dropped["text"], dropped["reason"]) == (text, "no line left")
+    assert dropped["detail"].startswith("all 3 lines")
+
+
+@settings(max_examples=50)
+@given(TEXTS, st.integers(1, 4), st.integers(0, 2))
+def test_the_line_rule_equals_its_slow_twin(documents_run, run_stage, rows_of, texts, most, keep):
+    config = DedupLinesConfig(max_occurrences=most, keep_occurrences=keep, min_line_characters=1)
+    run = run_stage(dedup_lines, config, documents=documents_run(texts))
+    everything = [line for text in texts for line in text.split("\n") if any(map(str.isalnum, line))]
+    seen = Counter()
+    expected = []
+    for text in texts:
+        blocks, some_went = [[]], False
+        for line in text.split("\n"):
+            if not line:
+                blocks.append([])
+                continue
+            seen[line] += 1
+            goes = line in everything and everything.count(line) > most and seen[line] > keep
+            some_went |= goes
+            blocks[-1].append((line, goes))
+        left = []
+        for block in blocks:
+            lines = [line for line, goes in block if not goes]
+            bare = not any(line in everything for line in lines) and len(lines) < len(block)
+            if lines and not bare:
+                left.append("\n".join(lines))
+        expected.append("\n\n".join(left) if some_went else text)
+    assert texts_of(rows_of(run)) == [text for text in expected if text.strip()]
+
+
+@settings(max_examples=50)
+@given(TEXTS, st.integers(1, 3), st.integers(0, 3))
+def test_no_line_or_paragraph_is_left_too_often_and_all_are_accounted_for(
+    documents_run, run_stage, rows_of, texts, most, paragraphs
+):
+    config = DedupLinesConfig(max_occurrences=most, max_paragraph_occurrences=paragraphs, **EACH)
+    run = run_stage(dedup_lines, config, documents=documents_run(texts))
+    left = texts_of(rows_of(run))
+    counts = Counter(line for text in left for line in text.split("\n") if any(map(str.isalnum, line)))
+    assert max(counts.values(), default=0) <= most
+    assert not any("\n\n\n" in text or text != text.strip("\n") for text in left if text not in texts)
+    gone = sum(row["removed"] * len(row["line"].split("\n")) for row in rows_of(run, DROPPED_LINES))
+    bare = sum(line in ("}", "--") for text in texts for line in text.split("\n"))
+    assert gone <= run.metrics["lines_in"] - run.metrics["lines_out"] <= gone + bare
+    assert run.metrics["documents_in"] == len(rows_of(run)) + len(rows_of(run, DROPPED))
+
+
+def test_a_document_that_loses_nothing_is_not_touched(documents_run, run_stage, rows_of):
+    text = "\n\n  code:\n\n\n\n      indented   text\n\n"
+    given_run = documents_run([text, "another document"])
+    run = run_stage(dedup_lines, DedupLinesConfig(max_paragraph_occurrences=1), documents=given_run)
+    assert rows_of(run) == rows_of(given_run, DOCUMENTS)
