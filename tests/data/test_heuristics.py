@@ -213,11 +213,10 @@ def test_the_smallest_texts_are_measured(documents_run, run_stage, rows_of, text
     assert all(math.isfinite(value) for name, value in rows_of(run, MEASURES)[0].items() if name not in ("id", "reason"))
 
 
-def test_settings_out_of_range_are_refused():
-    with pytest.raises(ConfigError, match="max_top_ngram_shares"):
-        config_with(max_top_ngram_shares=[0.2, 0.18, 1.6])
-    with pytest.raises(ConfigError, match="max_duplicate_ngram_shares"):
-        config_with(max_duplicate_ngram_shares=[0.2])
+@pytest.mark.parametrize("changes", [{"max_duplicate_ngram_shares": [0.2]}, {"max_line_ngram_share": 1.5}, {"min_line_words": 1}])
+def test_settings_out_of_range_are_refused(changes):
+    with pytest.raises(ConfigError, match=next(iter(changes))):
+        config_with(**changes)
 
 
 @pytest.mark.parametrize(

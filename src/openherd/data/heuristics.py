@@ -31,7 +31,6 @@ from openherd.data.documents import DOCUMENTS, Drop, curate, read_documents
 from openherd.data.words import paragraphs, terms, words
 
 Integers = npt.NDArray[np.int64]
-Share = Annotated[float, Field(ge=0, le=1)]
 
 MEASURES = "measures.parquet"
 TOP_NGRAMS = (2, 3, 4)
@@ -51,10 +50,10 @@ CORPUS_WORDS_AT_LEAST = 100_000  # below, a corpus says too little about which w
 class HeuristicsConfig:
     """Settings of `heuristics`: Gopher's limits (Rae et al. 2021, appendix A) where it has one; the paper publishes none."""
 
-    min_words: Annotated[int, Field(description="words", ge=0)] = 50
-    max_words: Annotated[int, Field(description="words", ge=1)] = 100_000
-    min_mean_word_characters: Annotated[float, Field(description="mean length of a word", ge=0)] = 3.0
-    max_mean_word_characters: Annotated[float, Field(description="mean length of a word", ge=1)] = 10.0
+    min_words: Annotated[int, Field(description="fewest words of a document", ge=0)] = 50
+    max_words: Annotated[int, Field(description="most words of a document", ge=1)] = 100_000
+    min_mean_word_characters: Annotated[float, Field(description="mean length of a word, in characters", ge=0)] = 3.0
+    max_mean_word_characters: Annotated[float, Field(description="mean length of a word, in characters", ge=1)] = 10.0
     max_symbols_per_word: Annotated[float, Field(description="'#' per word, and ellipses per word", ge=0)] = 0.1
     max_bullet_line_share: Annotated[float, Field(description="share of lines that begin with a bullet", ge=0, le=1)] = 0.9
     max_ellipsis_line_share: Annotated[float, Field(description="share of lines that end with an ellipsis", ge=0, le=1)] = 0.3
@@ -72,10 +71,10 @@ class HeuristicsConfig:
     max_duplicate_paragraph_share: Annotated[float, Field(description="share of paragraphs that repeat one", ge=0, le=1)] = 0.30
     max_duplicate_paragraph_character_share: Annotated[float, Field(description="share of characters in those", ge=0, le=1)] = 0.20
     max_top_ngram_shares: Annotated[
-        tuple[Share, Share, Share], Field(description="share of characters in the most frequent 2-, 3-, 4-gram of words")
+        tuple[float, float, float], Field(description="share of characters in the most frequent 2-, 3-, 4-gram of words")
     ] = (0.20, 0.18, 0.16)
     max_duplicate_ngram_shares: Annotated[
-        tuple[Share, Share, Share, Share, Share, Share],
+        tuple[float, float, float, float, float, float],
         Field(description="share of characters in repeats of n-grams of words, n = 5 to 10"),
     ] = (0.15, 0.14, 0.13, 0.12, 0.11, 0.10)
 
@@ -212,7 +211,7 @@ def measures(
         "ellipses_per_word": sum(map(text.count, ELLIPSES)) / n,
         "bullet_line_share": sum(line.startswith(BULLETS) for line in lines) / n_lines,
         "ellipsis_line_share": sum(line.endswith(ELLIPSES) for line in lines) / n_lines,
-        "alphabetic_word_share": sum(not word.isdecimal() and any(map(str.isalpha, word)) for word in found) / n,
+        "alphabetic_word_share": sum(any(map(str.isalpha, word)) for word in found) / n,
         "different_stop_words": sum(word in counts for word in config.stop_words),
         **duplicate_shares("line", lines),
         **duplicate_shares("paragraph", ["\n".join(block) for block in paragraphs(text)]),
