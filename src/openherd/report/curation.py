@@ -1,0 +1,112 @@
+"""The report's part on curation (paper 3.1.1): the funnel, the reasons, and samples of what was dropped.
+
+The numbers are the metrics of each curation run; the samples are from its `dropped.parquet`. A document can also shrink and stay
+(markup or repeated lines taken out): its lost bytes are a part of the funnel of their own.
+"""
+
+import html
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from openherd.core.records import read_parquet
+from openherd.core.rundir import Run
+from openherd.report.figures import funnel_bars
+from openherd.report.markup import Html, code, details, element, figure, join, paragraph, prose, side_by_side, table
+from openherd.report.runs import Runs, file_of, names
+
+COUNTS = {"documents_in", "documents_out", "bytes_in", "bytes_out", "dropped"}
+UNITS = ("documents", "bytes")
+
+
+def curation_runs(runs: Runs) -> list[Run]:
+    """The runs that counted documents."""
+    return [run for run in runs if run.metrics.keys() >= COUNTS]
+
+
+def parts(metrics: Mapping[str, Any], unit: str) -> dict[str, int]:
+    """What came in, split into what stayed, what went with dropped documents, and what was taken out of those that stayed."""
+    came, stayed = metrics[f"{unit}_in"], metrics[f"{unit}_out"]
+    dropped = sum(counts[unit] for counts in metrics["dropped"].values())
+    return {"kept": stayed, "dropped": dropped, "taken out of kept documents": max(came - stayed - dropped, 0)}
+
+
+def reasons(metrics: Mapping[str, Any]) -> list[tuple[str, int, int]]:
+    """(reason, documents, bytes), the most documents first."""
+    found = [(reason, counts["documents"], counts["bytes"]) for reason, counts in metrics["dropped"].items()]
+    return sorted(found, key=lambda row: (-row[1], row[0]))
+
+
+def excerpt(row: Mapping[str, Any], characters: int) -> str | None:
+    """The beginning of a dropped document, markup taken out; None where its content was not kept."""
+    content = row.get("text")
+    if content is None and row.get("content") is not None:
+        page = row["content"][: 50 * characters].decode("utf-8", "replace")
+        content = html.unescape(re.sub(r"<[^>]*>?", " ", page))
+    return None if content is None else " ".join(content[: 20 * characters].split())[:characters]
+
+
+def dropped_samples(run: Run, samples: int, characters: int) -> dict[str, list[tuple[str, str | None, str]]]:
+    """The first few dropped documents of each reason: (address or id, beginning, detail)."""
+    found: dict[str, list[tuple[str, str | None, str]]] = defaultdict(list)
+    wanted = {reason: min(samples, n) for reason, n, _ in reasons(run.metrics)}
+    file = file_of(run, "dropped.parquet")
+    for row in read_parquet(file, rows_per_batch=100) if file and samples else ():
+        if len(shown := found[row["reason"]]) < samples:
+            shown.append((row.get("url") or row["id"], excerpt(row, characters), row["detail"]))
+        if all(len(found[reason]) >= n for reason, n in wanted.items()):
+            break
+    return {reason: found[reason] for reason in wanted if found[reason]}
+
+
+def curation(runs: Runs, samples: int, characters: int) -> Html | None:
+    """The part on curation, or None where no run counted documents."""
+    counted = curation_runs(runs)
+    if not counted:
+        return None
+    labels = [names(runs)[run.digest] for run in counted]
+    metrics = [run.metrics for run in counted]
+    first, last = metrics[0], metrics[-1]
+    rows = [
+        (label, *(f"{m[f'{unit}_{way}']:,}" for unit in UNITS for way in ("in", "out")))
+        for label, m in zip(labels, metrics, strict=True)
+    ]
+    why = [
+        (label, prose(reason), f"{documents:,}", f"{size:,}")
+        for label, m in zip(labels, metrics, strict=True)
+        for reason, documents, size in reasons(m)
+    ]
+    return join([
+        paragraph(
+            f"{first['documents_in']:,} documents ({first['bytes_in']:,} bytes) came in, "
+            f"{last['documents_out']:,} ({last['bytes_out']:,} bytes) went on to training and evaluation."
+        ),
+        side_by_side(*(_bars(labels, metrics, unit) for unit in UNITS)),
+        table("Curation stages", ("stage", "documents in", "out", "bytes in", "out"), rows, right=(1, 2, 3, 4)),
+        element("h3", "Why documents were dropped"),
+        table("Reasons", ("stage", "reason", "documents", "bytes"), why, right=(2, 3)) if why else paragraph("None was."),
+        *(_samples(label, run, samples, characters) for label, run in zip(labels, counted, strict=True)),
+    ])  # fmt: skip
+
+
+def _bars(labels: Sequence[str], metrics: Sequence[Mapping[str, Any]], unit: str) -> Html:
+    split = [parts(m, unit) for m in metrics]
+    columns = {part: [s[part] for s in split] for part in split[0] if any(s[part] for s in split)}
+    notes = ["\n".join(f"{reason}: {n:,} documents" for reason, n, _ in reasons(m)) or "nothing dropped" for m in metrics]
+    return figure(
+        funnel_bars(labels, columns, notes, unit), f"{unit.capitalize()} that came into each stage, and what became of them"
+    )
+
+
+def _samples(label: str, run: Run, samples: int, characters: int) -> Html | None:
+    found = dropped_samples(run, samples, characters)
+    rows = [
+        (prose(reason), code(address), "content not kept" if text is None else element("pre", text), prose(detail))
+        for reason, documents in found.items()
+        for address, text, detail in documents
+    ]
+    if not rows:
+        return None
+    head = ("reason", "document", "begins", "detail")
+    return details(f"Dropped by {label}: the first of each reason", table(f"Dropped by {label}", head, rows))
