@@ -38,7 +38,8 @@ def settings_of(cls: type) -> list[Setting]:
         hint = hints[field.name]
         description = " ".join(getattr(m, "description", None) or "" for m in getattr(hint, "__metadata__", ())).strip()
         bare = hint.__origin__ if hasattr(hint, "__metadata__") else hint
-        found.append(Setting(field.name, _type_text(bare), field.default, description, _is_text(bare)))
+        default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+        found.append(Setting(field.name, _type_text(bare), default, description, _is_text(bare)))
     return found
 
 

@@ -1,0 +1,95 @@
+"""Batches as a pure function of seed, phase and sample index (paper 3.4.1).
+
+A source's stream of tokens is cut into windows of `sequence_length`, each with one token more for the last label. An epoch visits every
+window once, in the order of a seeded permutation that takes no memory (a Feistel network, walked until it lands inside); the
+windows of each epoch start at another offset, so that their borders differ. Less than two windows at the stream's ends are
+left out of an epoch. Tokens attend within their own document, whose positions count from 0, or from the window's start where it
+began before; the first token of a document is nobody's label. The state of the data is the sample's index alone.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from openherd.core.errors import InputError
+from openherd.core.seeds import derive_seed
+from openherd.data.mix import Mix
+from openherd.data.token_shards import TokenShards
+
+IGNORED = -100  # the label of a position without loss
+ROUNDS = 4
+MASK = 2**64 - 1
+
+
+def scramble(value: int, key: int) -> int:
+    """A 64-bit mixing function (the finaliser of SplitMix64)."""
+    value = (value ^ key) & MASK
+    value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & MASK
+    value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & MASK
+    return value ^ (value >> 31)
+
+
+def permute(index: int, n: int, key: int) -> int:
+    """Where `index` goes in a permutation of range(n) that `key` chooses."""
+    if not 0 <= index < n:
+        raise IndexError(index)
+    half = max((n - 1).bit_length() + 1, 2) // 2
+    low = (1 << half) - 1
+    while True:
+        left, right = index >> half, index & low
+        for i in range(ROUNDS):
+            left, right = right, left ^ (scramble(right, key + i) & low)
+        index = left << half | right
+        if index < n:
+            return index
+
+
+class BatchSource:
+    """The samples of one phase at one sequence length."""
+
+    def __init__(
+        self,
+        shards: TokenShards,
+        seed: int,
+        phase: str,
+        sequence_length: int,
+        weights: Mapping[str, float],
+        skipped: Sequence[tuple[int, int]] = (),
+    ) -> None:
+        """`skipped` are ranges (first, end) of sample indices that are left out; later samples move up."""
+        self.shards, self.seed, self.phase, self.sequence_length = shards, seed, phase, sequence_length
+        self.mix = Mix(weights)
+        self.skipped = sorted(skipped)
+        self.windows = {name: (shards.tokens[name] - sequence_length) // sequence_length for name in self.mix.names}
+        for name, n in self.windows.items():
+            if n < 1:
+                found = f"source {name!r} has {shards.tokens[name]:,} tokens"
+                raise InputError(shards.path, found, allowed=f"at least {2 * sequence_length:,} for sequences of {sequence_length:,}")
+
+    def window(self, index: int) -> tuple[str, int]:
+        """The source of sample `index`, and the token in its stream at which the window starts."""
+        for first, end in self.skipped:
+            if index >= first:
+                index += end - first
+        name, nth = self.mix.sample(index)
+        epoch, within = divmod(nth, self.windows[name])
+        key = derive_seed(self.seed, self.phase, name, epoch)
+        offset = key % self.sequence_length
+        return name, offset + permute(within, self.windows[name], key) * self.sequence_length
+
+    def batch(self, first: int, n: int) -> dict[str, np.ndarray]:
+        """Samples `first` to `first + n`: tokens_BT, labels_BT, positions_BT, documents_BT, all int64."""
+        length = self.sequence_length
+        rows: dict[str, list[np.ndarray]] = {"tokens_BT": [], "labels_BT": [], "positions_BT": [], "documents_BT": []}
+        for index in range(first, first + n):
+            name, start = self.window(index)
+            tokens = self.shards.read(name, start, start + length + 1)
+            places = np.arange(start, start + length + 1)
+            starts = self.shards.starts[name]
+            document = np.searchsorted(starts, places, side="right") - 1
+            begun = np.maximum(starts[document], start)
+            rows["tokens_BT"].append(tokens[:-1])
+            rows["labels_BT"].append(np.where(document[1:] == document[:-1], tokens[1:], IGNORED))
+            rows["positions_BT"].append((places - begun)[:-1])
+            rows["documents_BT"].append(document[:-1] - document[0])
+        return {key: np.stack(value).astype(np.int64) for key, value in rows.items()}

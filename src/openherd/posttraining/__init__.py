@@ -1,0 +1,1 @@
+"""Post-training (paper 4): dialogs, supervised finetuning."""

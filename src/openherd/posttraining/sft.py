@@ -1,0 +1,139 @@
+"""Supervised finetuning (paper 4.1.3): cross-entropy on the assistant's tokens of dialogs, its end-of-turn tokens among them.
+
+Dialogs are packed into rows of `sequence_length` tokens; each attends to itself only. Every epoch visits every dialog once in a seeded
+order. The paper finetunes its 405B at learning rate 1e-5 over 8.5K to 9K steps; batch size and schedule are not given.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import torch
+from pydantic import Field
+
+from openherd.core.errors import InputError
+from openherd.core.records import read_jsonl
+from openherd.core.rundir import Output, Run
+from openherd.core.seeds import derive_seed
+from openherd.data.batches import permute
+from openherd.model.flops import parameters
+from openherd.tokenizer.dialog import Encoded, encode_dialog, render_mask
+from openherd.tokenizer.tokenizer import Tokenizer
+from openherd.training.loop import TrainingConfig, train
+from openherd.training.objective import IGNORED, Batch, NextToken
+from openherd.training.phase import Base, write_model
+from openherd.training.schedule import warmup_cosine
+
+DIALOGS = "train.jsonl"
+PADDING_DOCUMENT = -1  # padding attends to padding only
+
+
+@dataclass(frozen=True, kw_only=True)
+class SftConfig(TrainingConfig):
+    """Settings of supervised finetuning."""
+
+    epochs: Annotated[int, Field(description="times that each dialog is seen; the paper is silent", ge=1)] = 2
+    batch_tokens: Annotated[int, Field(description="tokens per step, padding included; the paper is silent", ge=1)] = 1_048_576
+    sequence_length: Annotated[int, Field(description="tokens per packed row", ge=8)] = 8_192
+    learning_rate: Annotated[float, Field(description="peak; the paper: 1e-5 for the 405B", gt=0)] = 1e-5
+    final_learning_rate: Annotated[float, Field(description="floor of the cosine; the paper is silent", ge=0)] = 0.0
+    warmup_steps: Annotated[int, Field(description="steps of linear warm-up; the paper is silent", ge=0)] = 100
+
+
+def read_dialogs(dialogs: Run, tokenizer: Tokenizer) -> list[Encoded]:
+    """The training dialogs as token ids. Raises InputError for a row that is no dialog."""
+    file = dialogs.file(DIALOGS)
+    found = []
+    for number, row in enumerate(read_jsonl(file), 1):
+        try:
+            found.append(encode_dialog(tokenizer, row["messages"]))
+        except (KeyError, TypeError, AttributeError):
+            raise InputError(f"{file}, line {number}", "no dialog", allowed='{"messages": [{"role": ..., "content": ...}, ...]}') from None
+    if not found:
+        raise InputError(file, "no dialogs")
+    return found
+
+
+def pack(lengths: Sequence[int], order: Sequence[int], row_tokens: int) -> list[list[int]]:
+    """Dialogs in `order`, as many to a row as fit; a dialog that does not fit a row is left out."""
+    rows: list[list[int]] = []
+    room = 0
+    for i in order:
+        if lengths[i] > row_tokens:
+            continue
+        if lengths[i] > room:
+            rows.append([])
+            room = row_tokens
+        rows[-1].append(i)
+        room -= lengths[i]
+    return rows
+
+
+def make_row(dialogs: Sequence[Encoded], row_tokens: int, padding: int) -> dict[str, list[int]]:
+    """Packed dialogs as one row of tokens, labels, positions and document numbers."""
+    row: dict[str, list[int]] = {"tokens_BT": [], "labels_BT": [], "positions_BT": [], "documents_BT": []}
+    for number, dialog in enumerate(dialogs):
+        labels = [i if has_loss else IGNORED for i, has_loss in zip(dialog.ids, dialog.has_loss, strict=True)]
+        row["tokens_BT"] += dialog.ids
+        row["labels_BT"] += [*labels[1:], IGNORED]
+        row["positions_BT"] += range(len(dialog.ids))
+        row["documents_BT"] += [number] * len(dialog.ids)
+    n = row_tokens - len(row["tokens_BT"])
+    for name, value in (("tokens_BT", padding), ("labels_BT", IGNORED), ("positions_BT", 0), ("documents_BT", PADDING_DOCUMENT)):
+        row[name] += [value] * n
+    return row
+
+
+def sft(config: SftConfig, *, base: Run, dialogs: Run, out: Output) -> dict[str, Any]:
+    """Finetune `base` on `train.jsonl` of a dialogs run."""
+    before = Base.open(base, config, out)
+    model, tokenizer = before.model, before.tokenizer
+    if config.sequence_length > model.config.max_positions:
+        raise InputError("sft", f"sequence_length = {config.sequence_length}", allowed=f"at most {model.config.max_positions}, the model's context")
+    encoded = read_dialogs(dialogs, tokenizer)
+    lengths = [len(d.ids) for d in encoded]
+    too_long = sum(n > config.sequence_length for n in lengths)
+    if too_long == len(encoded):
+        raise InputError(dialogs.path, f"every dialog is longer than {config.sequence_length} tokens", do="raise sequence_length")
+    rows_per_step = max(config.batch_tokens // config.sequence_length, 1)
+    steps: list[list[list[int]]] = []  # rows of dialog numbers, by step
+    for epoch in range(config.epochs):
+        key = derive_seed(config.seed, "sft", epoch)
+        rows = pack(lengths, [permute(i, len(encoded), key) for i in range(len(encoded))], config.sequence_length)
+        steps += [rows[i : i + rows_per_step] for i in range(0, len(rows), rows_per_step)]
+
+    def batch_at(step: int) -> Batch:
+        rows = [make_row([encoded[i] for i in row], config.sequence_length, tokenizer.eos_id) for row in steps[step]]
+        return {name: torch.tensor([row[name] for row in rows]) for name in rows[0]}
+
+    def learning_rate_at(step: int) -> float:
+        return warmup_cosine(
+            step, peak=config.learning_rate, floor=config.final_learning_rate, warmup_steps=config.warmup_steps, decay_steps=len(steps)
+        )
+
+    metrics = train(model, NextToken(), batch_at, learning_rate_at, len(steps), config, out, what="sft", precision=before.precision)
+    write_model(model, tokenizer, out)
+    with_loss = sum(sum(d.has_loss) for d in encoded)
+    return {
+        **metrics,
+        "dialogs": len(encoded),
+        "dialogs_too_long": too_long,
+        "share_of_tokens_with_loss": with_loss / sum(lengths),
+        "parameters": parameters(model.config),
+    }
+
+
+def show_mask(run: Run, number: int) -> None:
+    """Print a training dialog of an SFT run; the tokens that the loss is on are green and underlined, or in brackets without colour."""
+    from rich.console import Console
+
+    dialogs = Run.open(run.manifest["inputs"]["dialogs"]["source"])
+    tokenizer = Tokenizer.load(run.file("model/tokenizer.json").parent)
+    encoded = read_dialogs(dialogs, tokenizer)
+    if not 0 <= number < len(encoded):
+        raise InputError("--dialog", str(number), allowed=f"0 to {len(encoded) - 1}")
+    dialog = encoded[number]
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(render_mask(tokenizer, dialog, brackets=not console.is_terminal))
+    n = sum(dialog.has_loss)
+    console.print(f"dialog {number} of {len(encoded)}: the loss is on {n} of {len(dialog.ids)} tokens (marked)")

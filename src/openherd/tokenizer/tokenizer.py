@@ -1,0 +1,118 @@
+"""The tokenizer in use (paper 3.2): byte-level byte-pair encoding, read from and written to `tokenizer.json`.
+
+Text never becomes a special token: a user who writes `<|eot_id|>` gets its letters, not the end of a turn. Special tokens are added by
+id, by `dialog.py` and by the shards.
+"""
+
+import shutil
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+
+import tokenizers
+
+from openherd.core.errors import InputError
+from openherd.tokenizer.special import BEGIN_OF_TEXT, END_OF_TEXT, END_OF_TURN, SPECIAL_TOKENS, STOP_TOKENS
+
+FILES = ("tokenizer.json", "tokenizer_config.json")
+
+
+class Tokenizer:
+    """Text to token ids and back."""
+
+    def __init__(self, directory: Path, backend: tokenizers.Tokenizer) -> None:
+        self.directory = directory
+        self._backend = backend
+        self._backend.encode_special_tokens = True  # encode their text as ordinary text
+        self.vocabulary: int = backend.get_vocab_size(with_added_tokens=True)
+        """All tokens, special ones included."""
+
+    @classmethod
+    def load(cls, directory: Path) -> "Tokenizer":
+        """Read a directory with `tokenizer.json`. Raises InputError where it is missing, damaged or lacks Llama 3's special tokens."""
+        file = directory / "tokenizer.json"
+        if not file.exists():
+            raise InputError(directory, "no tokenizer.json")
+        try:
+            backend = tokenizers.Tokenizer.from_file(str(file))
+        except Exception as error:  # the library raises plain Exception
+            raise InputError(file, f"not a readable tokenizer ({error})") from None
+        missing = [t for t in (BEGIN_OF_TEXT, END_OF_TEXT, END_OF_TURN) if backend.token_to_id(t) is None]
+        if missing:
+            raise InputError(file, f"lacks the special token {missing[0]}", allowed="a tokenizer with Llama 3's special tokens")
+        return cls(directory, backend)
+
+    def save(self, directory: Path) -> None:
+        """Write the tokenizer's files into a directory."""
+        directory.mkdir(parents=True, exist_ok=True)
+        for name in FILES:
+            shutil.copyfile(self.directory / name, directory / name)
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text. Raises InputError for lone surrogates, which are no text."""
+        return self.encode_batch([text])[0]
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of many texts, on all cores. Raises InputError for lone surrogates."""
+        try:
+            return [e.ids for e in self._backend.encode_batch_fast(list(texts), add_special_tokens=False)]
+        except (UnicodeEncodeError, TypeError):
+            for i, text in enumerate(texts):
+                if any("\ud800" <= c <= "\udfff" for c in text):
+                    raise InputError(f"text {i}", "holds a lone surrogate", do="decode the bytes as UTF-8 first") from None
+            raise
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of token ids; special tokens are written out, bytes that are no UTF-8 become U+FFFD."""
+        return self.decode_bytes(ids).decode("utf-8", errors="replace")
+
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        """The bytes of token ids; a character may be spread over several tokens."""
+        table = self._bytes
+        return b"".join(table[i] for i in ids)
+
+    def id(self, special: str) -> int:
+        """The id of a special token."""
+        found = self._backend.token_to_id(special)
+        if found is None:
+            raise InputError(self.directory, f"no special token {special}")
+        return int(found)
+
+    @cached_property
+    def bos_id(self) -> int:
+        """The id that begins every text."""
+        return self.id(BEGIN_OF_TEXT)
+
+    @cached_property
+    def eos_id(self) -> int:
+        """The id that ends a document of pre-training."""
+        return self.id(END_OF_TEXT)
+
+    @cached_property
+    def stop_ids(self) -> frozenset[int]:
+        """Ids at which generation ends."""
+        return frozenset(self.id(t) for t in STOP_TOKENS)
+
+    @cached_property
+    def special_ids(self) -> frozenset[int]:
+        """Ids of all special tokens."""
+        return frozenset(i for t in SPECIAL_TOKENS if (i := self._backend.token_to_id(t)) is not None)
+
+    @cached_property
+    def _bytes(self) -> list[bytes]:
+        """The bytes of every id."""
+        letters = {letter: byte for byte, letter in byte_letters().items()}
+        table = [b""] * self.vocabulary
+        for token, i in self._backend.get_vocab(with_added_tokens=True).items():
+            special = token in SPECIAL_TOKENS
+            table[i] = token.encode() if special else bytes(letters[c] for c in token)
+        return table
+
+
+def byte_letters() -> dict[int, str]:
+    """The printable letter that stands for each byte in byte-level vocabularies (GPT-2's convention, which `tokenizer.json` keeps)."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    others = [b for b in range(256) if b not in printable]
+    return {b: chr(b) for b in printable} | {b: chr(256 + i) for i, b in enumerate(others)}
+
+

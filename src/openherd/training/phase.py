@@ -1,0 +1,154 @@
+"""What the three phases of pre-training share: shapes by step, sources by weight, and the hand-over from one to the next (paper 3.4).
+
+Lengths are in tokens. Every phase writes `model/`, a Hugging Face directory with the tokenizer in it, and `state/`, the optimizer's,
+which the next phase takes up.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+from pydantic import Field
+
+from openherd.core.config import nearest
+from openherd.core.errors import ConfigError
+from openherd.core.rundir import Output, Run
+from openherd.data.batches import BatchSource
+from openherd.data.token_shards import TokenShards
+from openherd.model.flops import flops_per_token, parameters
+from openherd.model.transformer import Transformer
+from openherd.model.weights import load_model, save_model
+from openherd.tokenizer.tokenizer import Tokenizer
+from openherd.training.loop import COMPUTE, STATE, TrainingConfig, compute_settings, train
+from openherd.training.objective import Batch, NextToken
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhaseConfig(TrainingConfig):
+    """Settings that every phase has."""
+
+    source_weights: Annotated[dict[str, float], Field(description="share of each source; empty: by its tokens")] = field(default_factory=dict)
+    most_epochs: Annotated[float, Field(description="refuse to see a source more often than this", gt=0)] = 4.0
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Steps of one shape."""
+
+    sequence_length: int
+    batch_sequences: int
+    steps: int
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the whole piece."""
+        return self.sequence_length * self.batch_sequences * self.steps
+
+
+def piece(name: str, sequence_length: int, batch_tokens: int, steps: int) -> Piece:
+    """Steps of `batch_tokens` tokens. Raises ConfigError where that is no whole number of sequences."""
+    if sequence_length < 1 or batch_tokens % sequence_length:
+        raise ConfigError(name, f"batch_tokens = {batch_tokens}", allowed=f"a multiple of the sequence length {sequence_length}")
+    return Piece(sequence_length, batch_tokens // sequence_length, steps)
+
+
+def batches(shards: TokenShards, pieces: Sequence[Piece], seed: int, phase: str, weights: dict[str, float]) -> Callable[[int], Batch]:
+    """The batch of a step: a pure function of seed, phase and step."""
+    sources = [BatchSource(shards, seed, f"{phase}.{i}", p.sequence_length, weights) for i, p in enumerate(pieces)]
+
+    def batch_at(step: int) -> Batch:
+        for source, p in zip(sources, pieces, strict=True):
+            if step < p.steps:
+                arrays = source.batch(step * p.batch_sequences, p.batch_sequences)
+                return {name: torch.from_numpy(array) for name, array in arrays.items()}
+            step -= p.steps
+        raise IndexError(step)
+
+    return batch_at
+
+
+def all_weights(shards: TokenShards, given: dict[str, float]) -> dict[str, float]:
+    """Weights of the sources that are used: those given, or each by its tokens. Raises ConfigError for an unknown source."""
+    for name in given:
+        if name not in shards.tokens:
+            raise ConfigError("source_weights", f"no source {name!r}", do=nearest(name, shards.tokens))
+    if given and not sum(given.values()) > 0 or any(w < 0 for w in given.values()):
+        raise ConfigError("source_weights", str(given), allowed="weights of at least 0, one of them more")
+    return {name: given.get(name, 0.0) if given else float(n) for name, n in shards.tokens.items() if not given or given.get(name, 0) > 0}
+
+
+def check_epochs(shards: TokenShards, pieces: Sequence[Piece], weights: dict[str, float], most: float) -> dict[str, float]:
+    """How often each source is seen. Raises ConfigError where that is more than `most`."""
+    tokens = sum(p.tokens for p in pieces)
+    total = sum(weights.values())
+    epochs = {name: tokens * weight / total / shards.tokens[name] for name, weight in weights.items()}
+    for name, n in epochs.items():
+        if n > most:
+            found = f"source {name!r} has {shards.tokens[name]:,} tokens and would be seen {n:.1f} times"
+            raise ConfigError("training", found, allowed=f"most_epochs = {most:g}", do="give more data, train less, or raise most_epochs")
+    return epochs
+
+
+@dataclass(frozen=True)
+class Base:
+    """The phase before, opened to go on from."""
+
+    model: Transformer
+    tokenizer: Tokenizer
+    state: Path
+    precision: str
+
+    @classmethod
+    def open(cls, run: Run, config: TrainingConfig, out: Output) -> "Base":
+        """Read model, tokenizer and where the optimizer's state lies; compute as that phase did where the settings say 'auto'."""
+        device, precision = compute_settings(config, out, json.loads(run.file(COMPUTE).read_text(encoding="utf-8")))
+        directory = run.file("model/config.json").parent
+        return cls(load_model(directory, str(device)), Tokenizer.load(directory), run.path / STATE, precision)
+
+
+def train_phase(
+    phase: str,
+    model: Transformer,
+    shards: Run,
+    pieces: Sequence[Piece],
+    learning_rate_at: Callable[[int], float],
+    config: PhaseConfig,
+    out: Output,
+    *,
+    precision: str,
+    optimizer_from: Path | None = None,
+    snapshot_steps: tuple[int, ...] = (),
+) -> dict[str, Any]:
+    """Train `model` in place on the pieces of one phase; returns metrics. Raises ConfigError where a source would be seen too often."""
+    tokens = TokenShards.open(shards)
+    if tokens.vocabulary != model.config.vocabulary:
+        raise ConfigError(shards.path, f"tokens of a vocabulary of {tokens.vocabulary:,}", allowed=f"{model.config.vocabulary:,}, the model's")
+    weights = all_weights(tokens, config.source_weights)
+    epochs = check_epochs(tokens, pieces, weights, config.most_epochs)
+    steps = sum(p.steps for p in pieces)
+    batch_at = batches(tokens, pieces, config.seed, phase, weights)
+    metrics = train(
+        model,
+        NextToken(),
+        batch_at,
+        learning_rate_at,
+        steps,
+        config,
+        out,
+        what=phase,
+        precision=precision,
+        optimizer_from=optimizer_from,
+        snapshot_steps=snapshot_steps,
+    )
+    flops = sum(flops_per_token(model.config, p.sequence_length) * p.tokens for p in pieces)
+    return {**metrics, "parameters": parameters(model.config), "context": model.config.max_positions, "flops": flops, "epochs": epochs}
+
+
+def write_model(model: Transformer, tokenizer: Tokenizer, out: Output) -> None:
+    """Write `model/`: weights, shape and tokenizer."""
+    with out.write("model") as path:
+        save_model(model, path, bos=tokenizer.bos_id, eos=sorted(tokenizer.stop_ids))
+        tokenizer.save(path)

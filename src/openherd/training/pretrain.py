@@ -1,0 +1,80 @@
+"""Initial pre-training (paper 3.4.1): warm-up, cosine, and a batch that grows with the tokens seen.
+
+The batch ramp is a list of pieces; each has a sequence length, a batch size, and the number of tokens after which the next begins.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from openherd.core.config import nearest
+from openherd.core.errors import ConfigError
+from openherd.core.rundir import Output, Run
+from openherd.model.config import SIZES
+from openherd.model.init import initialise
+from openherd.model.transformer import Transformer
+from openherd.tokenizer.tokenizer import Tokenizer
+from openherd.training.loop import compute_settings
+from openherd.training.phase import PhaseConfig, Piece, piece, train_phase, write_model
+from openherd.training.schedule import warmup_cosine
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig(PhaseConfig):
+    """Settings of pre-training; the defaults are the 405B's (paper 3.4.1) where no other source is named."""
+
+    size: Annotated[str, Field(description="a model size: see 'openherd model list'")] = "llama3-405b"
+    # 61 steps of 4M, 342,095 of 8M and 758,771 of 16M tokens make the paper's 15.6T.
+    steps: Annotated[int, Field(description="optimizer steps of this phase", ge=1)] = 1_100_927
+    sequence_lengths: Annotated[tuple[int, ...], Field(description="tokens per sequence, by piece of the ramp", min_length=1)] = (
+        4_096, 8_192, 8_192,
+    )  # fmt: skip
+    batch_tokens: Annotated[tuple[int, ...], Field(description="tokens per step, by piece", min_length=1)] = (
+        4_194_304, 8_388_608, 16_777_216,
+    )  # fmt: skip
+    # 252M tokens end inside the warm-up; the paper prints it so, and so does every copy.
+    ramp_tokens: Annotated[tuple[int, ...], Field(description="tokens seen when the next piece begins")] = (252_000_000, 2_870_000_000_000)
+    learning_rate: Annotated[float, Field(description="peak; the paper: 8B 3e-4, 70B 1.5e-4, 405B 8e-5", gt=0)] = 8e-5
+    final_learning_rate: Annotated[float, Field(description="floor of the cosine", ge=0)] = 8e-7
+    warmup_steps: Annotated[int, Field(description="steps of linear warm-up", ge=0)] = 8_000
+    decay_steps: Annotated[int, Field(description="step at which the cosine reaches its floor", ge=1)] = 1_200_000
+
+
+def ramp(config: PretrainConfig) -> list[Piece]:
+    """The pieces of the batch ramp that `steps` steps go through. Raises ConfigError where the lists do not fit together."""
+    n = len(config.batch_tokens)
+    if len(config.sequence_lengths) != n or len(config.ramp_tokens) != n - 1:
+        found = f"{n} batch_tokens, {len(config.sequence_lengths)} sequence_lengths, {len(config.ramp_tokens)} ramp_tokens"
+        raise ConfigError("pretrain", found, allowed="as many sequence_lengths as batch_tokens, and one ramp_tokens fewer")
+    pieces: list[Piece] = []
+    seen, left = 0, config.steps
+    for i, (length, batch) in enumerate(zip(config.sequence_lengths, config.batch_tokens, strict=True)):
+        steps = left if i == n - 1 else min(left, max(-(-(config.ramp_tokens[i] - seen) // batch), 0))
+        if steps:
+            pieces.append(piece("pretrain", length, batch, steps))
+        seen += steps * batch
+        left -= steps
+    return pieces
+
+
+def pretrain(config: PretrainConfig, *, shards: Run, tokenizer: Run, out: Output) -> dict[str, Any]:
+    """Train a new model on token shards (paper 3.4.1)."""
+    if config.size not in SIZES:
+        raise ConfigError("pretrain", f"unknown size {config.size!r}", do=nearest(config.size, SIZES))
+    words = Tokenizer.load(tokenizer.file("tokenizer/tokenizer.json").parent)
+    pieces = ramp(config)
+    device, precision = compute_settings(config, out)
+    longest = max(p.sequence_length for p in pieces)
+    shape = replace(SIZES[config.size], vocabulary=words.vocabulary, rope_scaling=None, max_positions=longest)
+    model = Transformer(shape).to(device)
+    initialise(model, config.seed)
+
+    def learning_rate_at(step: int) -> float:
+        return warmup_cosine(
+            step, peak=config.learning_rate, floor=config.final_learning_rate, warmup_steps=config.warmup_steps, decay_steps=config.decay_steps
+        )
+
+    metrics = train_phase("pretrain", model, shards, pieces, learning_rate_at, config, out, precision=precision)
+    write_model(model, words, out)
+    return metrics

@@ -1,0 +1,137 @@
+"""Order, shares, labels and masks of batches, against slow twins."""
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from openherd.core.errors import InputError
+from openherd.core.rundir import Run
+from openherd.data.batches import IGNORED, BatchSource, permute
+from openherd.data.mix import PERIOD, Mix, quotas
+from openherd.data.token_shards import TokenShards
+
+
+def make_shards(path, sources, vocabulary=50):
+    """Shards of given documents (lists of ids), without a tokenizer."""
+    folder = path / "shards"
+    folder.mkdir(parents=True)
+    index = {"vocabulary": vocabulary, "sources": {}}
+    for name, documents in sources.items():
+        np.concatenate(documents).astype("<u4").tofile(folder / f"{name}.bin")
+        lengths = [len(d) for d in documents]
+        np.save(folder / f"{name}.starts.npy", np.cumsum([0, *lengths[:-1]]))
+        index["sources"][name] = {"tokens": sum(lengths), "documents": len(documents)}
+    (folder / "index.json").write_text(json.dumps(index))
+    return Run(path, {"outputs": {"shards/index.json": {}}, "stage": "token-shards"})
+
+
+def documents(seed, n, longest=40):
+    rng = np.random.default_rng(seed)
+    return [rng.integers(0, 50, rng.integers(1, longest)) for _ in range(n)]
+
+
+@given(n=st.integers(1, 3000), key=st.integers(0, 2**63))
+@settings(max_examples=60)
+def test_permute_is_a_bijection(n, key):
+    assert sorted(permute(i, n, key) for i in range(n)) == list(range(n))
+
+
+def test_permutations_differ_and_look_shuffled():
+    one, other = ([permute(i, 1000, key) for i in range(1000)] for key in (1, 2))
+    assert one != other
+    assert abs(np.corrcoef(one, np.arange(1000))[0, 1]) < 0.15
+    assert sum(b - a == 1 for a, b in zip(one, one[1:])) < 20
+
+
+@given(weights=st.lists(st.floats(0.001, 1.0), min_size=1, max_size=8), index=st.integers(0, 3 * PERIOD))
+@settings(max_examples=40)
+def test_shares_are_exact_over_any_prefix(weights, index):
+    named = {f"s{i}": w for i, w in enumerate(weights)}
+    mix, quota = Mix(named), quotas(named)
+    assert sum(quota.values()) == PERIOD
+    drawn = [mix.sample(i) for i in range(index, index + 50)]
+    for name, nth in drawn:
+        at = index + drawn.index((name, nth))
+        assert abs(nth - at * quota[name] / PERIOD) < 1
+    seen = {name: 0 for name in named}
+    for i in range(300):  # counting by hand gives the number that sample() says
+        name, nth = mix.sample(i)
+        assert nth == seen[name]
+        seen[name] += 1
+
+
+def test_quotas_are_within_one_of_the_shares():
+    weights = {"web": 50.0, "math": 25.0, "code": 17.0, "multilingual": 8.0}
+    assert all(abs(quotas(weights)[n] - w / 100 * PERIOD) < 1 for n, w in weights.items())
+
+
+def test_an_epoch_visits_every_window_once(tmp_path):
+    shards = TokenShards.open(make_shards(tmp_path, {"a": documents(0, 90)}))
+    source = BatchSource(shards, 3, "p", 16, {"a": 1.0})
+    n = source.windows["a"]
+    for epoch in range(3):
+        starts = sorted(source.window(epoch * n + i)[1] for i in range(n))
+        assert np.diff(starts).tolist() == [16] * (n - 1)
+        assert 0 <= starts[0] < 16
+        assert starts[-1] + 17 <= shards.tokens["a"] < starts[-1] + 17 + 2 * 16
+    offsets = {source.window(epoch * n)[1] % 16 for epoch in range(8)}
+    assert len(offsets) > 1
+
+
+def test_rows_against_a_slow_twin(tmp_path):
+    sources = {"a": documents(1, 60), "b": documents(2, 80, longest=9)}
+    shards = TokenShards.open(make_shards(tmp_path, sources))
+    source = BatchSource(shards, 0, "p", 24, {"a": 2.0, "b": 1.0})
+    batch = source.batch(5, 40)
+    streams = {name: [(d, t) for d, document in enumerate(docs) for t in document] for name, docs in sources.items()}
+    for row in range(40):
+        name, start = source.window(5 + row)
+        position, document = -1, None
+        seen = []
+        for t in range(24):
+            number, token = streams[name][start + t]
+            position = 0 if number != document else position + 1
+            document = number
+            next_number, next_token = streams[name][start + t + 1]
+            seen.append((token, next_token if next_number == number else IGNORED, position, number))
+        tokens, labels, positions, numbers = (list(column) for column in zip(*seen))
+        assert batch["tokens_BT"][row].tolist() == tokens
+        assert batch["labels_BT"][row].tolist() == labels
+        assert batch["positions_BT"][row].tolist() == positions
+        assert batch["documents_BT"][row].tolist() == [n - numbers[0] for n in numbers]
+
+
+def test_a_batch_does_not_depend_on_how_it_is_reached(tmp_path):
+    run = make_shards(tmp_path, {"a": documents(4, 60), "b": documents(5, 60)})
+    make = lambda seed=1, phase="p": BatchSource(TokenShards.open(run), seed, phase, 8, {"a": 1.0, "b": 3.0})
+    whole = make().batch(0, 30)
+    parts = [make().batch(i, 10) for i in (20, 0, 10)]
+    for key, rows in whole.items():
+        assert np.array_equal(rows, np.concatenate([parts[1][key], parts[2][key], parts[0][key]]))
+    assert not np.array_equal(whole["tokens_BT"], make(seed=2).batch(0, 30)["tokens_BT"])
+    assert not np.array_equal(whole["tokens_BT"], make(phase="q").batch(0, 30)["tokens_BT"])
+
+
+def test_skipped_samples_are_left_out_and_the_rest_keeps_its_order(tmp_path):
+    shards = TokenShards.open(make_shards(tmp_path, {"a": documents(6, 200)}))
+    plain = BatchSource(shards, 0, "p", 8, {"a": 1.0})
+    skipping = BatchSource(shards, 0, "p", 8, {"a": 1.0}, skipped=[(30, 33), (10, 15)])
+    expected = [plain.window(i) for i in range(60) if not (10 <= i < 15 or 30 <= i < 33)]
+    assert [skipping.window(i) for i in range(len(expected))] == expected
+
+
+def test_corrupt_shards_are_refused(tmp_path):
+    run = make_shards(tmp_path, {"a": documents(7, 20)})
+    with pytest.raises(InputError, match=r"source 'a' has .* tokens; allowed: at least 2,000"):
+        BatchSource(TokenShards.open(run), 0, "p", 1000, {"a": 1.0})
+    file = tmp_path / "shards" / "a.bin"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:8] + b"\xff\xff\xff\xff" + whole[12:])
+    with pytest.raises(InputError, match="a corrupt shard: token 4294967295"):
+        TokenShards.open(run).read("a", 0, 5)
+    file.write_bytes(whole[:-3])
+    with pytest.raises(InputError, match="a corrupt shard: .* bytes; allowed: .* tokens of 4 bytes"):
+        TokenShards.open(run)
