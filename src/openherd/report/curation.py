@@ -13,7 +13,7 @@ from typing import Any
 from openherd.core.records import read_parquet
 from openherd.core.rundir import Run
 from openherd.report.figures import funnel_bars
-from openherd.report.markup import Html, code, details, element, figure, join, paragraph, prose, side_by_side, table
+from openherd.report.markup import Html, details, element, figure, join, paragraph, prose, side_by_side, table
 from openherd.report.runs import Runs, file_of, names
 
 COUNTS = {"documents_in", "documents_out", "bytes_in", "bytes_out", "dropped"}
@@ -93,16 +93,20 @@ def curation(runs: Runs, samples: int, characters: int) -> Html | None:
 def _bars(labels: Sequence[str], metrics: Sequence[Mapping[str, Any]], unit: str) -> Html:
     split = [parts(m, unit) for m in metrics]
     columns = {part: [s[part] for s in split] for part in split[0] if any(s[part] for s in split)}
-    notes = ["\n".join(f"{reason}: {n:,} documents" for reason, n, _ in reasons(m)) or "nothing dropped" for m in metrics]
-    return figure(
-        funnel_bars(labels, columns, notes, unit), f"{unit.capitalize()} that came into each stage, and what became of them"
-    )
+    drawing = funnel_bars(labels, columns, [_note(m) for m in metrics], unit)
+    return figure(drawing, f"{unit.capitalize()} that came into each stage, and what became of them")
+
+
+def _note(metrics: Mapping[str, Any], most: int = 8) -> str:
+    found = reasons(metrics)
+    lines = [f"{reason}: {documents:,} dropped" for reason, documents, _ in found[:most]]
+    return "\n".join([*lines, *([f"and {len(found) - most} reasons more"] if len(found) > most else [])]) or "nothing dropped"
 
 
 def _samples(label: str, run: Run, samples: int, characters: int) -> Html | None:
     found = dropped_samples(run, samples, characters)
     rows = [
-        (prose(reason), code(address), "content not kept" if text is None else element("pre", text), prose(detail))
+        (prose(reason), element("pre", address), "content not kept" if text is None else element("pre", text), prose(detail))
         for reason, documents in found.items()
         for address, text, detail in documents
     ]

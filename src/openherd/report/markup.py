@@ -169,7 +169,7 @@ function draw() {
   for (const plot of document.querySelectorAll(".plot")) {
     const { data, layout } = JSON.parse(plot.nextElementSibling.textContent);
     layout.font = { ...layout.font, color: colour("--ink") };
-    layout.hoverlabel = { bgcolor: colour("--panel"), bordercolor: colour("--line"), font: { color: colour("--ink") } };
+    layout.hoverlabel = { bgcolor: colour("--panel"), bordercolor: colour("--line"), font: layout.font, align: "left" };
     layout.dragmode = touch ? false : layout.dragmode;
     Plotly.react(plot, data, layout, { responsive: true, displayModeBar: false });
   }
