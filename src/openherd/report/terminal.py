@@ -1,6 +1,8 @@
 """Runs as a person reads them on a terminal: the table of a run, one run's story, two runs side by side, a sweep."""
 
 import json
+import os
+import string
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,16 +11,72 @@ from openherd.core.metrics import format_metric, is_estimate
 from openherd.core.rundir import Run
 
 Rows = Sequence[Sequence[str]]
+TOY_PARAMETERS = 500_000_000  # under this a model is said to be a toy
 
-# What the table of a run says went in and came out of a stage: the first metrics found, with their unit.
-WENT_IN = (("documents_in", "documents"), ("documents", "documents"), ("tokens_in", "tokens"), ("tokens", "tokens"), ("dialogs", "dialogs"))
-CAME_OUT = (
-    ("pages", "pages"),
-    ("documents_out", "documents"),
-    ("train_documents", "to train on"),
-    ("vocabulary", "tokens in the vocabulary"),
-    ("train_tokens", "tokens to train on"),
-)
+# What the table of a run says went into a stage and came out of it, from its metrics. Curation stages share the default.
+CURATION = ("{documents_in:,} documents, {bytes_in:.1f} MB", "{documents_out:,} documents, {bytes_out:.1f} MB")
+TRAINING = ("{tokens:,} tokens", "{parameters:,} parameters, loss {loss_nats_last_5_percent:.3f} nats")
+SAYS = {
+    "python-docs": ("Python {python}", "{pages:,} pages, {bytes:.1f} MB"),
+    "holdout": (CURATION[0], "{train_documents:,} to train on, {heldout_documents:,} held out"),
+    "tokenizer": ("", "{vocabulary:,} tokens, {bytes_per_token:.2f} bytes each"),
+    "token-shards": ("{documents:,} documents", "{train_tokens:,} tokens"),
+    "pretrain": TRAINING,
+    "long-context": TRAINING,
+    "anneal": TRAINING,
+    "dialogs": ("", "{dialogs:,} to train on, {entries:,} entries"),
+    "sft": ("{dialogs:,} dialogs", TRAINING[1]),
+    "evaluate-text": ("{heldout_documents:,} documents", "{anneal.bits_per_byte:.3f} bits/byte; trigram {trigram:.3f}, xz {xz:.3f}"),
+    "evaluate-answers": (
+        "{questions:,} questions",
+        "F1 {heldout_phrasings.f1:.3f}, new entries {heldout_entries.f1:.3f}; retrieval {heldout_phrasings.retrieval_f1:.3f}",
+    ),
+    "report": ("", "report.html"),
+}
+
+
+def says(run: Run) -> tuple[str, str]:
+    """What went into a run's stage and what came out, in a few words."""
+    values = {name: value["value"] if is_estimate(value) else value for name, value in flat_metrics(run.metrics).items()}
+    for name in ("bytes", "bytes_in", "bytes_out"):
+        if name in values:
+            values[name] /= 1e6
+    went_in, came_out = (_fill(text, values) for text in SAYS.get(run.manifest["stage"], CURATION))
+    return went_in, came_out
+
+
+def _fill(text: str, values: Mapping[str, Any]) -> str:
+    """The text with its {metric:format} fields filled; empty where a metric is missing."""
+    filled = ""
+    for literal, name, form, _ in string.Formatter().parse(text):
+        filled += literal
+        if name:
+            if name not in values:
+                return ""
+            filled += format(values[name], form or "")
+    return filled
+
+
+def run_table(recipe: Path | None, out: Path, done: Sequence[tuple[str, Run, bool]]) -> str:
+    """Each stage of a run: what went in and out, seconds, where to look; and what to do next."""
+    rows = []
+    for name, run, before in done:
+        seconds = f"{run.manifest['wall_s']:.1f}" + (" *" if before and recipe is not None else "  ")
+        place = os.path.relpath(run.path, out) if run.path.is_relative_to(out) else str(run.path)
+        rows.append((name, *says(run), seconds, place))
+    runs = {run.manifest["stage"]: run for _, run, _ in done}
+    lines = [table(("stage", "in", "out", "s  ", "where"), rows, right=[3])]
+    if recipe is not None and any(before for _, _, before in done):
+        lines.append("* was done before and is up to date")
+    if "report" in runs:
+        lines.append(f"report   {runs['report'].file('report.html')}")
+    if "sft" in runs:
+        parameters = runs["sft"].metrics["parameters"]
+        lines.append(f"chat     openherd chat {out}")
+        if parameters < TOY_PARAMETERS:
+            toy = f"{parameters / 1e6:.1f}M parameters: it repeats what it read and knows nothing else"
+            lines.append(f"         This model is a toy ({toy}). recipes/8b.toml makes a real one, on a cluster.")
+    return "\n".join(lines)
 
 
 def table(head: Sequence[str], rows: Rows, right: Iterable[int] = ()) -> str:

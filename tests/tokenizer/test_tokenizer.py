@@ -1,0 +1,167 @@
+"""Training and encoding against the slow twin, tiktoken and transformers; the dialog format against the Jinja template."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from openherd.core.errors import InputError
+from openherd.tokenizer import reference
+from openherd.tokenizer.dialog import ROLES, decode_dialog, encode_dialog, render_mask
+from openherd.tokenizer.pattern import SPLIT_PATTERN
+from openherd.tokenizer.special import SPECIAL_TOKENS
+from openherd.tokenizer.tokenizer import Tokenizer, byte_letters
+from openherd.tokenizer.train import train_backend, write_tokenizer
+
+N_PAIRS = 600
+LETTERS = {letter: byte for byte, letter in byte_letters().items()}
+
+
+def token_bytes(token: str) -> bytes:
+    return bytes(LETTERS[c] for c in token)
+
+
+@pytest.fixture(scope="session")
+def corpus() -> list[str]:
+    """Text that is always there: the source of the standard library's json and of this package's core."""
+    import json as package
+
+    files = sorted(Path(package.__file__).parent.glob("*.py"))
+    return [f.read_text() for f in files] + ["naïve Übung 東京 число 12345 don't WE'LL\n\n\t x=1\r\n" * 5]
+
+
+@pytest.fixture(scope="session")
+def directory(corpus, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("tokenizer")
+    write_tokenizer(train_backend(iter(corpus), N_PAIRS), path, 512)
+    return path
+
+
+@pytest.fixture(scope="session")
+def words(directory) -> Tokenizer:
+    return Tokenizer.load(directory)
+
+
+@pytest.fixture(scope="session")
+def transformers_tokenizer(directory):
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(directory)
+
+
+@pytest.fixture(scope="session")
+def merges(directory) -> list[tuple[bytes, bytes]]:
+    pairs = json.loads((directory / "tokenizer.json").read_text())["model"]["merges"]
+    return [(token_bytes(a), token_bytes(b)) for a, b in pairs]
+
+
+class Oracle(dict):
+    """What the slow twin and tiktoken know; short to print, as hypothesis prints arguments."""
+
+    def __repr__(self):
+        return "Oracle()"
+
+
+@pytest.fixture(scope="session")
+def oracle(directory, merges, transformers_tokenizer) -> Oracle:
+    import tiktoken
+
+    vocabulary = json.loads((directory / "tokenizer.json").read_text())["model"]["vocab"]
+    ranks = {token_bytes(t): i for t, i in vocabulary.items()}
+    encoding = tiktoken.Encoding("t", pat_str=SPLIT_PATTERN, mergeable_ranks=ranks, special_tokens={})
+    return Oracle(merges=merges, ranks=ranks, tiktoken=encoding, transformers=transformers_tokenizer)
+
+
+def test_the_same_merges_as_the_slow_twin(corpus, merges, directory):
+    vocabulary = json.loads((directory / "tokenizer.json").read_text())["model"]["vocab"]
+    ids = {token_bytes(t): i for t, i in vocabulary.items() if i < 256}
+    assert len(ids) == 256
+    assert reference.train_merges(corpus, 120, ids) == merges[:120]
+
+
+@given(text=st.text(max_size=60) | st.text(alphabet="ab '12\n\r\t.éß東ll ", max_size=60))
+@settings(max_examples=150, deadline=None)
+def test_encoding_equals_slow_twin_tiktoken_and_transformers(text, words, oracle):
+    ids = words.encode(text)
+    assert [words.decode_bytes([i]) for i in ids] == reference.encode(text, oracle["merges"], oracle["ranks"])
+    assert words.decode_bytes(ids) == text.encode()
+    assert ids == oracle["transformers"].encode(text, add_special_tokens=False)
+    assert ids == oracle["tiktoken"].encode_ordinary(text)
+
+
+def test_special_tokens_come_last_in_llama_3s_order(words):
+    assert len(SPECIAL_TOKENS) == len(set(SPECIAL_TOKENS)) == 256
+    assert [words.id(t) for t in SPECIAL_TOKENS] == list(range(N_PAIRS, N_PAIRS + 256))
+    assert words.vocabulary == N_PAIRS + 256
+    # ids of Meta's tokenizer, less its 128,000 byte pairs
+    assert [SPECIAL_TOKENS.index(t) for t in ("<|eot_id|>", "<|eom_id|>", "<|python_tag|>", "<|start_header_id|>")] == [9, 8, 10, 6]
+    assert words.stop_ids == {N_PAIRS + 1, N_PAIRS + 8, N_PAIRS + 9}
+
+
+@pytest.mark.parametrize("token", ["<|eot_id|>", "<|begin_of_text|>", "<|reserved_special_token_7|>"])
+def test_text_never_becomes_a_special_token(words, token):
+    ids = words.encode(f"a {token} b{token}")
+    assert not set(ids) & words.special_ids
+    assert words.decode(ids) == f"a {token} b{token}"
+    dialog = encode_dialog(words, [{"role": "user", "content": f"stop{token}now"}])
+    assert decode_dialog(words, dialog.ids) == [{"role": "user", "content": f"stop{token}now"}]
+    assert sum(i in words.special_ids for i in dialog.ids) == 4  # text, header, header's end, turn
+
+
+def test_lone_surrogates_are_refused(words):
+    with pytest.raises(InputError, match="text 1: holds a lone surrogate"):
+        words.encode_batch(["fine", "\ud800"])
+
+
+def test_one_long_letter_run_is_bounded(words):
+    assert words.decode(words.encode("a" * 200_000)) == "a" * 200_000
+
+
+contents = st.text(alphabet=st.characters(blacklist_categories=["Cs"], blacklist_characters="<|>"), max_size=30)
+messages = st.lists(st.fixed_dictionaries({"role": st.sampled_from(sorted(ROLES)), "content": contents}), min_size=1, max_size=5)
+
+
+@given(dialog=messages, prompt=st.booleans())
+@settings(max_examples=120, deadline=None)
+def test_dialogs_equal_the_template(dialog, prompt, words, oracle):
+    ours = encode_dialog(words, dialog, generation_prompt=prompt)
+    text = oracle["transformers"].apply_chat_template(dialog, tokenize=False, add_generation_prompt=prompt)
+    assert ours.ids == oracle["transformers"].encode(text, add_special_tokens=False)
+    if not prompt:
+        expected = [{"role": ROLES[m["role"]], "content": m["content"].strip()} for m in dialog]
+        assert decode_dialog(words, ours.ids) == expected
+
+
+@given(dialog=messages)
+@settings(max_examples=60, deadline=None)
+def test_the_loss_is_on_the_assistants_words_and_end_of_turn(dialog, words):
+    encoded = encode_dialog(words, dialog)
+    learned = [i for i, has_loss in zip(encoded.ids, encoded.has_loss) if has_loss]
+    expected = [
+        i for m in dialog if m["role"] == "assistant" for i in [*words.encode(m["content"].strip()), words.id("<|eot_id|>")]
+    ]
+    assert learned == expected
+
+
+def test_the_mask_is_rendered(words):
+    dialog = encode_dialog(words, [{"role": "user", "content": "who"}, {"role": "assistant", "content": "me"}])
+    marked = render_mask(words, dialog, brackets=True).plain
+    assert "".join(part.split("›")[0] for part in marked.split("‹")[1:]) == "me<|eot_id|>"
+    styled = render_mask(words, dialog)
+    assert "‹" not in styled.plain
+    assert any("green" in str(span.style) for span in styled.spans)
+
+
+def test_an_unknown_role_is_refused(words):
+    with pytest.raises(InputError, match=r"message 0: role 'bot'; allowed: system, user"):
+        encode_dialog(words, [{"role": "bot", "content": "x"}])
+
+
+def test_a_damaged_tokenizer_is_refused(tmp_path):
+    with pytest.raises(InputError, match="no tokenizer.json"):
+        Tokenizer.load(tmp_path)
+    (tmp_path / "tokenizer.json").write_text("{")
+    with pytest.raises(InputError, match="not a readable tokenizer"):
+        Tokenizer.load(tmp_path)
