@@ -119,9 +119,9 @@ def test_the_stage_by_its_name(runs, tmp_path):
 
 def test_parts_of_the_funnel_add_up():
     metrics = {"bytes_in": 100, "bytes_out": 60, "dropped": {"a": {"documents": 1, "bytes": 10}, "b": {"documents": 2, "bytes": 5}}}
-    assert parts(metrics, "bytes") == {"kept": 60, "dropped": 15, "taken out of kept documents": 25}
+    assert parts(metrics, "bytes") == {"kept": 60, "dropped": 15, "trimmed from kept": 25}
     metrics = {"documents_in": 10, "documents_out": 7, "dropped": metrics["dropped"]}
-    assert parts(metrics, "documents") == {"kept": 7, "dropped": 3, "taken out of kept documents": 0}
+    assert parts(metrics, "documents") == {"kept": 7, "dropped": 3, "trimmed from kept": 0}
 
 
 def test_dropped_samples(runs):

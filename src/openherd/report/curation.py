@@ -29,7 +29,7 @@ def parts(metrics: Mapping[str, Any], unit: str) -> dict[str, int]:
     """What came in, split into what stayed, what went with dropped documents, and what was taken out of those that stayed."""
     came, stayed = metrics[f"{unit}_in"], metrics[f"{unit}_out"]
     dropped = sum(counts[unit] for counts in metrics["dropped"].values())
-    return {"kept": stayed, "dropped": dropped, "taken out of kept documents": max(came - stayed - dropped, 0)}
+    return {"kept": stayed, "dropped": dropped, "trimmed from kept": max(came - stayed - dropped, 0)}
 
 
 def reasons(metrics: Mapping[str, Any]) -> list[tuple[str, int, int]]:

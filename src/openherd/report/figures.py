@@ -84,13 +84,14 @@ def funnel_bars(stages: Sequence[str], parts: Mapping[str, Sequence[float]], not
 def training_curves(curves: Sequence[Curve]) -> go.Figure:
     """Loss (faint: each step; strong: smoothed), learning rate and gradient norm over the tokens of all phases."""
     drawing = make_subplots(rows=3, cols=1, shared_xaxes=True, vertical_spacing=0.04, row_heights=[0.56, 0.22, 0.22])
+    reach = max(sum(len(curve.tokens) for curve in curves) // 50, 1)
     for curve, colour in zip(curves, _phase_colours(len(curves)), strict=True):
         name = html.escape(curve.name)
         raw, even = extremes(curve.loss_nats), spread(len(curve.tokens))
-        smoothed = smooth(curve.loss_nats, len(curve.loss_nats) // 50)
+        smoothed = smooth(curve.loss_nats, min(reach, len(curve.loss_nats) // 4))
         norm = extremes(curve.gradient_norm)
         for row, what, at, values, width, opacity in (
-            (1, "loss", raw, curve.loss_nats, 1, 0.4),
+            (1, "loss", raw, curve.loss_nats, 1, 0.5),
             (1, "smoothed loss", even, smoothed, 2.5, 1.0),
             (2, "learning rate", even, curve.learning_rate, 2, 1.0),
             (3, "gradient norm", norm, curve.gradient_norm, 1, 0.8),

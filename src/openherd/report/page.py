@@ -3,7 +3,6 @@
 Every part is shown only where its stages are among the runs. The page asks for nothing from anywhere and works from a file.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,11 +15,10 @@ from openherd.report.curation import curation
 from openherd.report.markup import Html, code, document, element, join, paragraph, side_by_side, table, tiles
 from openherd.report.runs import Runs, file_of, names, of_stage, places, scalars, si
 from openherd.report.scores import model_bits, scores
+from openherd.report.terminal import TOY_PARAMETERS, says
 from openherd.report.training import PHASES, samples, training
 
 REPORT = "report.html"
-TOY_PARAMETERS = 500e6  # fewer than the smallest models that people put to use, or
-TOY_TOKENS = 10e9  # fewer tokens than any of those has seen: a toy
 TINTS = 4
 
 
@@ -82,8 +80,9 @@ def what_it_is(runs: Runs) -> str:
     parameters = trained[-1].metrics.get("parameters", 0)
     tokens = sum(run.metrics.get("tokens", 0) for run in trained)
     size = f"The model has {si(parameters)} parameters and was trained on {si(tokens)} tokens"
-    if parameters < TOY_PARAMETERS or tokens < TOY_TOKENS:
-        size += ". It is a toy: it shows the whole way, but is no assistant. Llama 3 405B has 405 billion and saw 15.6 trillion"
+    if parameters < TOY_PARAMETERS:
+        size += "; Llama 3 405B has 405 billion and saw 15.6 trillion. It is a toy: it shows the whole way, but is no assistant. "
+        size += "recipes/8b.toml makes a real model"
     return f"{text} {size}."
 
 
@@ -102,31 +101,6 @@ def key_numbers(runs: Runs) -> list[tuple[str, str]]:
     return [*numbers, ("wall time", format_duration(sum(run.manifest["wall_s"] for run in runs)))]
 
 
-# What the table of stages says went in and came out: the first metrics that a stage has, with their unit.
-WENT_IN = (
-    ("documents_in", "documents"),
-    ("documents", "documents"),
-    ("dialogs", "dialogs"),
-    ("tokens", "tokens"),
-    ("questions", "questions"),
-)
-CAME_OUT = (
-    ("pages", "pages"),
-    ("documents_out", "documents"),
-    ("vocabulary", "tokens in the vocabulary"),
-    ("loss_nats_last_5_percent", "nats per token"),
-    ("tokens_out", "tokens"),
-)
-
-
-def first_of(metrics: Mapping[str, Any], candidates: tuple[tuple[str, str], ...]) -> str:
-    """The first of these metrics that is there and one number, with its unit."""
-    for key, unit in candidates:
-        if isinstance(value := metrics.get(key), (int, float)):
-            return f"{value:,.4g} {unit}" if isinstance(value, float) else f"{value:,} {unit}"
-    return ""
-
-
 def stages(runs: Runs) -> Html:
     """The table of stages."""
     name = names(runs)
@@ -134,8 +108,7 @@ def stages(runs: Runs) -> Html:
         (
             name[run.digest],
             run.manifest["section"],
-            first_of(run.metrics, WENT_IN),
-            first_of(run.metrics, CAME_OUT),
+            *says(run),
             f"{run.manifest['wall_s']:,.1f}",
             code(place),
         )
