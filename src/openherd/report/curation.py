@@ -80,7 +80,7 @@ def curation(runs: Runs, samples: int, characters: int) -> Html | None:
     return join([
         paragraph(
             f"{first['documents_in']:,} documents ({first['bytes_in']:,} bytes) came in, "
-            f"{last['documents_out']:,} ({last['bytes_out']:,} bytes) went on to training and evaluation."
+            f"{last['documents_out']:,} ({last['bytes_out']:,} bytes) were kept."
         ),
         side_by_side(*(_bars(labels, metrics, unit) for unit in UNITS)),
         table("Curation stages", ("stage", "documents in", "out", "bytes in", "out"), rows, right=(1, 2, 3, 4)),
