@@ -38,7 +38,8 @@ def load_state(directory: Path, model: torch.nn.Module, optimizer: torch.optim.O
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="torch.distributed is disabled")
             dcp.load(state, checkpoint_id=directory, no_dist=True)
-    except (RuntimeError, ValueError, OSError, EOFError) as error:
-        raise InputError(directory, f"not a checkpoint of this model ({type(error).__name__}: {error})", do="remove it and run again") from None
+    except (dcp.api.CheckpointException, RuntimeError, ValueError, OSError) as error:  # the first is no Exception
+        reason = str(error).strip().splitlines()[-1:] or [type(error).__name__]
+        raise InputError(directory, f"not a checkpoint of this model ({reason[0]})", do="remove it and run again") from None
     set_state_dict(model, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
     return state["extra"]

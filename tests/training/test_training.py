@@ -1,0 +1,210 @@
+"""The loop: against a plain PyTorch loop, whole against interrupted, one batch against micro-batches; ramps and schedules by hand."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from openherd.core.errors import ConfigError, OpenherdError
+from openherd.core.rundir import Output
+from openherd.model.attention import CausalAttend
+from openherd.model.config import ModelConfig
+from openherd.model.init import initialise
+from openherd.model.transformer import Transformer
+from openherd.training.anneal import snapshot_steps
+from openherd.training.loop import TrainingConfig, average_snapshots, backward, latest_checkpoint, train
+from openherd.training.objective import IGNORED, NextToken
+from openherd.training.pretrain import PretrainConfig, ramp
+from openherd.training.schedule import linear_to_zero, warmup_cosine
+
+SHAPE = ModelConfig(n_layers=2, d_model=16, n_heads=2, n_kv_heads=1, head_width=8, d_feed_forward=24, vocabulary=30)
+CONFIG = TrainingConfig(precision="float32", device="cpu", micro_batch_sequences=8, checkpoint_steps=4)
+
+
+def new_model(tied=False):
+    model = Transformer(replace(SHAPE, tied_embeddings=tied))
+    initialise(model, 1)
+    return model
+
+
+def batch_at(step, rows=6, length=12):
+    rng = np.random.default_rng(step)
+    tokens = torch.from_numpy(rng.integers(0, 30, (rows, length)))
+    labels = torch.from_numpy(rng.integers(0, 30, (rows, length)))
+    labels[torch.from_numpy(rng.random((rows, length)) < rng.random((rows, 1)))] = IGNORED  # uneven counts per row
+    documents = torch.from_numpy(np.sort(rng.integers(0, 3, (rows, length)), axis=1))
+    positions = torch.arange(length).expand(rows, -1)
+    return {"tokens_BT": tokens, "labels_BT": labels, "positions_BT": positions, "documents_BT": documents}
+
+
+def learning_rate_at(step):
+    return 1e-2 / (1 + step)
+
+
+def run(path, steps=10, config=CONFIG, batches=batch_at, tied=False, **more):
+    model = new_model(tied)
+    out = Output(path)
+    path.mkdir(exist_ok=True)
+    metrics = train(model, NextToken(), batches, learning_rate_at, steps, config, out, what="test", precision="float32", **more)
+    return model, metrics, out
+
+
+def same(a, b):
+    return all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
+
+
+def test_the_loop_equals_a_plain_one(tmp_path):
+    model, metrics, out = run(tmp_path / "a")
+    plain = new_model()
+    matrices = [p for p in plain.parameters() if p.ndim > 1]
+    norms = [p for p in plain.parameters() if p.ndim == 1]
+    groups = [{"params": matrices, "weight_decay": 0.1}, {"params": norms, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=1.0, betas=(0.9, 0.95), eps=1e-5)
+    for step in range(10):
+        batch = batch_at(step)
+        logits = plain(batch["tokens_BT"], batch["positions_BT"], CausalAttend(batch["documents_BT"]))
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch["labels_BT"].flatten(), ignore_index=IGNORED)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(plain.parameters(), 1.0)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate_at(step)
+        optimizer.step()
+        assert out.metrics.read()[step]["loss_nats"] == pytest.approx(loss.item(), abs=2e-6)
+    assert metrics["final_loss_nats"] == pytest.approx(loss.item(), abs=2e-6)
+    assert metrics["tokens"] == 10 * 6 * 12
+
+
+def test_micro_batches_do_not_change_the_step():
+    gradients = []
+    for rows in (6, 4, 1):
+        model = new_model()
+        losses = backward(model, NextToken(), batch_at(0), rows, "float32")
+        gradients.append((losses["loss_nats"], [p.grad.clone() for p in model.parameters()]))
+    for loss, found in gradients[1:]:
+        assert loss == pytest.approx(gradients[0][0], abs=1e-6)
+        assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(found, gradients[0][1]))
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_an_interrupted_run_ends_bit_for_bit_like_a_whole_one(tmp_path, tied):
+    whole, metrics, _ = run(tmp_path / "whole", tied=tied)
+
+    class Killed(BaseException):
+        pass
+
+    def dying(step):
+        if step == stop:
+            raise Killed
+        return batch_at(step)
+
+    (tmp_path / "parts").mkdir()
+    for stop in (3, 6, 9):  # before the first checkpoint, between two, after the last
+        with pytest.raises(Killed):
+            run(tmp_path / "parts", batches=dying, tied=tied)
+        torch.manual_seed(stop)  # nothing may depend on the process's own random state
+    resumed, again, out = run(tmp_path / "parts", tied=tied)
+    assert same(whole, resumed)
+    assert again["final_loss_nats"] == metrics["final_loss_nats"]
+    assert [r["step"] for r in out.metrics.read()] == list(range(10))
+    assert latest_checkpoint(out) == out.path / "state"
+    finished, third, _ = run(tmp_path / "parts", batches=dying, tied=tied)  # killed after the loop: no step is done again
+    assert same(whole, finished)
+    assert third["loss_nats_last_5_percent"] == metrics["loss_nats_last_5_percent"]
+
+
+def test_the_next_phase_takes_up_the_optimizer(tmp_path):
+    one, _, _ = run(tmp_path / "one", steps=10)
+    first, _, out = run(tmp_path / "first", steps=4)
+    second = new_model()
+    second.load_state_dict(first.state_dict())
+    (tmp_path / "second").mkdir()
+    train(
+        second,
+        NextToken(),
+        lambda step: batch_at(step + 4),
+        lambda step: learning_rate_at(step + 4),
+        6,
+        CONFIG,
+        Output(tmp_path / "second"),
+        what="test",
+        precision="float32",
+        optimizer_from=out.path / "state",
+    )
+    assert same(one, second)
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_step(tmp_path):
+    def poisoned(step):
+        return batch_at(step)
+
+    def infinite(step):
+        return float("inf") if step == 5 else 1e-3
+
+    model = new_model()
+    out = Output(tmp_path)
+    with pytest.raises(OpenherdError, match=r"gradient norm nan at step 6; lower learning_rate"):
+        train(model, NextToken(), poisoned, infinite, 10, CONFIG, out, what="test", precision="float32")
+    assert [r["step"] for r in out.metrics.read()] == [0, 1, 2, 3, 4, 5]
+
+
+def test_snapshots_are_averaged(tmp_path):
+    model, _, out = run(tmp_path / "a", snapshot_steps=(8, 10))
+    at_8, _, _ = run(tmp_path / "b", steps=8)
+    last = {n: p.clone() for n, p in model.named_parameters()}
+    assert average_snapshots(model, out) == 2
+    for name, parameter in model.named_parameters():
+        assert torch.allclose(parameter, (last[name] + dict(at_8.named_parameters())[name]) / 2, atol=1e-7)
+    assert snapshot_steps(100, 5, 0.25) == (80, 85, 90, 95, 100)
+    assert snapshot_steps(3, 5, 0.25)[-1] == 3
+
+
+def test_a_damaged_checkpoint_is_one_line(tmp_path):
+    _, _, out = run(tmp_path / "a", steps=4)
+    for file in (out.path / "state").glob("*.distcp"):
+        file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(OpenherdError, match="not a checkpoint of this model"):
+        run(tmp_path / "b", optimizer_from=out.path / "state")
+
+
+def test_schedules_by_hand():
+    rates = [warmup_cosine(s, peak=1.0, floor=0.1, warmup_steps=4, decay_steps=12) for s in (0, 3, 4, 8, 12, 99)]
+    assert rates == pytest.approx([0.25, 1.0, 1.0, 0.55, 0.1, 0.1])
+    assert [linear_to_zero(s, peak=2.0, steps=4) for s in range(4)] == [2.0, 1.5, 1.0, 0.5]
+
+
+def test_the_papers_batch_ramp():
+    pieces = ramp(PretrainConfig())
+    assert [(p.sequence_length, p.batch_sequences * p.sequence_length) for p in pieces] == [
+        (4_096, 4_194_304),
+        (8_192, 8_388_608),
+        (8_192, 16_777_216),
+    ]
+    seen = np.cumsum([p.tokens for p in pieces])
+    assert 252e6 <= seen[0] < 252e6 + 4_194_304
+    assert 2.87e12 <= seen[1] < 2.87e12 + 8_388_608
+    assert seen[2] == pytest.approx(15.6e12, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"ramp_tokens": (1, 2, 3)}, "one ramp_tokens fewer"),
+        ({"sequence_lengths": (4096, 8192, 9000)}, "batch_tokens = 16777216; allowed: a multiple of the sequence length 9000"),
+    ],
+)
+def test_a_ramp_that_does_not_fit_is_refused(change, message):
+    with pytest.raises(ConfigError, match=message):
+        ramp(PretrainConfig(**change))
+
+
+def test_compute_settings_are_written_once_and_inherited(tmp_path):
+    from openherd.training.loop import compute_settings
+
+    out = Output(tmp_path)
+    auto = replace(CONFIG, precision="auto")
+    assert compute_settings(auto, out, {"device": "cpu", "precision": "bfloat16"})[1] == "bfloat16"
+    assert compute_settings(replace(CONFIG, precision="float32"), out)[1] == "bfloat16"  # a resumed run keeps what it began with
+    assert json.loads((tmp_path / "compute.json").read_text())["threads"] == torch.get_num_threads()
