@@ -107,7 +107,7 @@ def test_clusters_are_the_connected_components(n, joins):
     assert [clusters.find(i) for i in range(n)] == labels
 
 
-@settings(max_examples=60)
+@settings(max_examples=35)
 @given(TEXTS)
 def test_what_is_kept_is_what_brute_force_keeps(documents_run, run_stage, rows_of, texts):
     run = run_stage(dedup_documents, DedupDocumentsConfig(**THOROUGH), documents=documents_run(texts))
@@ -127,7 +127,7 @@ def test_what_is_kept_is_what_brute_force_keeps(documents_run, run_stage, rows_o
             assert f"Jaccard {exact_jaccard(sets[int(row['id'], 16)], sets[keeper]):.3f} " in row["detail"]
 
 
-@settings(max_examples=60)
+@settings(max_examples=35)
 @given(TEXTS, st.sampled_from([0.25, 0.5, 0.8]))
 def test_no_kept_document_stands_in_another(documents_run, run_stage, rows_of, texts, limit):
     config = DedupDocumentsConfig(**{**THOROUGH, "min_jaccard": 1.0}, max_containment=limit)
@@ -144,7 +144,7 @@ def test_no_kept_document_stands_in_another(documents_run, run_stage, rows_of, t
             assert any(id_ in row["detail"] and f"{share:.3f} " in row["detail"] for id_, share in shares.items() if share > limit)
 
 
-@settings(max_examples=25)
+@settings(max_examples=20)
 @given(TEXTS, st.randoms(use_true_random=False))
 def test_the_order_of_documents_does_not_matter(documents_run, run_stage, rows_of, texts, random):
     rows = rows_of(documents_run(texts))

@@ -31,7 +31,7 @@ def stage_of(decisions, order=None):
     return stage
 
 
-@settings(max_examples=50)
+@settings(max_examples=30)
 @given(st.lists(st.tuples(st.text("ab é文", max_size=9), st.sampled_from(REASONS)), max_size=12), st.randoms(use_true_random=False))
 def test_every_document_goes_out_or_is_dropped_once(documents_run, run_stage, rows_of, cases, random):
     given_run = documents_run([text for text, _ in cases])
@@ -101,7 +101,7 @@ from pathlib import Path
 from openherd.runner import single_stage
 source, out = sys.argv[1:]
 settings = {"heuristics": {"min_words": 5, "min_stop_words": 0}, "dedup-documents": {"max_containment": 0.5},
-            "dedup-lines": {"max_occurrences": 2, "max_paragraph_occurrences": 1}, "holdout": {"share": 0.3}}
+            "dedup-lines": {"max_occurrences": 2, "block_lines": 2}, "holdout": {"share": 0.3}}
 for name in settings:
     single_stage(name, settings[name], {"documents": source}, Path(out) / name)
     source = str(Path(out) / name)

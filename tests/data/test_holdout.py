@@ -24,7 +24,7 @@ def overlap(text, others, n):
     return len(runs_of(text, n) & known) / len(runs_of(text, n))
 
 
-@settings(max_examples=60)
+@settings(max_examples=35)
 @given(TEXTS, st.sampled_from([0.0, 0.3, 0.7]), st.sampled_from(["train", "drop"]))
 def test_what_is_held_out_is_apart_from_all_training_text(documents_run, run_stage, rows_of, texts, limit, overlapping):
     config = HoldoutConfig(share=0.5, shingle_words=2, max_overlap=limit, overlapping=overlapping)
