@@ -129,7 +129,9 @@ def near_duplicates(config: DedupDocumentsConfig, corpus: Corpus) -> dict[int, D
         else:
             measure = "Jaccard" if config.check == "jaccard" else "estimated Jaccard"
             value = similarity(first, corpus.same[kept])
-            drops[number] = Drop("near duplicate", f"{measure} {value:.3f} with {corpus.name(kept)}, limit {config.min_jaccard}")
+            chain = ", through others like both" if value < config.min_jaccard else ""
+            detail = f"{measure} {value:.3f} with {corpus.name(kept)}, limit {config.min_jaccard}{chain}"
+            drops[number] = Drop("near duplicate", detail)
     return drops
 
 
