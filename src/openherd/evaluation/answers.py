@@ -1,0 +1,79 @@
+"""Answers of a finetuned model (paper 5.2): exact match and token-F1, beside nearest-question retrieval.
+
+Two sets: entries that were trained on, asked in phrasings that were not; and entries that were held out whole. Questions about one
+entry are not independent, so the interval is over entries: each entry's mean is one case.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from openherd.core.metrics import mean_estimate
+from openherd.core.records import read_jsonl, write_jsonl
+from openherd.core.rundir import Output, Run
+from openherd.core.seeds import uniform
+from openherd.evaluation.retrieval import NearestQuestion
+from openherd.evaluation.scoring import exact_match, token_f1
+from openherd.evaluation.text import checked_weights
+from openherd.inference.engine import Sampling, generate
+from openherd.model.device import choose_device
+from openherd.model.weights import load_model
+from openherd.tokenizer.dialog import encode_dialog
+from openherd.tokenizer.tokenizer import Tokenizer
+
+SETS = ("heldout_phrasings", "heldout_entries")
+SCORES = {"f1": token_f1, "exact": exact_match}
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateAnswersConfig:
+    """Settings of `evaluate-answers`."""
+
+    max_questions: Annotated[int, Field(description="questions asked of each set, in a seeded order; 0 = all", ge=0)] = 0
+    max_new_tokens: Annotated[int, Field(description="tokens of an answer", ge=1)] = 64
+    device: Annotated[str, Field(description="auto, cpu, cuda or mps")] = "auto"
+    seed: Annotated[int, Field(description="seed of the choice of questions")] = 0
+
+
+def read_questions(dialogs: Run, name: str, config: EvaluateAnswersConfig) -> list[dict[str, Any]]:
+    """Rows of a set, at most `max_questions` of them."""
+    rows = list(read_jsonl(dialogs.file(f"{name}.jsonl")))
+    if config.max_questions:
+        rows = sorted(rows, key=lambda r: uniform(config.seed, "questions", r["entry"], r["phrasing"]))[: config.max_questions]
+    return rows
+
+
+def over_entries(rows: list[dict[str, Any]], score: str) -> list[float]:
+    """Each entry's mean score."""
+    by_entry: dict[str, list[float]] = {}
+    for row in rows:
+        by_entry.setdefault(row["entry"], []).append(row[score])
+    return [sum(values) / len(values) for values in by_entry.values()]
+
+
+def evaluate_answers(config: EvaluateAnswersConfig, *, model: Run, dialogs: Run, out: Output) -> dict[str, Any]:
+    """Ask all questions greedily; writes `answers.jsonl`."""
+    directory, digest = checked_weights(model)
+    network, tokenizer = load_model(directory, str(choose_device(config.device))), Tokenizer.load(directory)
+    training = [row["messages"] for row in read_jsonl(dialogs.file("train.jsonl"))]
+    baseline = NearestQuestion([m[0]["content"] for m in training], [m[1]["content"] for m in training])
+    answers: list[dict[str, Any]] = []
+    for name in SETS:
+        rows = read_questions(dialogs, name, config)
+        prompts = [encode_dialog(tokenizer, row["messages"][:-1], generation_prompt=True).ids for row in rows]
+        said = generate(network, prompts, Sampling(config.max_new_tokens), tokenizer.stop_ids)
+        for row, ids in zip(rows, said, strict=True):
+            question, expected = row["messages"][0]["content"], row["messages"][-1]["content"]
+            given = {"answer": tokenizer.decode(ids).strip(), "retrieved": baseline.answer(question)}
+            scores = {s: f(given["answer"], expected) for s, f in SCORES.items()}
+            scores |= {f"retrieval_{s}": f(given["retrieved"], expected) for s, f in SCORES.items()}
+            facts = {"set": name, "entry": row["entry"], "question": question, "expected": expected}
+            answers.append({**facts, **given, **scores})
+    with out.write("answers.jsonl") as path:
+        write_jsonl(path, answers)
+    metrics: dict[str, Any] = {}
+    for name in SETS:
+        rows = [a for a in answers if a["set"] == name]
+        metrics[name] = {s: mean_estimate(over_entries(rows, s)) for s in ("f1", "exact", "retrieval_f1", "retrieval_exact")}
+    return metrics | {"questions": len(answers), "weights_sha256": digest}

@@ -1,0 +1,127 @@
+"""Bits per byte on held-out documents (paper 5.1), beside `xz -9` and a token-trigram model on the same text; and samples.
+
+A document's bits are those of its tokens given `<|begin_of_text|>`; the end of the text is not counted. The total is divided by the
+documents' UTF-8 bytes. A text longer than the model's context is cut into windows that overlap by half, so each token is scored once and with at
+least half a context before it.
+"""
+
+import lzma
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from openherd.core.errors import ConfigError, InputError
+from openherd.core.metrics import ratio_estimate
+from openherd.core.progress import track
+from openherd.core.records import read_parquet, write_jsonl
+from openherd.core.rundir import Output, Run, file_sha256
+from openherd.core.seeds import uniform
+from openherd.evaluation.ngram import SMOOTHING, Trigram
+from openherd.inference.engine import Sampling, generate, log_probabilities
+from openherd.model.device import choose_device
+from openherd.model.transformer import Transformer
+from openherd.model.weights import WEIGHTS, load_model
+from openherd.tokenizer.tokenizer import Tokenizer
+
+PROMPTS = ("Return the ", "The module ", "class ", "def ")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateTextConfig:
+    """Settings of `evaluate-text`."""
+
+    max_heldout_bytes: Annotated[int, Field(description="held-out text scored, whole documents; 0 = all", ge=0)] = 0
+    prompts: Annotated[tuple[str, ...], Field(description="beginnings that each model continues")] = PROMPTS
+    sample_tokens: Annotated[int, Field(description="tokens of a continuation", ge=1)] = 48
+    temperature: Annotated[
+        float, Field(description="of the sampled continuations; each prompt is continued greedily as well", ge=0)
+    ] = 0.8
+    device: Annotated[str, Field(description="auto, cpu, cuda or mps")] = "auto"
+    seed: Annotated[int, Field(description="seed of the choice of documents and of the samples")] = 0
+
+
+def checked_weights(run: Run) -> tuple[Path, str]:
+    """The model directory of a run and the SHA-256 of its weights. Raises InputError where the manifest's is another."""
+    weights = run.file(f"model/{WEIGHTS}")
+    digest = file_sha256(weights)
+    if digest != run.manifest["outputs"][f"model/{WEIGHTS}"]["sha256"]:
+        raise InputError(weights, "not the weights that the manifest names", do="run the stage again")
+    return weights.parent, digest
+
+
+def choose_texts(documents: Run, config: EvaluateTextConfig) -> list[str]:
+    """The held-out texts that are scored: all, or whole documents in a seeded order up to the limit."""
+    rows = list(read_parquet(documents.file("heldout.parquet"), ["id", "text"]))
+    if config.max_heldout_bytes:
+        rows.sort(key=lambda row: uniform(config.seed, "heldout", row["id"]))
+        total = 0
+        kept = []
+        for row in rows:
+            total += len(row["text"].encode())
+            if kept and total > config.max_heldout_bytes:
+                break
+            kept.append(row)
+        rows = kept
+    if not rows:
+        raise InputError(documents.path, "no held-out documents")
+    return [row["text"] for row in rows]
+
+
+def bits_of(model: Transformer, tokenizer: Tokenizer, texts: list[str], what: str) -> list[float]:
+    """Bits of each text under a model."""
+    encoded = tokenizer.encode_batch(texts)
+    return [
+        -float(log_probabilities(model, [tokenizer.bos_id, *ids], model.config.max_positions).sum()) / math.log(2)
+        for ids in track(encoded, f"bits per byte, {what}", "documents", len(encoded))
+    ]
+
+
+def samples_of(name: str, model: Transformer, tokenizer: Tokenizer, config: EvaluateTextConfig) -> list[dict[str, Any]]:
+    """Continuations of the prompts, greedy and sampled."""
+    ids = [[tokenizer.bos_id, *tokenizer.encode(prompt)] for prompt in config.prompts]
+    rows = []
+    for temperature in dict.fromkeys((0.0, config.temperature)):
+        sampling = Sampling(config.sample_tokens, temperature, 1.0, config.seed)
+        for prompt, tokens in zip(config.prompts, generate(model, ids, sampling, tokenizer.stop_ids), strict=True):
+            rows.append({"model": name, "prompt": prompt, "continuation": tokenizer.decode(tokens), "temperature": temperature})
+    return rows
+
+
+def xz_bits(text: bytes) -> int:
+    """Bits of a text after `xz -9`."""
+    return 8 * len(lzma.compress(text, preset=9))
+
+
+def evaluate_text(config: EvaluateTextConfig, *, models: tuple[Run, ...], documents: Run, out: Output) -> dict[str, Any]:
+    """Score each model on `heldout.parquet`, beside the baselines; writes `samples.jsonl`."""
+    names = [run.manifest["stage"] for run in models]
+    if len(set(names)) < len(names):
+        raise ConfigError("evaluate-text", f"models {names}", allowed="runs of different stages")
+    device = str(choose_device(config.device))
+    texts = choose_texts(documents, config)
+    sizes = [float(len(text.encode())) for text in texts]
+    metrics: dict[str, Any] = {}
+    samples: list[dict[str, Any]] = []
+    for name, run in zip(names, models, strict=True):
+        directory, digest = checked_weights(run)
+        model, tokenizer = load_model(directory, device), Tokenizer.load(directory)
+        bits = bits_of(model, tokenizer, texts, name)
+        metrics[name] = {"bits_per_byte": ratio_estimate(bits, sizes), "weights_sha256": digest}
+        samples += samples_of(name, model, tokenizer, config)
+    training = [row["text"] for row in read_parquet(documents.file("train.parquet"), ["text"])]
+    trigram = Trigram(tokenizer.encode_batch(training), tokenizer.vocabulary, tokenizer.bos_id)
+    trigram_bits = [-float(trigram.log2_probabilities(ids).sum()) for ids in tokenizer.encode_batch(texts)]
+    train_bytes, heldout_bytes = "".join(training).encode(), "".join(texts).encode()
+    with out.write("samples.jsonl") as path:
+        write_jsonl(path, samples)
+    return metrics | {
+        "trigram": ratio_estimate(trigram_bits, sizes),
+        "trigram_smoothing": SMOOTHING,
+        "xz": xz_bits(heldout_bytes) / len(heldout_bytes),
+        "xz_primed": (xz_bits(train_bytes + heldout_bytes) - xz_bits(train_bytes)) / len(heldout_bytes),
+        "heldout_documents": len(texts),
+        "heldout_bytes": len(heldout_bytes),
+    }
