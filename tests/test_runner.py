@@ -8,12 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from toy_stages import STAGES, use_toy_stages
 
 from openherd.core.errors import ConfigError, InputError, OpenherdError, StaleError
 from openherd.core.rundir import Run
 from openherd.report.terminal import diff_text, show_run, sweep_table
 from openherd.runner import Recipe, clean, open_stage, read_run_file, run_recipe, single_stage, sweep, unused
+from toy_stages import STAGES, use_toy_stages
 
 RECIPE = """
 name = "toy"

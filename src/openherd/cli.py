@@ -1,7 +1,7 @@
 """The command line: parsing only.
 
-`--help`, `stages` and `where` need nothing beyond the standard library and the static table of stages. Everything else is imported
-when its command runs. Errors that a person can mend are one line and exit code 2; tracebacks are our own bugs.
+`--help`, `stages` and `where` need nothing beyond the standard library and the static table of stages. Everything else is
+imported when its command runs. Errors that a person can mend are one line and exit code 2; tracebacks are our own bugs.
 """
 
 import argparse
@@ -70,7 +70,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
             raise
         place = error.filename or "the output directory"
-        print(f"openherd: {place}: {error.strerror}; make room or give another --out, then the same command goes on", file=sys.stderr)
+        print(
+            f"openherd: {place}: {error.strerror}; make room or give another --out, then the same command goes on", file=sys.stderr
+        )
     return EXIT_ERROR
 
 
@@ -114,10 +116,14 @@ def command_where(arguments: list[str]) -> int:
 
 def command_run(arguments: list[str]) -> None:
     """`openherd run`"""
-    parser = Parser(prog="openherd run", description="Run a recipe. What is done is not done again; a changed setting re-runs what follows it.")
+    parser = Parser(
+        prog="openherd run", description="Run a recipe. What is done is not done again; a changed setting re-runs what follows it."
+    )
     parser.add_argument("recipe", type=Path, help="a TOML file")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the runs go")
-    parser.add_argument("--set", action="append", default=[], metavar="STAGE.SETTING=VALUE", help="change one setting, or seed=N; repeatable")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="STAGE.SETTING=VALUE", help="change one setting, or seed=N; repeatable"
+    )
     given = parser.parse_args(arguments)
     from openherd.report.terminal import run_table
     from openherd.runner import Recipe, run_recipe
@@ -132,7 +138,9 @@ def command_sweep(arguments: list[str]) -> None:
     parser = Parser(prog="openherd sweep", description="Run variants of a recipe; they share every stage that does not differ.")
     parser.add_argument("recipe", type=Path, help="a TOML file")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the runs go")
-    parser.add_argument("--set", action="append", default=[], metavar="STAGE.SETTING=A,B,C", help="values of one setting; several multiply")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="STAGE.SETTING=A,B,C", help="values of one setting; several multiply"
+    )
     parser.add_argument("--seeds", type=int, default=1, help="how many seeds for each variant (from the recipe's upwards)")
     given = parser.parse_args(arguments)
     from openherd.report.terminal import sweep_table
@@ -176,7 +184,9 @@ def command_show(arguments: list[str]) -> None:
 def command_diff(arguments: list[str]) -> None:
     """`openherd diff`"""
     parser = Parser(prog="openherd diff", description="Settings, data and metrics of two runs side by side.")
-    parser.add_argument("first", type=Path, metavar="A", help="a run directory, a directory with run.json, or a run file of a sweep")
+    parser.add_argument(
+        "first", type=Path, metavar="A", help="a run directory, a directory with run.json, or a run file of a sweep"
+    )
     parser.add_argument("second", type=Path, metavar="B")
     given = parser.parse_args(arguments)
     from openherd.core.rundir import CONFIG, Run
@@ -211,7 +221,9 @@ def command_model(arguments: list[str]) -> None:
     """`openherd model`"""
     parser = Parser(prog="openherd model", description="Shapes, parameters, FLOPs and cache of a model size; nothing is built.")
     parser.add_argument("name", help="llama3-405b, for one; 'list' prints all")
-    parser.add_argument("--sequence-length", type=int, default=8_192, metavar="TOKENS", help="for the FLOPs per token (default 8192)")
+    parser.add_argument(
+        "--sequence-length", type=int, default=8_192, metavar="TOKENS", help="for the FLOPs per token (default 8192)"
+    )
     given = parser.parse_args(arguments)
     from openherd.model.table import model_text
 
@@ -287,11 +299,19 @@ def run_stage(name: str, arguments: list[str]) -> int:
 
     stage = StageFunction.load(name, "openherd")
     description = f"{stage.stage.summary} (paper {stage.stage.section}; {stage.stage.target})"
-    parser = Parser(prog=f"openherd {name}", description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser = Parser(
+        prog=f"openherd {name}", description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     inputs = parser.add_argument_group("inputs (finished run directories, or locations outside where the stage reads them)")
     for option in stage.inputs:
         many = "append" if stage.is_list(option) else "store"
-        inputs.add_argument(f"--{option.replace('_', '-')}", dest=f"input_{option}", action=many, required=option not in stage.optional, metavar="PATH")
+        inputs.add_argument(
+            f"--{option.replace('_', '-')}",
+            dest=f"input_{option}",
+            action=many,
+            required=option not in stage.optional,
+            metavar="PATH",
+        )
     inputs.add_argument("--out", type=Path, required=True, metavar="DIR", help="the run directory to write")
     settings = parser.add_argument_group("settings")
     known = {s.name: s for s in settings_of(stage.config_class)}

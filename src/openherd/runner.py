@@ -1,7 +1,7 @@
 """Running a recipe: an ordered list of stages, their inputs by name, their settings.
 
-A recipe is one TOML file. `DIR/<stage>/<short digest>/` holds each stage's run and `DIR/run.json` names those that make up this run.
-All settings and inputs are checked, and all digests known, before anything runs.
+A recipe is one TOML file. `DIR/<stage>/<short digest>/` holds each stage's run and `DIR/run.json` names those that make up this
+run. All settings and inputs are checked, and all digests known, before anything runs.
 """
 
 import contextlib
@@ -103,7 +103,10 @@ class Step:
 
     def opened_inputs(self) -> dict[str, Any]:
         """The inputs as the stage's function takes them; all earlier stages must be done."""
-        return {name: tuple(_opened(v) for v in value) if isinstance(value, list) else _opened(value) for name, value in self.inputs.items()}
+        return {
+            name: tuple(_opened(v) for v in value) if isinstance(value, list) else _opened(value)
+            for name, value in self.inputs.items()
+        }
 
     def run(self) -> tuple[Run, bool]:
         """Run the stage unless its directory is done; returns the run and whether it was done before."""
@@ -191,7 +194,7 @@ class Recipe:
             settings = {k: v for k, v in entry.items() if k not in RESERVED}
             if "seed" not in settings and any(s.name == "seed" for s in settings_of(stage.config_class)):
                 settings["seed"] = self.seed
-            config = load_config(stage.config_class, settings, where)
+            config: Any = load_config(stage.config_class, settings, where)
             given = entry.get("inputs", {})
             if not isinstance(given, dict):
                 raise ConfigError(where, f"inputs = {given!r}", allowed="a table of name = 'earlier stage or location'")
@@ -216,7 +219,9 @@ def _resolve_one(hint: Any, value: Any, steps: Mapping[str, Step], where: object
     if isinstance(value, str) and STAGE_NAME.fullmatch(value):
         if value not in steps:
             do = nearest(value, steps) if steps else ""
-            raise ConfigError(where, f"no earlier stage {value!r}", allowed="an earlier stage; a file is written with a '/', as ./name", do=do)
+            raise ConfigError(
+                where, f"no earlier stage {value!r}", allowed="an earlier stage; a file is written with a '/', as ./name", do=do
+            )
         if not _admits(hint, Run):
             raise ConfigError(where, f"{value!r} is a stage", allowed="a location outside: file, folder, glob or URL")
         return steps[value]
@@ -248,7 +253,9 @@ def run_recipe(recipe: Recipe, out: Path, run_file: Path | None = None, quiet: b
         start = time.monotonic()
         run, before = step.run()
         state = "up to date" if before else format_duration(time.monotonic() - start)
-        console.print(f"{head} · {state} · {summary_line(run.metrics)}" if before else f"      {state} · {summary_line(run.metrics)}")
+        console.print(
+            f"{head} · {state} · {summary_line(run.metrics)}" if before else f"      {state} · {summary_line(run.metrics)}"
+        )
         done.append((step, run, before))
         _write_run_file(run_file, recipe, done)
         check_gate(step, run)
@@ -292,10 +299,14 @@ def check_gate(step: Step, run: Run) -> None:
         raise ConfigError(f"stage {step.name!r}", f"require names no metric of it: {metric!r}", do=nearest(metric, run.metrics))
     met = {">=": value >= bound, "<=": value <= bound, ">": value > bound, "<": value < bound}[comparison]
     if not met:
-        raise OpenherdError(f"stage {step.name!r}", f"its gate is not met: {metric} is {format_metric(value)}", allowed=step.require)
+        raise OpenherdError(
+            f"stage {step.name!r}", f"its gate is not met: {metric} is {format_metric(value)}", allowed=step.require
+        )
 
 
-def sweep(recipe: Recipe, out: Path, grid: Mapping[str, Sequence[str]], seeds: Sequence[int]) -> dict[str, list[tuple[Step, Run, bool]]]:
+def sweep(
+    recipe: Recipe, out: Path, grid: Mapping[str, Sequence[str]], seeds: Sequence[int]
+) -> dict[str, list[tuple[Step, Run, bool]]]:
     """Run every combination of settings and seeds; variants share each stage that does not differ. Returns runs by variant."""
     variants: dict[str, Recipe] = {}
     for seed in seeds:
@@ -303,7 +314,9 @@ def sweep(recipe: Recipe, out: Path, grid: Mapping[str, Sequence[str]], seeds: S
             variant = replace(recipe, seed=seed)
             for key, value in zip(grid, values, strict=True):
                 variant = variant.changed(f"{key}={value}")
-            label = ",".join([*(f"{k}={v}" for k, v in zip(grid, values, strict=True)), *([f"seed={seed}"] if len(seeds) > 1 else [])])
+            label = ",".join(
+                [*(f"{k}={v}" for k, v in zip(grid, values, strict=True)), *([f"seed={seed}"] if len(seeds) > 1 else [])]
+            )
             variants[label or "as-is"] = variant
     for variant in variants.values():
         variant.resolve(out)  # all are checked before the first runs
@@ -361,7 +374,7 @@ def single_stage(name: str, settings: Mapping[str, Any], inputs: Mapping[str, An
     """Run one stage from paths: an input is a finished run directory or, where the stage takes one, a location outside."""
     stage = StageFunction.load(name, "openherd")
     where = f"openherd {name}"
-    config = load_config(stage.config_class, settings, where)
+    config: Any = load_config(stage.config_class, settings, where)
     _check_names(stage, inputs, where)
     opened = {n: _open_path(stage.inputs[n], v, f"{where} --{n}") for n, v in inputs.items()}
     step = Step(name, stage, config, opened, "", out)
@@ -381,5 +394,3 @@ def _open_path(hint: Any, value: Any, where: object) -> Any:
     outside = Outside(value)
     outside.files()
     return outside
-
-

@@ -1,4 +1,6 @@
-"""The loop: against a plain PyTorch loop, whole against interrupted, one batch against micro-batches; ramps and schedules by hand."""
+"""The loop: against a plain PyTorch loop, whole against interrupted, one batch against micro-batches; ramps and schedules by
+hand.
+"""
 
 import json
 from dataclasses import replace

@@ -88,7 +88,9 @@ def load_config(cls: type[Config], values: Mapping[str, Any], where: object) -> 
         setting = settings.get(str(first["loc"][0])) if first["loc"] else None
         raise ConfigError(where, found, allowed=allowed, do=f"({setting.description})" if setting else "") from None
     except (TypeError, ValueError) as error:
-        raise ConfigError(where, f"a value that TOML cannot hold ({error})", allowed="numbers, text, booleans and lists of them") from None
+        raise ConfigError(
+            where, f"a value that TOML cannot hold ({error})", allowed="numbers, text, booleans and lists of them"
+        ) from None
 
 
 def parse_value(setting: Setting, text: str) -> Any:

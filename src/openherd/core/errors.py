@@ -1,6 +1,7 @@
 """The errors that a person can mend; everything else that is raised is a bug of ours.
 
-Each says in one line where, what was found, what is allowed and what to do. The command line prints that line and exits with code 2.
+Each says in one line where, what was found, what is allowed and what to do. The command line prints that line and exits with code
+2.
 """
 
 

@@ -62,7 +62,9 @@ def read_parquet(path: Path, columns: list[str] | None = None, rows_per_batch: i
     try:
         with pq.ParquetFile(path) as file:
             if columns is not None and (missing := set(columns) - set(file.schema_arrow.names)):
-                raise InputError(path, f"no column {sorted(missing)}", allowed=f"columns here: {', '.join(file.schema_arrow.names)}")
+                raise InputError(
+                    path, f"no column {sorted(missing)}", allowed=f"columns here: {', '.join(file.schema_arrow.names)}"
+                )
             for batch in file.iter_batches(batch_size=rows_per_batch, columns=columns):
                 yield from batch.to_pylist()
     except (pa.ArrowInvalid, OSError) as error:
@@ -100,7 +102,9 @@ def read_jsonl(path: Path) -> Iterator[Any]:
                     try:
                         yield json.loads(line)
                     except json.JSONDecodeError as error:
-                        raise InputError(f"{path}, line {number}", f"not valid JSON ({error.msg})", do="mend or remove the line") from None
+                        raise InputError(
+                            f"{path}, line {number}", f"not valid JSON ({error.msg})", do="mend or remove the line"
+                        ) from None
     except FileNotFoundError:
         raise InputError(path, "no such file") from None
     except UnicodeDecodeError as error:

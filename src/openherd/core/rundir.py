@@ -2,7 +2,8 @@
 
 A run directory holds `config.toml` (stage, version, digest, inputs and settings; written first), outputs (each under a temporary
 name, then renamed), `metrics.jsonl` (append only) and `manifest.json` (last and atomically: its presence means done). The digest
-covers stage, version, settings and the digests of the inputs. Same digest: up to date. Another digest: refused. No manifest: resume.
+covers stage, version, settings and the digests of the inputs. Same digest: up to date. Another digest: refused. No manifest:
+resume.
 """
 
 import contextlib
@@ -66,7 +67,9 @@ class Run:
         for name, (output, n_bytes) in outputs.items():
             if not output.exists() or output.stat().st_size != n_bytes:
                 found = f"{output.stat().st_size:,} bytes" if output.exists() else "missing"
-                raise InputError(path / name, f"damaged: {found} where the manifest says {n_bytes:,}", do=f"remove {path} and run again")
+                raise InputError(
+                    path / name, f"damaged: {found} where the manifest says {n_bytes:,}", do=f"remove {path} and run again"
+                )
         return cls(path, manifest)
 
     @property
@@ -263,7 +266,11 @@ def check_same_job(job: Job, path: Path) -> None:
         there = found.get(part, {})
         for key in sorted(there.keys() | asked.keys()):
             if there.get(key) != asked.get(key):
-                what = f"{key} = {there.get(key)!r} there, {asked.get(key)!r} asked" if part == "settings" else f"input {key!r} differs"
+                what = (
+                    f"{key} = {there.get(key)!r} there, {asked.get(key)!r} asked"
+                    if part == "settings"
+                    else f"input {key!r} differs"
+                )
                 differences.append(what)
     raise StaleError(path, "holds another run: " + "; ".join(differences or ["digest differs"]), do="give another --out")
 

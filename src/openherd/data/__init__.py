@@ -1,1 +1,3 @@
-"""Curation: from pages to documents to token files (paper 3.1). Every stage is a pure function over rows; what it drops, it explains."""
+"""Curation: from pages to documents to token files (paper 3.1). Every stage is a pure function over rows; what it drops, it
+explains.
+"""

@@ -1,8 +1,8 @@
 """Batches as a pure function of seed, phase and sample index (paper 3.4.1).
 
-A source's stream of tokens is cut into windows of `sequence_length`, each with one token more for the last label. An epoch visits every
-window once, in the order of a seeded permutation that takes no memory (a Feistel network, walked until it lands inside); the
-windows of each epoch start at another offset, so that their borders differ. Less than two windows at the stream's ends are
+A source's stream of tokens is cut into windows of `sequence_length`, each with one token more for the last label. An epoch visits
+every window once, in the order of a seeded permutation that takes no memory (a Feistel network, walked until it lands inside);
+the windows of each epoch start at another offset, so that their borders differ. Less than two windows at the stream's ends are
 left out of an epoch. Tokens attend within their own document, whose positions count from 0, or from the window's start where it
 began before; the first token of a document is nobody's label. The state of the data is the sample's index alone.
 """
@@ -64,7 +64,9 @@ class BatchSource:
         for name, n in self.windows.items():
             if n < 1:
                 found = f"source {name!r} has {shards.tokens[name]:,} tokens"
-                raise InputError(shards.path, found, allowed=f"at least {2 * sequence_length:,} for sequences of {sequence_length:,}")
+                raise InputError(
+                    shards.path, found, allowed=f"at least {2 * sequence_length:,} for sequences of {sequence_length:,}"
+                )
 
     def window(self, index: int) -> tuple[str, int]:
         """The source of sample `index`, and the token in its stream at which the window starts."""

@@ -1,8 +1,8 @@
 """Documents on disk, and the one loop by which a curation stage keeps, changes or drops them (paper 3.1.1).
 
-Every stage reads `documents.parquet` and writes `documents.parquet` and `dropped.parquet`: each document that comes in goes out or is
-dropped with stage, reason and detail. What must not be kept (illegal, or personal where asked) is dropped without its content.
-The counts by reason are the stage's metrics, from which the report draws the funnel.
+Every stage reads `documents.parquet` and writes `documents.parquet` and `dropped.parquet`: each document that comes in goes out
+or is dropped with stage, reason and detail. What must not be kept (illegal, or personal where asked) is dropped without its
+content. The counts by reason are the stage's metrics, from which the report draws the funnel.
 """
 
 from collections import defaultdict

@@ -1,7 +1,9 @@
-"""Main content of pages as plain text (paper 3.1.1): code and its indentation kept, images' alternative text kept, no Markdown markers.
+"""Main content of pages as plain text (paper 3.1.1): code and its indentation kept, images' alternative text kept, no Markdown
+markers.
 
-The paper has its own HTML parser; here it is resiliparse, whose lines are cleaned up: no-break spaces become spaces, trailing space and
-runs of blank lines go. A page cannot be given a time limit inside one process; resiliparse is linear in the page's length.
+The paper has its own HTML parser; here it is resiliparse, whose lines are cleaned up: no-break spaces become spaces, trailing
+space and runs of blank lines go. A page cannot be given a time limit inside one process; resiliparse is linear in the page's
+length.
 """
 
 import re
@@ -42,7 +44,7 @@ class ExtractionConfig:
 def decode(content: bytes, content_type: str) -> str:
     """A page's bytes as text: the encoding that its header names, else the one detected; what cannot be decoded becomes U+FFFD."""
     named = CHARSET.search(content_type)
-    for encoding in (named[1] if named else "utf-8", detect_encoding(content)):
+    for encoding in (named[1] if named else "utf-8", detect_encoding(content) or "utf-8"):
         try:
             return content.decode(encoding)
         except (UnicodeDecodeError, LookupError):

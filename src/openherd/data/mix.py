@@ -1,8 +1,9 @@
-"""Which source each sample comes from (paper 3.1.2): shares that are exact over any prefix, as a pure function of the sample's index.
+"""Which source each sample comes from (paper 3.1.2): shares that are exact over any prefix, as a pure function of the sample's
+index.
 
-Weights are rounded to multiples of 1/4096. Within a period of 4096 samples each source's j-th sample must fall between (j-1)/w and j/w; the one
-whose time runs out first goes first. That keeps every prefix of the infinite sequence within one sample of each source's exact share
-(the uniprocessor case of proportionate fairness, Baruah et al. 1996).
+Weights are rounded to multiples of 1/4096. Within a period of 4096 samples each source's j-th sample must fall between (j-1)/w
+and j/w; the one whose time runs out first goes first. That keeps every prefix of the infinite sequence within one sample of each
+source's exact share (the uniprocessor case of proportionate fairness, Baruah et al. 1996).
 """
 
 import heapq

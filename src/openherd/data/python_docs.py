@@ -1,8 +1,9 @@
-"""Real pages that are always there: the documentation of the running Python, rendered by pydoc, as a WARC file (paper 3.1: the crawl).
+"""Real pages that are always there: the documentation of the running Python, as a WARC file (paper 3.1: in the crawl's place).
 
-One page for each module of the standard library and one for each topic of the language reference, with request and response records
-as a crawler writes them. The same Python gives a byte-identical file: modules are rendered by worker processes with an empty
-environment and a fixed hash seed; paths of this machine, object addresses, process numbers and thread names are masked.
+One page for each module of the standard library, rendered by pydoc, and one for each topic of the language reference, with
+request and response records as a crawler writes them. The same Python gives a byte-identical file: each page is rendered in a
+process of its own, with no environment, no installed packages and a fixed hash seed, and what belongs to this machine is
+masked: paths, addresses of objects, numbers of processes. Rendering imports the modules: it runs the standard library's code.
 """
 
 import gzip
@@ -11,7 +12,6 @@ import json
 import pkgutil
 import platform
 import re
-import select
 import subprocess
 import sys
 import sysconfig
@@ -35,9 +35,8 @@ DATE = "2024-07-23T00:00:00Z"  # of every record: a fixed date keeps the file th
 WARC = "pages.warc.gz"
 SKIPPED = {"antigravity", "this", "idlelib", "turtledemo", "lib2to3", "test"}  # no documentation, or effects when imported
 SKIPPED_PARTS = {"__main__", "test", "tests", "idle_test"}
-GRACE_S = 10  # beyond the alarm, before a worker is killed
 MASKS = (
-    (re.compile(r"0x[0-9a-fA-F]{4,}"), "0x..."),
+    (re.compile(r"\b(0x|handle )[0-9a-fA-F]{4,}"), r"\1..."),
     (re.compile(r"\b(started|parent|pid|daemon)([= ])\d+"), r"\1\2..."),
     (re.compile(r'<a href="file:[^"]*">(.*?)</a>'), r"\1"),
 )
@@ -80,39 +79,38 @@ def topic_pages() -> dict[str, str]:
 
 
 def render_modules(names: list[str], timeout_s: int, progress: Progress) -> Iterator[dict[str, str]]:
-    """Pages of modules, in order, from one worker at a time; a worker that dies or hangs loses one page, and the next goes on."""
-    left = list(names)
-    while left:
-        command = [sys.executable, "-s", "-P", pydoc_worker.__file__, str(timeout_s), *left]
-        environment = {"PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8"}
-        with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, cwd="/", env=environment) as worker:
-            assert worker.stdout is not None
-            while left:
-                ready = select.select([worker.stdout], [], [], timeout_s + GRACE_S)[0]
-                line = worker.stdout.readline() if ready else b""
-                name = left.pop(0)
-                progress.advance()
-                if not line.endswith(b"\n"):
-                    yield {"name": name, "reason": "the process died" if ready else "took too long"}
-                    break
-                yield json.loads(line)
-            worker.kill()
+    """Pages of modules, in order, one at a time."""
+    command = [sys.executable, "-S", "-s", "-P", pydoc_worker.__file__]
+    environment = {"PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8", "TZ": "UTC"}
+    with subprocess.Popen(
+        command, cwd="/", env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as worker:
+        assert worker.stdin is not None
+        assert worker.stdout is not None
+        worker.stdin.write("\n".join([str(timeout_s), *names]).encode())
+        worker.stdin.close()
+        for line in worker.stdout:
+            progress.advance()
+            yield json.loads(line)
+    if worker.returncode:
+        raise RuntimeError(f"the process that renders pages ended with {worker.returncode}")
 
 
-def mask(text: str, paths: list[str]) -> str:
-    """A page without what belongs to this machine: paths, addresses, process numbers."""
-    for path in paths:
-        text = text.replace(path, "")
+def machine_paths() -> re.Pattern[str]:
+    """Folders of this machine that pages may name."""
+    library = sysconfig.get_path("stdlib")
+    found = {sys.executable, sys.prefix, sys.base_prefix, sys.exec_prefix, library, str(Path(pydoc_worker.__file__).parent)}
+    found |= {str(Path(path).resolve()) for path in found}
+    longest_first = sorted(found - {"/", "/usr", "/usr/local"}, key=lambda path: (-len(path), path))
+    return re.compile(rf"({'|'.join(map(re.escape, longest_first))})(?![\w-])/?")
+
+
+def mask(text: str, paths: re.Pattern[str]) -> str:
+    """A page without what belongs to this machine: paths, addresses, numbers of processes."""
+    text = paths.sub("", text)
     for pattern, instead in MASKS:
         text = pattern.sub(instead, text)
     return text
-
-
-def machine_paths() -> list[str]:
-    """Folders of this machine that pages may name, longest first."""
-    found = {sys.prefix, sys.base_prefix, sys.exec_prefix, sysconfig.get_path("stdlib"), str(Path.home()), str(Path(__file__).parents[2])}
-    found |= {str(Path(p).resolve()) for p in found}
-    return sorted((p.rstrip("/") + "/" for p in found if len(p) > 1), key=lambda p: (-len(p), p))
 
 
 def record(kind: str, url: str, content_type: str, body: bytes, **more: str) -> bytes:
@@ -143,9 +141,9 @@ def python_docs(config: PythonDocsConfig, *, library: Outside, out: Output) -> d
         raise InputError(library.location, "not a library that can be rendered", allowed=f"{INTERPRETER}stdlib")
     names = module_names()
     topics = topic_pages()
-    everything = sorted([*names, *topics])
-    if config.pages:
-        everything = everything[:: max(len(everything) // config.pages, 1)][: config.pages]
+    everything = [*names, *topics]
+    if 0 < config.pages < len(everything):
+        everything = [everything[i * len(everything) // config.pages] for i in range(config.pages)]
     modules = [n for n in everything if n not in topics]
     paths = machine_paths()
     rendered = {url: topics[url] for url in everything if url in topics}

@@ -1,213 +1,243 @@
 """Reading what a crawl or a person has (paper 3.1): WARC, HTML, text, Markdown, JSON Lines, Parquet; local, s3:// or https://.
 
-Each page keeps its lineage: the file, the byte of its WARC record (or the row, or the line), address and date. What is no page (a
-status other than 200, an image, an empty body) is dropped with its reason; nothing is passed over in silence. A damaged file
-stops the stage and says where, or with `on_damage = "skip"` loses the damaged record alone.
+Each page keeps its lineage: file, address, date, and the byte of its WARC record (or the number of its line or row, from 1).
+What is no page (a status other than 200, an image, an empty body) is dropped with its reason: nothing is passed over in
+silence. A damaged file stops the stage and says where; `on_damage = "skip"` drops what is damaged and reads the rest.
+`content_type` is text/html (XHTML too), text/plain or text/markdown, with `; charset=...` where the server named one.
 """
 
+import datetime
 import gzip
 import hashlib
 import json
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import IO, Annotated, Any, Literal
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, BinaryIO, Literal
+from urllib.parse import urlsplit
 
-import fsspec
-from fastwarc.warc import ArchiveIterator, WarcRecord, WarcRecordType
+import pyarrow as pa
+import pyarrow.parquet as pq
+from fastwarc.warc import WarcRecord, WarcRecordType
 from pydantic import Field
 
 from openherd.core.errors import ConfigError, InputError
 from openherd.core.progress import Progress
-from openherd.core.records import read_parquet
 from openherd.core.rundir import Output, Run, Source
-from openherd.data.documents import PAGE_SCHEMA, Drop, Funnel
+from openherd.data.documents import DOCUMENTS, PAGE_SCHEMA, Drop, Funnel
+from openherd.data.warc import DamageError, read_warc
 
 SOURCE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
-CONTENT_TYPES = {".html": "text/html", ".htm": "text/html", ".xhtml": "text/html", ".txt": "text/plain", ".md": "text/markdown"}
-READABLE = {"text/html", "application/xhtml+xml", "text/plain", "text/markdown", ""}
-MEMBER, RECORD = b"\x1f\x8b\x08", b"WARC/1."  # how gzip members and plain records begin
+PAGE_RECORDS = (WarcRecordType.response, WarcRecordType.resource, WarcRecordType.conversion)
+# What is read, by a file's ending (before .gz).
+WARC = (".warc", ".wet")
+ROWS = (".jsonl", ".parquet")
+PAGES = {
+    ".html": "text/html",
+    ".htm": "text/html",
+    ".xhtml": "text/html",
+    ".txt": "text/plain",
+    ".md": "text/markdown",
+    ".markdown": "text/markdown",
+}
+READABLE = {
+    "text/html": "text/html",
+    "application/xhtml+xml": "text/html",
+    "text/plain": "text/plain",
+    "text/markdown": "text/markdown",
+    "text/x-markdown": "text/markdown",
+}
+HTML_START = re.compile(rb"(?i)\s*(\xef\xbb\xbf)?\s*<(!doctype html|html|head|body|!--|\?xml)")
+
+PlainFile = BinaryIO | gzip.GzipFile
 
 
 @dataclass(frozen=True, kw_only=True)
 class SourcesConfig:
-    """Settings of `sources`."""
+    """Settings of `sources`. The paper names no such settings; all defaults are openherd's."""
 
-    source: Annotated[str, Field(description="source of pages that no pattern names; the mix weighs sources")] = "web"
-    source_patterns: Annotated[dict[str, str], Field(description="source name to a regular expression on the address; the first that matches")] = (
-        field(default_factory=dict)
-    )
-    text_field: Annotated[str, Field(description="field or column that holds the text, in JSON Lines and Parquet")] = "text"
-    on_damage: Annotated[Literal["stop", "skip"], Field(description="a damaged record: stop there, or drop it and read on")] = "stop"
+    source: Annotated[str, Field(description="source of the pages that no pattern names; the mix weighs sources")] = "web"
+    source_patterns: Annotated[
+        dict[str, str], Field(description="source name to a regular expression on the address; the first that matches")
+    ] = field(default_factory=dict)
+    text_fields: Annotated[
+        tuple[str, ...], Field(description="where rows hold their text: the first of these that is there", min_length=1)
+    ] = ("text", "content")
+    on_damage: Annotated[Literal["stop", "skip"], Field(description="at a damaged record stop, or drop it and read on")] = "stop"
 
 
-@dataclass
+@dataclass(frozen=True)
 class Page:
-    """One page as read, or the reason why there is none."""
+    """One page as read, with the reason why it is dropped, if it is."""
 
     offset: int
-    url: str
-    date: str
-    content_type: str
-    content: bytes
+    url: str = ""
+    date: str = ""
+    content_type: str = ""
+    content: bytes = b""
     drop: Drop | None = None
 
 
-def damage(name: str, offset: int, found: str, skip: bool) -> Page:
-    """A damaged record as a dropped page, or InputError."""
-    if not skip:
-        raise InputError(f"{name}, byte {offset:,}", found, allowed="whole records", do="fetch the file again, or set on_damage = 'skip'")
-    return Page(offset, "", "", "", b"", Drop("damaged", found))
+def checked(page: Page) -> Page:
+    """A page with its content type in one spelling, dropped where it is no text or empty."""
+    if page.drop:
+        return page
+    declared, _, parameters = page.content_type.partition(";")
+    declared = declared.strip().lower()
+    if not page.content.strip():
+        return _dropped(page, "empty")
+    if not declared and b"\0" not in page.content[:1024]:
+        declared = "text/html" if HTML_START.match(page.content) else "text/plain"
+    if declared not in READABLE:
+        return _dropped(page, "content type", declared or "none, and not text")
+    content_type = "; ".join([READABLE[declared], *filter(None, [parameters.strip()])])
+    return Page(page.offset, page.url, page.date, content_type, page.content)
 
 
-def read_warc(name: str, skip: bool) -> Iterator[Page]:
-    """Response, resource and conversion records of a WARC file, plain or gzip; damage anywhere is found."""
-    with fsspec.open(name, "rb") as file:
-        zipped = file.read(3) == MEMBER
-        start = 0
-        while start >= 0:
-            file.seek(start)
-            last = start
-            broken = ""
-            try:
-                for record in ArchiveIterator(file, parse_http=False, fsspec_args=False):
-                    last = start + record.stream_pos
-                    length = record.content_length
-                    block = record.reader.read()
-                    if len(block) != length:
-                        broken = f"a record of {length:,} bytes ends after {len(block):,}"
-                        break
-                    if record.record_type in (WarcRecordType.response, WarcRecordType.resource, WarcRecordType.conversion):
-                        yield _page(record, block, last)
-            except (OSError, EOFError, ValueError, zlib.error) as error:
-                broken = str(error) or type(error).__name__
-            broken = broken or _tail(file, last, zipped)
-            if not broken:
-                return
-            yield damage(name, last, broken, skip)
-            start = _next_record(file, last + 1, MEMBER if zipped else RECORD)
+def _dropped(page: Page, reason: str, detail: str = "") -> Page:
+    return Page(page.offset, page.url, page.date, page.content_type, page.content, Drop(reason, detail))
 
 
-def _page(record: WarcRecord, block: bytes, offset: int) -> Page:
-    """A record's payload, with HTTP's head taken off and its encodings undone."""
-    url = (record.headers.get("WARC-Target-URI") or "").strip("<>")
-    date = record.record_date.strftime("%Y-%m-%dT%H:%M:%SZ") if record.record_date else ""
-    if not record.is_http:
-        content_type = (record.headers.get("Content-Type") or "text/plain").split(";")[0].strip().lower()
-        return _checked(Page(offset, url, date, content_type, block))
-    record.set_bytes_content(block)
-    record.parse_http(auto_decode="all")
-    head = record.http_headers
-    charset = f"; charset={record.http_charset}" if record.http_charset else ""
-    page = Page(offset, url, date, (record.http_content_type or "").lower() + charset, record.reader.read())
-    if head is not None and head.status_code != 200:
-        page.drop = Drop("http status", str(head.status_code))
-    return _checked(page)
-
-
-def _checked(page: Page) -> Page:
-    if page.drop is None and page.content_type.split(";")[0].strip() not in READABLE:
-        page.drop = Drop("content type", page.content_type)
-    if page.drop is None and not page.content.strip():
-        page.drop = Drop("empty")
-    return page
-
-
-def _tail(file: IO[bytes], last: int, zipped: bool) -> str:
-    """What is wrong from the last record on, where the reader stopped without a word: a cut header or gzip member."""
-    file.seek(last)
-    rest = file.read()
-    if zipped:
-        plain = b""
-        while rest:
-            member = zlib.decompressobj(wbits=31)
-            try:
-                plain += member.decompress(rest)
-            except zlib.error as error:
-                return f"gzip: {error}"
-            if not member.eof:
-                return "the gzip stream ends in the middle"
-            rest = member.unused_data
-        rest = plain
-    if not rest.strip():
-        return ""
-    head, end, body = rest.partition(b"\r\n\r\n")
-    length = re.search(rb"(?im)^Content-Length:\s*(\d+)", head)
-    if not head.startswith(RECORD) or not end or not length:
-        return "not a WARC record"
-    return "" if not body[int(length[1]) :].strip() else "bytes after the last record"
-
-
-def _next_record(file: IO[bytes], start: int, mark: bytes) -> int:
-    """Where the next record begins at or after `start`, or -1."""
-    file.seek(start)
-    before, kept = start, b""
-    while chunk := file.read(1 << 20):
-        found = (kept + chunk).find(mark)
-        if found >= 0:
-            return before - len(kept) + found
-        before += len(chunk)
-        kept = chunk[-len(mark) + 1 :]
-    return -1
-
-
-def read_rows(name: str, text_field: str, skip: bool) -> Iterator[Page]:
-    """Rows of JSON Lines, plain or gzip, or of a local Parquet file; `url` and `date` are read where they are there."""
-    if name.endswith(".parquet"):
-        numbered: Iterator[tuple[int, Any]] = enumerate(read_parquet(Path(name)))
-    else:
-        numbered = _json_lines(name, skip)
-    for number, row in numbered:
-        if isinstance(row, Page):
-            yield row
-        elif not isinstance(row, dict) or not isinstance(row.get(text_field), str):
-            there = ", ".join(row) if isinstance(row, dict) else type(row).__name__
-            raise InputError(f"{name}, row {number}", f"no text in field {text_field!r}", allowed=f"fields here: {there}", do="set text_field")
-        else:
-            page = Page(number, str(row.get("url") or ""), str(row.get("date") or ""), "text/plain; charset=utf-8", row[text_field].encode())
-            yield _checked(page)
-
-
-def _json_lines(name: str, skip: bool) -> Iterator[tuple[int, Any]]:
-    with fsspec.open(name, "rb", compression="gzip" if name.endswith(".gz") else None) as file:
-        number = 0
+def read_records(file: BinaryIO) -> Iterator[Page | DamageError]:
+    """Response, resource and conversion records of a WARC file."""
+    for found in read_warc(file):
+        if isinstance(found, DamageError):
+            yield found
+            continue
+        offset, data = found
         try:
-            for number, line in enumerate(file, 1):  # noqa: B007
-                if line.strip():
-                    try:
-                        yield number, json.loads(line)
-                    except ValueError as error:
-                        yield number, damage(name, number, f"line {number} is not valid JSON ({error})", skip)
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            yield number, damage(name, number, f"after line {number}: {error}", skip)
+            record = WarcRecord.from_bytes(data)
+        except OSError as error:
+            yield DamageError(offset, f"not a WARC record ({error})")
+            continue
+        if record.record_type in PAGE_RECORDS:
+            yield _page_of(record, data, offset)
 
 
-def read_file(name: str, config: SourcesConfig) -> Iterator[Page]:
-    """The pages of one file, by its ending. Raises InputError for one that is not read."""
-    skip = config.on_damage == "skip"
-    bare = name.removesuffix(".gz")
-    if bare.endswith((".warc", ".wet", ".arc")):
-        yield from read_warc(name, skip)
-    elif bare.endswith(".jsonl") or name.endswith(".parquet"):
-        yield from read_rows(name, config.text_field, skip)
-    elif (ending := Path(bare).suffix.lower()) in CONTENT_TYPES:
-        with fsspec.open(name, "rb", compression="gzip" if name.endswith(".gz") else None) as file:
-            url = name if "://" in name else Path(name).absolute().as_uri()
-            yield _checked(Page(0, url, "", CONTENT_TYPES[ending], file.read()))
-    else:
-        allowed = f".warc[.gz], .jsonl[.gz], .parquet, {', '.join(CONTENT_TYPES)}"
-        raise InputError(name, "not a kind of file that is read", allowed=allowed)
+def _page_of(record: WarcRecord, data: bytes, offset: int) -> Page:
+    url = (record.headers.get("WARC-Target-URI") or "").strip().strip("<>")
+    date = iso_date(record.record_date) if record.record_date else ""
+    if record.headers.get("WARC-Segment-Number"):
+        return Page(offset, url, date, drop=Drop("segment", "one part of a record that is spread over several"))
+    if not record.is_http:
+        return checked(Page(offset, url, date, record.headers.get("Content-Type") or "", record.reader.read()))
+    decoded = True
+    try:
+        record.parse_http(auto_decode="all", quirks_mode=True)
+        content = record.reader.read()
+    except OSError:  # crawlers keep 'Content-Encoding: gzip' on content that they have decoded
+        decoded = False
+        record = WarcRecord.from_bytes(data)
+        try:
+            record.parse_http(auto_decode="none", quirks_mode=True)
+            content = record.reader.read()
+        except OSError as error:
+            return Page(offset, url, date, content=record.reader.read(), drop=Drop("no http response", str(error)))
+    charset = f"; charset={record.http_charset}" if record.http_charset else ""
+    page = Page(offset, url, date, (record.http_content_type or "") + charset, content)
+    status = record.http_headers.status_code if record.http_headers else None
+    if status != 200:
+        return _dropped(page, "http status", str(status or "none"))
+    if not decoded and b"\0" in content[:1024]:
+        return _dropped(page, "content encoding", record.http_headers.get("Content-Encoding") or "")
+    return checked(page)
 
 
-def source_of(url: str, config: SourcesConfig, patterns: list[tuple[str, re.Pattern[str]]]) -> str:
-    """The source whose pattern the address matches first."""
-    return next((name for name, pattern in patterns if pattern.search(url)), config.source)
+def iso_date(value: Any) -> str:
+    """A date as text: ISO 8601 in UTC for a date and time (one without a time zone is UTC), as it stands for text."""
+    if isinstance(value, datetime.datetime):
+        value = value.replace(tzinfo=value.tzinfo or datetime.UTC).astimezone(datetime.UTC)
+        return value.isoformat(timespec="seconds").replace("+00:00", "Z")
+    return value.isoformat() if isinstance(value, datetime.date) else "" if value is None else str(value)
+
+
+def _page_of_row(number: int, row: Any, text_fields: tuple[str, ...]) -> Page:
+    if not isinstance(row, Mapping):
+        return Page(number, drop=Drop("no text", f"{type(row).__name__}, not an object"))
+    text = next((row[name] for name in text_fields if isinstance(row.get(name), str | bytes)), None)
+    url = row.get("url") or row.get("id")
+    page = Page(number, "" if url is None else str(url), iso_date(row.get("date")))
+    if text is None:
+        return _dropped(page, "no text", f"fields: {', '.join(map(str, row))}")
+    content = text.encode(errors="replace") if isinstance(text, str) else text
+    return checked(Page(number, page.url, page.date, str(row.get("content_type") or "text/plain; charset=utf-8"), content))
+
+
+def read_json_lines(file: PlainFile, text_fields: tuple[str, ...]) -> Iterator[Page | DamageError]:
+    """Rows of JSON Lines."""
+    number = 0
+    try:
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                try:
+                    row = json.loads(line)
+                except ValueError as error:
+                    yield DamageError(number, f"invalid JSON ({error})")
+                    continue
+                yield _page_of_row(number, row, text_fields)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        yield DamageError(number + 1, f"invalid gzip ({error})")
+
+
+def read_parquet(file: BinaryIO, text_fields: tuple[str, ...]) -> Iterator[Page | DamageError]:
+    """Rows of a Parquet file."""
+    number = 0
+    try:
+        with pq.ParquetFile(file) as table:
+            wanted = [name for name in table.schema_arrow.names if name in (*text_fields, "url", "date", "id", "content_type")]
+            for batch in table.iter_batches(batch_size=1_000, columns=wanted):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield _page_of_row(number, row, text_fields)
+    except (pa.ArrowException, OSError) as error:
+        yield DamageError(number + 1, f"not a readable Parquet file ({error})")
+
+
+def ending_of(name: str) -> str:
+    """A file's ending in lower case, before .gz."""
+    path = PurePosixPath(urlsplit(name).path if "://" in name else name)
+    return (path.with_suffix("") if path.suffix.lower() == ".gz" else path).suffix.lower()
+
+
+def read_file(name: str, text_fields: tuple[str, ...]) -> Iterator[Page | DamageError]:
+    """The pages of one file, by its ending; a DamageError where there is one. Raises InputError where it cannot be read."""
+    ending = ending_of(name)
+    try:
+        with closing(opened(name)) as file:
+            if ending in WARC:
+                yield from read_records(file)
+            elif ending == ".parquet":
+                yield from read_parquet(file, text_fields)
+            else:
+                zipped = urlsplit(name).path.lower().endswith(".gz")
+                plain = gzip.GzipFile(fileobj=file) if zipped else file
+                yield from read_json_lines(plain, text_fields) if ending == ".jsonl" else read_page(plain, name, PAGES[ending])
+    except (OSError, ImportError) as error:
+        raise InputError(name, f"cannot be read ({error})", do="check the address and your access to it") from None
+
+
+def read_page(file: PlainFile, name: str, content_type: str) -> Iterator[Page | DamageError]:
+    """A file that is one page."""
+    try:
+        yield checked(Page(0, name if "://" in name else Path(name).absolute().as_uri(), "", content_type, file.read()))
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        yield DamageError(0, f"invalid gzip ({error})")
+
+
+def opened(name: str) -> BinaryIO:
+    """A file here or, through fsspec, elsewhere."""
+    if "://" not in name:
+        return Path(name).open("rb")
+    import fsspec
+
+    return fsspec.open(name, "rb").open()
 
 
 def compiled(config: SourcesConfig) -> list[tuple[str, re.Pattern[str]]]:
-    """The patterns, checked. Raises ConfigError."""
+    """The patterns. Raises ConfigError."""
     for name in (config.source, *config.source_patterns):
         if not SOURCE_NAME.fullmatch(name):
             raise ConfigError("sources", f"source {name!r}", allowed="lower-case letters, digits, '-' and '_'")
@@ -217,34 +247,56 @@ def compiled(config: SourcesConfig) -> list[tuple[str, re.Pattern[str]]]:
         raise ConfigError("sources", f"source_patterns: {error.pattern!r}", allowed=f"a regular expression ({error})") from None
 
 
+def files_of(pages: Source) -> tuple[list[tuple[str, str]], list[str]]:
+    """The files to read as (path, name in the lineage), and files of other kinds. Raises InputError where there is none to read."""
+    if isinstance(pages, Run):
+        outputs = pages.files(DOCUMENTS) or [p for p in pages.files() if not Path(p).name.startswith("dropped")]
+        named = [(path, str(Path(path).relative_to(pages.path))) for path in outputs]
+    else:
+        named = [(path, path) for path in pages.files()]
+    endings = (*WARC, *ROWS, *PAGES)
+    readable = [(path, name) for path, name in named if ending_of(path) in endings]
+    if not readable:
+        where = pages.path if isinstance(pages, Run) else pages.location
+        raise InputError(where, "no file of a kind that is read", allowed=f"{', '.join(endings)}; also .gz, but not of Parquet")
+    return readable, [name for path, name in named if ending_of(path) not in endings]
+
+
 def sources(config: SourcesConfig, *, pages: Source, out: Output) -> dict[str, Any]:
-    """Read all pages of a finished run or a location outside. Raises InputError for damaged files and where there is no page at all."""
+    """Read all pages of a finished run or a location outside. Raises InputError for damage, and where there is no page at all."""
     patterns = compiled(config)
-    inside = isinstance(pages, Run)
-    names = [n for n in pages.files() if not inside or n.removesuffix(".gz").endswith((".warc", ".jsonl", ".parquet"))]
+    files, ignored = files_of(pages)
+    for name in ignored:
+        out.log(ignored=name)
     with Funnel("sources", out, PAGE_SCHEMA) as funnel, Progress("sources", 0, "pages") as progress:
-        for name in names:
-            shown = str(Path(name).relative_to(pages.path)) if isinstance(pages, Run) else name
-            for page in read_file(name, config):
-                digest = hashlib.sha256(page.url.encode() + b"\0" + page.content).hexdigest()[:32]
+        for path, name in files:
+            unit = "line" if ending_of(path) == ".jsonl" else "row" if ending_of(path) == ".parquet" else "byte"
+            for page in read_file(path, config.text_fields):
+                if isinstance(page, DamageError):
+                    if config.on_damage == "stop":
+                        do = "fetch the file again, or set on_damage = 'skip' to read the rest"
+                        raise InputError(f"{path}, {unit} {page.offset:,}", f"damaged: {page.found}", do=do)
+                    page = Page(page.offset, drop=Drop("damaged", page.found))
                 row = {
-                    "id": digest,
+                    "id": hashlib.sha256(page.url.encode(errors="replace") + b"\0" + page.content).hexdigest()[:32],
                     "url": page.url,
                     "date": page.date,
-                    "source": source_of(page.url, config, patterns),
-                    "file": shown,
+                    "source": next((source for source, pattern in patterns if pattern.search(page.url)), config.source),
+                    "file": name,
                     "offset": page.offset,
                     "content_type": page.content_type,
                     "content": page.content,
                 }
                 funnel.take(row)
-                if page.drop is None:
-                    funnel.keep(row)
-                else:
+                if page.drop:
                     funnel.drop(row, page.drop)
-                progress.advance()
+                else:
+                    funnel.keep(row)
+                progress.advance(note=Path(name).name)
         if not funnel.n_out:
-            location = pages.path if isinstance(pages, Run) else pages.location
-            reasons = ", ".join(f"{reason} {n}" for reason, (n, _) in funnel.reasons.items()) or "no records"
-            raise InputError(location, f"holds no page ({reasons})", do="look at the kind and the state of the files")
-    return funnel.metrics() | {"files": len(names)}
+            where = pages.path if isinstance(pages, Run) else pages.location
+            found = ", ".join(f"{n:,} {reason}" for reason, (n, _) in sorted(funnel.reasons.items()))
+            raise InputError(
+                where, f"no page in {len(files):,} files; dropped: {found or 'none'}", do="look at what the files hold"
+            )
+    return funnel.metrics() | {"files": len(files), "files_ignored": len(ignored)}

@@ -1,7 +1,8 @@
 """Token shards: documents as flat little-endian uint32 files, one a source, with an index of document starts (paper 3.1.2).
 
 A document is `<|begin_of_text|>`, its text, `<|end_of_text|>`. `index.json` names the sources with their tokens and documents;
-`<source>.starts.npy` holds the token at which each document begins; `documents.parquet` finds a document's id by source and number.
+`<source>.starts.npy` holds the token at which each document begins; `documents.parquet` finds a document's id by source and
+number.
 """
 
 import json
@@ -57,7 +58,10 @@ def token_shards(config: TokenShardsConfig, *, documents: Run, tokenizer: Run, o
         files: dict[str, BinaryIO] = {}
         rows = read_parquet(source_file, ["id", "source", "text"])
         total = count_rows(source_file) or 0
-        with ParquetWriter(folder / "documents.parquet", schema) as lineage, Progress("token-shards", total, "documents") as progress:
+        with (
+            ParquetWriter(folder / "documents.parquet", schema) as lineage,
+            Progress("token-shards", total, "documents") as progress,
+        ):
             for batch in in_batches(rows, config.batch_documents):
                 encoded = words.encode_batch([row["text"] for row in batch])
                 for row, ids in zip(batch, encoded, strict=True):
@@ -107,12 +111,16 @@ class TokenShards:
         """Map the shards of a run. Raises InputError where a file does not fit the index."""
         folder = run.file(f"shards/{INDEX}").parent
         index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-        tokens, starts, files = {}, {}, {}
+        tokens: dict[str, int] = {}
+        starts: dict[str, np.ndarray] = {}
+        files: dict[str, np.ndarray] = {}
         for name, entry in index["sources"].items():
             file = folder / f"{name}.bin"
             if not file.exists() or file.stat().st_size != entry["tokens"] * TOKEN.itemsize:
                 found = f"{file.stat().st_size:,} bytes" if file.exists() else "missing"
-                raise InputError(file, f"a corrupt shard: {found}", allowed=f"{entry['tokens']:,} tokens of 4 bytes", do="run token-shards again")
+                raise InputError(
+                    file, f"a corrupt shard: {found}", allowed=f"{entry['tokens']:,} tokens of 4 bytes", do="run token-shards again"
+                )
             files[name] = np.memmap(file, TOKEN, mode="r")
             starts[name] = np.load(folder / f"{name}.starts.npy")
             tokens[name] = entry["tokens"]
@@ -122,5 +130,7 @@ class TokenShards:
         """Tokens [start, end) of a source's stream, int64. Raises InputError for ids outside the vocabulary."""
         found = self._files[source][start:end].astype(np.int64)
         if len(found) and found.max() >= self.vocabulary:
-            raise InputError(self.path / f"{source}.bin", f"a corrupt shard: token {found.max()}", allowed=f"under {self.vocabulary}")
+            raise InputError(
+                self.path / f"{source}.bin", f"a corrupt shard: token {found.max()}", allowed=f"under {self.vocabulary}"
+            )
         return found

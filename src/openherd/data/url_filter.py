@@ -28,7 +28,9 @@ class UrlFilterConfig:
     deny_words: Annotated[tuple[str, ...], Field(description="whole words of an address; the built-in list is small")] = ADULT_WORDS
     deny_domains: Annotated[tuple[str, ...], Field(description="domains, with their subdomains")] = ()
     deny_domain_files: Annotated[tuple[str, ...], Field(description="files with a domain a line; '#' begins a comment")] = ()
-    illegal_url_sha256: Annotated[tuple[str, ...], Field(description="SHA-256 of normalised addresses whose content must not be kept")] = ()
+    illegal_url_sha256: Annotated[
+        tuple[str, ...], Field(description="SHA-256 of normalised addresses whose content must not be kept")
+    ] = ()
 
 
 def normalise(url: str) -> str:

@@ -1,8 +1,8 @@
 """Bits per byte on held-out documents (paper 5.1), beside `xz -9` and a token-trigram model on the same text; and samples.
 
-A document's bits are those of its tokens given `<|begin_of_text|>`; the end of the text is not counted. The total is divided by the
-documents' UTF-8 bytes. A text longer than the model's context is cut into windows that overlap by half, so each token is scored once and with at
-least half a context before it.
+A document's bits are those of its tokens given `<|begin_of_text|>`; the end of the text is not counted. The total is divided by
+the documents' UTF-8 bytes. A text longer than the model's context is cut into windows that overlap by half, so each token is
+scored once and with at least half a context before it.
 """
 
 import lzma
@@ -58,7 +58,7 @@ def choose_texts(documents: Run, config: EvaluateTextConfig) -> list[str]:
     if config.max_heldout_bytes:
         rows.sort(key=lambda row: uniform(config.seed, "heldout", row["id"]))
         total = 0
-        kept = []
+        kept: list[dict[str, Any]] = []
         for row in rows:
             total += len(row["text"].encode())
             if kept and total > config.max_heldout_bytes:

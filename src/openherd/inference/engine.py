@@ -1,7 +1,7 @@
 """Batched generation with a key/value cache, and the log-probabilities of given text (paper 6).
 
-Prompts of different lengths share a batch: each row writes its keys and values at its own positions, and the mask lets a token see its
-row's earlier positions only. Finished rows leave the batch.
+Prompts of different lengths share a batch: each row writes its keys and values at its own positions, and the mask lets a token
+see its row's earlier positions only. Finished rows leave the batch.
 """
 
 from collections.abc import Collection, Iterator, Sequence
@@ -52,7 +52,9 @@ class Sampling:
 
 
 @torch.no_grad()
-def stream(model: Transformer, prompts: Sequence[Sequence[int]], sampling: Sampling, stop: Collection[int]) -> Iterator[list[tuple[int, int]]]:
+def stream(
+    model: Transformer, prompts: Sequence[Sequence[int]], sampling: Sampling, stop: Collection[int]
+) -> Iterator[list[tuple[int, int]]]:
     """Continue prompts together; yields, step by step, (prompt's index, new token) of the rows still running.
 
     A row ends before a stop token, at `max_new_tokens`, or at the model's `max_positions`.

@@ -1,7 +1,7 @@
 """Grouped-query attention (paper 3.2), and the plain ways to attend.
 
-`attend` is the one replaceable part of the model: it takes the layer's index and its rotated queries, keys and values, and returns
-the attended values. The mask is inside. Context parallelism, caches and fast kernels each supply their own.
+`attend` is the one replaceable part of the model: it takes the layer's index and its rotated queries, keys and values, and
+returns the attended values. The mask is inside. Context parallelism, caches and fast kernels each supply their own.
 """
 
 from typing import Protocol
@@ -24,7 +24,12 @@ class Attend(Protocol):
 def attention(q_BTNH: Tensor, k_BSGH: Tensor, v_BSGH: Tensor, mask: Tensor | None) -> Tensor:
     """softmax(q k / sqrt(H)) v with grouped heads; `mask` (B, 1, T, S) is True where a token may look, None is causal."""
     out = F.scaled_dot_product_attention(
-        q_BTNH.transpose(1, 2), k_BSGH.transpose(1, 2), v_BSGH.transpose(1, 2), attn_mask=mask, is_causal=mask is None, enable_gqa=True
+        q_BTNH.transpose(1, 2),
+        k_BSGH.transpose(1, 2),
+        v_BSGH.transpose(1, 2),
+        attn_mask=mask,
+        is_causal=mask is None,
+        enable_gqa=True,
     )
     return out.transpose(1, 2)
 

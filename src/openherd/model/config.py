@@ -1,8 +1,8 @@
 """Model shapes: the paper's three (Table 3), Llama 3.2's two small ones, and our ladder below them (paper 3.2). No torch here.
 
-Widths are in elements, `rope_theta` is RoPE's base, `max_positions` the context in tokens. "Llama 3" means the 3.1 models, as in the
-paper; their RoPE scaling stands in Meta's released code and not in the paper. The ladder's rows under 1B are ours: width over depth
-and feed-forward width keep Llama 3's proportions.
+Widths are in elements, `rope_theta` is RoPE's base, `max_positions` the context in tokens. "Llama 3" means the 3.1 models, as in
+the paper; their RoPE scaling stands in Meta's released code and not in the paper. The ladder's rows under 1B are ours: width over
+depth and feed-forward width keep Llama 3's proportions.
 """
 
 from dataclasses import dataclass
@@ -39,7 +39,9 @@ class ModelConfig:
     max_positions: int = 8_192
 
     def __post_init__(self) -> None:
-        sizes = {name: getattr(self, name) for name in ("n_layers", "d_model", "n_heads", "n_kv_heads", "head_width", "d_feed_forward")}
+        sizes = {
+            name: getattr(self, name) for name in ("n_layers", "d_model", "n_heads", "n_kv_heads", "head_width", "d_feed_forward")
+        }
         wrong = [f"{name} = {n}" for name, n in {**sizes, "vocabulary": self.vocabulary}.items() if n < 1]
         if wrong:
             raise ValueError(f"{wrong[0]}; sizes are at least 1")
@@ -54,9 +56,7 @@ LLAMA_3_2: dict[str, Any] = {"rope_scaling": RopeScaling(factor=32.0), "max_posi
 
 
 def _row(layers: int, d: int, heads: int, kv_heads: int, width: int, ffn: int, **more: Any) -> ModelConfig:
-    return ModelConfig(
-        n_layers=layers, d_model=d, n_heads=heads, n_kv_heads=kv_heads, head_width=width, d_feed_forward=ffn, **more
-    )
+    return ModelConfig(n_layers=layers, d_model=d, n_heads=heads, n_kv_heads=kv_heads, head_width=width, d_feed_forward=ffn, **more)
 
 
 SIZES: dict[str, ModelConfig] = {

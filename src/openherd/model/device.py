@@ -17,7 +17,9 @@ def choose_device(name: str) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not available.get(name, False):
-        raise ConfigError("device", f"{name!r} is not available", allowed=", ".join(n for n in ("auto", *available) if available.get(n, True)))
+        raise ConfigError(
+            "device", f"{name!r} is not available", allowed=", ".join(n for n in ("auto", *available) if available.get(n, True))
+        )
     return torch.device(name)
 
 
@@ -78,7 +80,9 @@ def doctor_text() -> str:
         lines.append("It computes on the processor: no CUDA or Apple GPU is seen.")
     fp32, bf16 = step_seconds(device, "float32"), step_seconds(device, "bfloat16")
     chosen = "bf16" if choose_precision("auto", device) == "bfloat16" else "fp32"
-    lines.append(f"A small step takes {1e3 * fp32:.1f} ms in fp32 and {1e3 * bf16:.1f} ms in bf16: precision = 'auto' means {chosen} here.")
+    lines.append(
+        f"A small step takes {1e3 * fp32:.1f} ms in fp32 and {1e3 * bf16:.1f} ms in bf16: precision = 'auto' means {chosen} here."
+    )
     lines.append(f"{cores} cores are open to it; torch uses {torch.get_num_threads()} threads.")
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

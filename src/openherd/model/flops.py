@@ -1,8 +1,8 @@
 """Parameters, FLOPs and cache bytes of a model, from its shape alone (paper 3.2). No torch here.
 
-Convention: one multiply-add is 2 FLOPs; the input embedding is a lookup and costs none; a backward pass costs twice the forward one.
-Attention is counted causally by default: a token attends to half of the sequence on average. Norms, activations and the softmax
-are left out. 6 N D, the paper's accounting, is `6 * parameters * tokens`.
+Convention: one multiply-add is 2 FLOPs; the input embedding is a lookup and costs none; a backward pass costs twice the forward
+one. Attention is counted causally by default: a token attends to half of the sequence on average. Norms, activations and the
+softmax are left out. 6 N D, the paper's accounting, is `6 * parameters * tokens`.
 """
 
 from openherd.model.config import ModelConfig

@@ -1,7 +1,8 @@
 """Initial weights (the paper states no scheme).
 
-Normal with standard deviation 0.02 for embeddings, as in the released configurations, and 1/sqrt(input width) for projections; the two projections that write to
-the residual stream are divided by sqrt(2 * layers), so that its variance does not grow with depth (GPT-2's rule). Norms start at 1.
+Normal with standard deviation 0.02 for embeddings, as in the released configurations, and 1/sqrt(input width) for projections;
+the two projections that write to the residual stream are divided by sqrt(2 * layers), so that its variance does not grow with
+depth (GPT-2's rule). Norms start at 1.
 """
 
 import math

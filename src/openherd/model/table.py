@@ -26,7 +26,7 @@ def model_text(name: str, sequence_length: int) -> str:
     rope = f"base {c.rope_theta:,.0f}" + (f", frequencies scaled by {scaling.factor:g} (Llama 3.1)" if scaling else "")
     causal = flops_per_token(c, sequence_length)
     full = flops_per_token(c, sequence_length, causal=False)
-    rows = [
+    facts: list[tuple[str, str]] = [
         ("layers", f"{c.n_layers}"),
         ("model width", f"{c.d_model:,}"),
         ("heads", f"{c.n_heads} query, {c.n_kv_heads} key/value, {c.head_width} wide"),
@@ -37,11 +37,17 @@ def model_text(name: str, sequence_length: int) -> str:
         ("", ""),
         ("parameters", f"{parameters(c):,}"),
         ("  one layer", f"{sum(layer.values()):,}"),
-        *((f"    {part}", f"{n:,}") for part, n in layer.items()),
+        *[(f"    {part}", f"{n:,}") for part, n in layer.items()],
         ("  embeddings", f"{c.vocabulary * c.d_model * (1 if c.tied_embeddings else 2):,}"),
         ("weights, bf16", f"{2 * parameters(c) / 1e9:,.2f} GB"),
-        ("training FLOPs/token", f"{causal:.4g} at {sequence_length:,} tokens, attention counted causally ({full:.4g} counted in full)"),
+        (
+            "training FLOPs/token",
+            f"{causal:.4g} at {sequence_length:,} tokens, attention counted causally ({full:.4g} counted in full)",
+        ),
         ("6 N per token", f"{6 * parameters(c):.4g}, the paper's accounting"),
-        ("KV cache, bf16", f"{kv_bytes_per_token(c):,} bytes per token, {kv_bytes_per_token(c) * c.max_positions / 1e9:,.2f} GB at full context"),
+        (
+            "KV cache, bf16",
+            f"{kv_bytes_per_token(c):,} bytes per token, {kv_bytes_per_token(c) * c.max_positions / 1e9:,.2f} GB at full context",
+        ),
     ]
-    return "\n".join([name, *(f"  {key:<24}{value}".rstrip() for key, value in rows)])
+    return "\n".join([name, *(f"  {key:<24}{value}".rstrip() for key, value in facts)])

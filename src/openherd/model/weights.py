@@ -1,4 +1,6 @@
-"""Model directories: Hugging Face's format from the first day (safetensors, config.json), so that transformers and vLLM load them."""
+"""Model directories: Hugging Face's format from the first day (safetensors, config.json), so that transformers and vLLM load
+them.
+"""
 
 import json
 import re

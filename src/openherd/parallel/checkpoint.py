@@ -33,7 +33,7 @@ def load_state(directory: Path, model: torch.nn.Module, optimizer: torch.optim.O
     Raises InputError where the checkpoint is damaged or of another model.
     """
     weights, moments = get_state_dict(model, optimizer)
-    state = {"model": weights, "optimizer": moments, "extra": dict(extra)}
+    state: dict[str, Any] = {"model": weights, "optimizer": moments, "extra": dict(extra)}
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="torch.distributed is disabled")
@@ -42,4 +42,4 @@ def load_state(directory: Path, model: torch.nn.Module, optimizer: torch.optim.O
         reason = str(error).strip().splitlines()[-1:] or [type(error).__name__]
         raise InputError(directory, f"not a checkpoint of this model ({reason[0]})", do="remove it and run again") from None
     set_state_dict(model, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
-    return state["extra"]
+    return dict(state["extra"])

@@ -119,9 +119,10 @@ def usable(entries: Iterator[Entry], config: DialogsConfig) -> list[Entry]:
     answers: set[str] = set()
     found = []
     for entry in entries:
-        fits = config.min_answer_characters <= len(entry.answer) <= config.max_answer_characters and ALLOWED.fullmatch(entry.answer)
-        fits = fits and entry.answer.count("(") == entry.answer.count(")")
-        if fits and entry.name not in names and entry.answer not in answers and "_" not in entry.name:
+        answer = entry.answer
+        fits = config.min_answer_characters <= len(answer) <= config.max_answer_characters
+        plain = ALLOWED.fullmatch(answer) is not None and answer.count("(") == answer.count(")")
+        if fits and plain and entry.name not in names and entry.answer not in answers and "_" not in entry.name:
             names.add(entry.name)
             answers.add(entry.answer)
             found.append(entry)

@@ -1,7 +1,7 @@
 """Supervised finetuning (paper 4.1.3): cross-entropy on the assistant's tokens of dialogs, its end-of-turn tokens among them.
 
-Dialogs are packed into rows of `sequence_length` tokens; each attends to itself only. Every epoch visits every dialog once in a seeded
-order. The paper finetunes its 405B at learning rate 1e-5 over 8.5K to 9K steps; batch size and schedule are not given.
+Dialogs are packed into rows of `sequence_length` tokens; each attends to itself only. Every epoch visits every dialog once in a
+seeded order. The paper finetunes its 405B at learning rate 1e-5 over 8.5K to 9K steps; batch size and schedule are not given.
 """
 
 from collections.abc import Sequence
@@ -48,7 +48,9 @@ def read_dialogs(dialogs: Run, tokenizer: Tokenizer) -> list[Encoded]:
         try:
             found.append(encode_dialog(tokenizer, row["messages"]))
         except (KeyError, TypeError, AttributeError):
-            raise InputError(f"{file}, line {number}", "no dialog", allowed='{"messages": [{"role": ..., "content": ...}, ...]}') from None
+            raise InputError(
+                f"{file}, line {number}", "no dialog", allowed='{"messages": [{"role": ..., "content": ...}, ...]}'
+            ) from None
     if not found:
         raise InputError(file, "no dialogs")
     return found
@@ -89,7 +91,11 @@ def sft(config: SftConfig, *, base: Run, dialogs: Run, out: Output) -> dict[str,
     before = Base.open(base, config, out)
     model, tokenizer = before.model, before.tokenizer
     if config.sequence_length > model.config.max_positions:
-        raise InputError("sft", f"sequence_length = {config.sequence_length}", allowed=f"at most {model.config.max_positions}, the model's context")
+        raise InputError(
+            "sft",
+            f"sequence_length = {config.sequence_length}",
+            allowed=f"at most {model.config.max_positions}, the model's context",
+        )
     encoded = read_dialogs(dialogs, tokenizer)
     lengths = [len(d.ids) for d in encoded]
     too_long = sum(n > config.sequence_length for n in lengths)
@@ -108,7 +114,11 @@ def sft(config: SftConfig, *, base: Run, dialogs: Run, out: Output) -> dict[str,
 
     def learning_rate_at(step: int) -> float:
         return warmup_cosine(
-            step, peak=config.learning_rate, floor=config.final_learning_rate, warmup_steps=config.warmup_steps, decay_steps=len(steps)
+            step,
+            peak=config.learning_rate,
+            floor=config.final_learning_rate,
+            warmup_steps=config.warmup_steps,
+            decay_steps=len(steps),
         )
 
     metrics = train(model, NextToken(), batch_at, learning_rate_at, len(steps), config, out, what="sft", precision=before.precision)

@@ -1,7 +1,8 @@
 """Llama 3's chat format (paper 4.1.1; Meta's released format): messages to token ids and a loss mask, and back.
 
 `<|begin_of_text|>`, then for each message a header with its role, two line ends, the content without surrounding space, and
-`<|eot_id|>`. The loss of finetuning is on the assistant's content and its end-of-turn token only. Content is always ordinary text.
+`<|eot_id|>`. The loss of finetuning is on the assistant's content and its end-of-turn token only. Content is always ordinary
+text.
 """
 
 from collections.abc import Sequence

@@ -1,7 +1,7 @@
 """Byte-pair encoding the slow and obvious way (paper 3.2): the oracle of the library that trains and encodes.
 
-A token is a bytes object. Pieces come from the split pattern; merges never cross them. Each merge joins the most frequent pair, ties
-going to the pair that comes first in the order of token ids.
+A token is a bytes object. Pieces come from the split pattern; merges never cross them. Each merge joins the most frequent pair,
+ties going to the pair that comes first in the order of token ids.
 """
 
 from collections import Counter

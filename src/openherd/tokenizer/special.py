@@ -1,4 +1,6 @@
-"""The 256 special tokens of Llama 3, in the order of their ids, which follow the byte pairs (paper 3.2; Meta's released tokenizer)."""
+"""The 256 special tokens of Llama 3, in the order of their ids, which follow the byte pairs (paper 3.2; Meta's released
+tokenizer).
+"""
 
 BEGIN_OF_TEXT = "<|begin_of_text|>"
 END_OF_TEXT = "<|end_of_text|>"

@@ -1,7 +1,7 @@
 """The tokenizer in use (paper 3.2): byte-level byte-pair encoding, read from and written to `tokenizer.json`.
 
-Text never becomes a special token: a user who writes `<|eot_id|>` gets its letters, not the end of a turn. Special tokens are added by
-id, by `dialog.py` and by the shards.
+Text never becomes a special token: a user who writes `<|eot_id|>` gets its letters, not the end of a turn. Special tokens are
+added by id, by `dialog.py` and by the shards.
 """
 
 import shutil
@@ -114,5 +114,3 @@ def byte_letters() -> dict[int, str]:
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     others = [b for b in range(256) if b not in printable]
     return {b: chr(b) for b in printable} | {b: chr(256 + i) for i, b in enumerate(others)}
-
-

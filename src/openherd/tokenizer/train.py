@@ -1,7 +1,8 @@
 """Training the tokenizer (paper 3.2): byte-level byte-pair encoding with Llama 3's split pattern and its 256 special tokens.
 
 The paper's vocabulary is 128,000 byte pairs (100K of tiktoken's and 28K for other languages) and 256 special tokens behind them.
-All 256 bytes are in the vocabulary, so any text can be encoded. Whole pieces are looked up before merging, as Meta's encoder does.
+All 256 bytes are in the vocabulary, so any text can be encoded. Whole pieces are looked up before merging, as Meta's encoder
+does.
 """
 
 import json
@@ -29,7 +30,9 @@ SAMPLE_BYTES = 1_000_000  # of training text, on which bytes per token are measu
 class TokenizerConfig:
     """Settings of tokenizer training."""
 
-    vocabulary: Annotated[int, Field(description="byte pairs, without the 256 special tokens; at least the 256 bytes", ge=256)] = 128_000
+    vocabulary: Annotated[int, Field(description="byte pairs, without the 256 special tokens; at least the 256 bytes", ge=256)] = (
+        128_000
+    )
     max_model_tokens: Annotated[int, Field(description="context written to tokenizer_config.json", ge=1)] = 131_072
 
 

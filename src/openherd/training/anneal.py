@@ -1,7 +1,9 @@
-"""Annealing (paper 3.4.3): the learning rate falls linearly to zero on upweighted high-quality sources; the checkpoints are averaged.
+"""Annealing (paper 3.4.3): the learning rate falls linearly to zero on upweighted high-quality sources; the checkpoints are
+averaged.
 
-The paper prints 40M tokens, which are 2.4 of its steps although it averages checkpoints "during annealing"; its annealing experiments
-use 40B (fact sheet 0.2 b). The length is a setting; the default is 40B tokens' steps. The tutorial's 1T tokens are 59,605 steps.
+The paper prints 40M tokens, which are 2.4 of its steps although it averages checkpoints "during annealing"; its annealing
+experiments use 40B (fact sheet 0.2 b). The length is a setting; the default is 40B tokens' steps. The tutorial's 1T tokens are
+59,605 steps.
 """
 
 from dataclasses import dataclass
@@ -24,8 +26,12 @@ class AnnealConfig(PhaseConfig):
     sequence_length: Annotated[int, Field(description="tokens per sequence; the paper keeps the long context", ge=1)] = 131_072
     batch_tokens: Annotated[int, Field(description="tokens per step", ge=1)] = 16_777_216
     learning_rate: Annotated[float, Field(description="where the fall to zero starts; the paper is silent", gt=0)] = 8e-7
-    averaged_checkpoints: Annotated[int, Field(description="checkpoints averaged; 1 takes the last alone; the paper is silent", ge=1)] = 5
-    average_over: Annotated[float, Field(description="share of the steps, at the end, that they are spread over; ours", gt=0, le=1)] = 0.25
+    averaged_checkpoints: Annotated[
+        int, Field(description="checkpoints averaged; 1 takes the last alone; the paper is silent", ge=1)
+    ] = 5
+    average_over: Annotated[
+        float, Field(description="share of the steps, at the end, that they are spread over; ours", gt=0, le=1)
+    ] = 0.25
 
 
 def snapshot_steps(steps: int, n: int, over: float) -> tuple[int, ...]:
@@ -40,7 +46,11 @@ def anneal(config: AnnealConfig, *, base: Run, shards: Run, out: Output) -> dict
     before = Base.open(base, config, out)
     model = before.model
     if config.sequence_length > model.config.max_positions:
-        raise ConfigError("anneal", f"sequence_length = {config.sequence_length}", allowed=f"at most {model.config.max_positions}, the model's context")
+        raise ConfigError(
+            "anneal",
+            f"sequence_length = {config.sequence_length}",
+            allowed=f"at most {model.config.max_positions}, the model's context",
+        )
     metrics = train_phase(
         "anneal",
         model,

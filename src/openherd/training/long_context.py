@@ -1,8 +1,9 @@
 """Long-context pre-training (paper 3.4.2): the sequence length raised in stages, with the RoPE change of Llama 3.1.
 
-The paper went from 8K to 128K tokens in six stages over about 800B tokens, at the learning rate it had reached. It does not mention the
-frequency scaling that its released code applies (factor 8); whether that was on during training is not known. Here it is applied
-from the first stage on. `rope_theta` raises the base instead or as well (the tutorial's 500K to 8M is one setting away).
+The paper went from 8K to 128K tokens in six stages over about 800B tokens, at the learning rate it had reached. It does not
+mention the frequency scaling that its released code applies (factor 8); whether that was on during training is not known. Here it
+is applied from the first stage on. `rope_theta` raises the base instead or as well (the tutorial's 500K to 8M is one setting
+away).
 """
 
 from dataclasses import dataclass, replace
@@ -27,9 +28,15 @@ class LongContextConfig(PhaseConfig):
         8_000, 8_000, 8_000, 8_000, 8_000, 7_684,
     )  # fmt: skip
     batch_tokens: Annotated[int, Field(description="tokens per step (paper, Table 4)", ge=1)] = 16_777_216
-    learning_rate: Annotated[float, Field(description="constant; the paper is silent, the cosine had come near its floor", gt=0)] = 8e-7
-    rope_factor: Annotated[float, Field(description="Llama 3.1's frequency scaling; 1 leaves the frequencies as they are", ge=1)] = 8.0
-    rope_theta: Annotated[float, Field(description="RoPE base; the paper keeps 500,000, the tutorial raises it to 8,000,000", gt=1)] = 500_000.0
+    learning_rate: Annotated[
+        float, Field(description="constant; the paper is silent, the cosine had come near its floor", gt=0)
+    ] = 8e-7
+    rope_factor: Annotated[
+        float, Field(description="Llama 3.1's frequency scaling; 1 leaves the frequencies as they are", ge=1)
+    ] = 8.0
+    rope_theta: Annotated[
+        float, Field(description="RoPE base; the paper keeps 500,000, the tutorial raises it to 8,000,000", gt=1)
+    ] = 500_000.0
 
 
 def long_context(config: LongContextConfig, *, base: Run, shards: Run, out: Output) -> dict[str, Any]:
@@ -37,12 +44,16 @@ def long_context(config: LongContextConfig, *, base: Run, shards: Run, out: Outp
     if len(config.sequence_lengths) != len(config.stage_steps):
         found = f"{len(config.sequence_lengths)} sequence_lengths, {len(config.stage_steps)} stage_steps"
         raise ConfigError("long-context", found, allowed="as many of one as of the other")
-    pieces = [piece("long-context", n, config.batch_tokens, k) for n, k in zip(config.sequence_lengths, config.stage_steps, strict=True)]
+    pieces = [
+        piece("long-context", n, config.batch_tokens, k) for n, k in zip(config.sequence_lengths, config.stage_steps, strict=True)
+    ]
     before = Base.open(base, config, out)
     model = before.model
     short = model.config.max_positions
     scaling = RopeScaling(factor=config.rope_factor, original_positions=short) if config.rope_factor > 1 else None
-    model.config = replace(model.config, rope_scaling=scaling, rope_theta=config.rope_theta, max_positions=max(config.sequence_lengths))
+    model.config = replace(
+        model.config, rope_scaling=scaling, rope_theta=config.rope_theta, max_positions=max(config.sequence_lengths)
+    )
     metrics = train_phase(
         "long-context",
         model,

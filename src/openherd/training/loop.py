@@ -38,17 +38,24 @@ class TrainingConfig:
     """Settings that every training stage has."""
 
     seed: Annotated[int, Field(description="seed of initial weights and data order")] = 0
-    device: Annotated[Literal["auto", "cpu", "cuda", "mps"], Field(description="where to compute; auto: CUDA, else mps, else cpu")] = "auto"
+    device: Annotated[
+        Literal["auto", "cpu", "cuda", "mps"], Field(description="where to compute; auto: CUDA, else mps, else cpu")
+    ] = "auto"
     # The paper computes in bf16 and accumulates gradients in fp32 (3.3.2).
     precision: Annotated[
-        Literal["auto", "float32", "bfloat16"], Field(description="compute dtype over fp32 weights; auto: the base run's, else the faster one")
+        Literal["auto", "float32", "bfloat16"],
+        Field(description="compute dtype over fp32 weights; auto: the base run's, else the faster one"),
     ] = "auto"
     beta1: Annotated[float, Field(description="AdamW; not stated in the paper, Llama 2's", ge=0, lt=1)] = 0.9
     beta2: Annotated[float, Field(description="AdamW; not stated in the paper, Llama 2's", ge=0, lt=1)] = 0.95
     epsilon: Annotated[float, Field(description="AdamW; not stated in the paper, Llama 2's", gt=0)] = 1e-5
     weight_decay: Annotated[float, Field(description="AdamW, matrices only; not stated in the paper, Llama 2's", ge=0)] = 0.1
-    gradient_clip: Annotated[float, Field(description="largest global gradient norm; not stated in the paper, Llama 2's", gt=0)] = 1.0
-    micro_batch_sequences: Annotated[int, Field(description="sequences computed at once; gradients are accumulated in fp32", ge=1)] = 1
+    gradient_clip: Annotated[float, Field(description="largest global gradient norm; not stated in the paper, Llama 2's", gt=0)] = (
+        1.0
+    )
+    micro_batch_sequences: Annotated[
+        int, Field(description="sequences computed at once; gradients are accumulated in fp32", ge=1)
+    ] = 1
     checkpoint_steps: Annotated[int, Field(description="steps between checkpoints; the paper is silent, ours", ge=1)] = 100
 
 
@@ -85,7 +92,7 @@ def backward(model: Transformer, objective: Objective, batch: Batch, rows: int, 
             hidden_BTD = model.trunk(model.embed(tokens_BT), positions_BT, attend)
             sums = objective.losses(hidden_BTD, model.head, micro)
         means = {name: sums[name] / counts[name] for name in counts}
-        torch.stack(list(means.values())).sum().backward()  # type: ignore[no-untyped-call]
+        torch.stack(list(means.values())).sum().backward()
         for name, mean in means.items():
             totals[name] += float(mean.detach())
     return totals
@@ -163,7 +170,6 @@ def train(
     }
 
 
-
 def latest_checkpoint(out: Output) -> Path | None:
     """Where an unfinished run goes on: its final state, else its newest whole checkpoint."""
     found = [out.path / STATE, *sorted((out.path / CHECKPOINTS).glob("step-*"), reverse=True)]
@@ -188,5 +194,3 @@ def average_snapshots(model: Transformer, out: Output) -> int:
         for name, total in totals.items():
             parameters[name].copy_((total / len(files)).to(parameters[name].dtype))
     return len(files)
-
-

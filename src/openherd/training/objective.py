@@ -1,7 +1,8 @@
 """Objectives: what a training loop minimises.
 
-An objective has three pure parts: `inputs` is what the model is given; `counts` is what each term is divided by, from labels alone, summed
-over a whole step's micro-batches before the step; `losses` are sums. So a step's loss does not depend on how it was cut up.
+An objective has three pure parts: `inputs` is what the model is given; `counts` is what each term is divided by, from labels
+alone, summed over a whole step's micro-batches before the step; `losses` are sums. So a step's loss does not depend on how it was
+cut up.
 """
 
 from typing import Protocol

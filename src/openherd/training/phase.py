@@ -1,7 +1,8 @@
-"""What the three phases of pre-training share: shapes by step, sources by weight, and the hand-over from one to the next (paper 3.4).
+"""What the three phases of pre-training share: shapes by step, sources by weight, and the hand-over from one to the next (paper
+3.4).
 
-Lengths are in tokens. Every phase writes `model/`, a Hugging Face directory with the tokenizer in it, and `state/`, the optimizer's,
-which the next phase takes up.
+Lengths are in tokens. Every phase writes `model/`, a Hugging Face directory with the tokenizer in it, and `state/`, the
+optimizer's, which the next phase takes up.
 """
 
 import json
@@ -30,7 +31,9 @@ from openherd.training.objective import Batch, NextToken
 class PhaseConfig(TrainingConfig):
     """Settings that every phase has."""
 
-    source_weights: Annotated[dict[str, float], Field(description="share of each source; empty: by its tokens")] = field(default_factory=dict)
+    source_weights: Annotated[dict[str, float], Field(description="share of each source; empty: by its tokens")] = field(
+        default_factory=dict
+    )
     most_epochs: Annotated[float, Field(description="refuse to see a source more often than this", gt=0)] = 4.0
 
 
@@ -55,7 +58,9 @@ def piece(name: str, sequence_length: int, batch_tokens: int, steps: int) -> Pie
     return Piece(sequence_length, batch_tokens // sequence_length, steps)
 
 
-def batches(shards: TokenShards, pieces: Sequence[Piece], seed: int, phase: str, weights: dict[str, float]) -> Callable[[int], Batch]:
+def batches(
+    shards: TokenShards, pieces: Sequence[Piece], seed: int, phase: str, weights: dict[str, float]
+) -> Callable[[int], Batch]:
     """The batch of a step: a pure function of seed, phase and step."""
     sources = [BatchSource(shards, seed, f"{phase}.{i}", p.sequence_length, weights) for i, p in enumerate(pieces)]
 
@@ -75,9 +80,13 @@ def all_weights(shards: TokenShards, given: dict[str, float]) -> dict[str, float
     for name in given:
         if name not in shards.tokens:
             raise ConfigError("source_weights", f"no source {name!r}", do=nearest(name, shards.tokens))
-    if given and not sum(given.values()) > 0 or any(w < 0 for w in given.values()):
+    if (given and not sum(given.values()) > 0) or any(w < 0 for w in given.values()):
         raise ConfigError("source_weights", str(given), allowed="weights of at least 0, one of them more")
-    return {name: given.get(name, 0.0) if given else float(n) for name, n in shards.tokens.items() if not given or given.get(name, 0) > 0}
+    return {
+        name: given.get(name, 0.0) if given else float(n)
+        for name, n in shards.tokens.items()
+        if not given or given.get(name, 0) > 0
+    }
 
 
 def check_epochs(shards: TokenShards, pieces: Sequence[Piece], weights: dict[str, float], most: float) -> dict[str, float]:
@@ -88,7 +97,9 @@ def check_epochs(shards: TokenShards, pieces: Sequence[Piece], weights: dict[str
     for name, n in epochs.items():
         if n > most:
             found = f"source {name!r} has {shards.tokens[name]:,} tokens and would be seen {n:.1f} times"
-            raise ConfigError("training", found, allowed=f"most_epochs = {most:g}", do="give more data, train less, or raise most_epochs")
+            raise ConfigError(
+                "training", found, allowed=f"most_epochs = {most:g}", do="give more data, train less, or raise most_epochs"
+            )
     return epochs
 
 
@@ -125,7 +136,9 @@ def train_phase(
     """Train `model` in place on the pieces of one phase; returns metrics. Raises ConfigError where a source would be seen too often."""
     tokens = TokenShards.open(shards)
     if tokens.vocabulary != model.config.vocabulary:
-        raise ConfigError(shards.path, f"tokens of a vocabulary of {tokens.vocabulary:,}", allowed=f"{model.config.vocabulary:,}, the model's")
+        raise ConfigError(
+            shards.path, f"tokens of a vocabulary of {tokens.vocabulary:,}", allowed=f"{model.config.vocabulary:,}, the model's"
+        )
     weights = all_weights(tokens, config.source_weights)
     epochs = check_epochs(tokens, pieces, weights, config.most_epochs)
     steps = sum(p.steps for p in pieces)
@@ -144,7 +157,13 @@ def train_phase(
         snapshot_steps=snapshot_steps,
     )
     flops = sum(flops_per_token(model.config, p.sequence_length) * p.tokens for p in pieces)
-    return {**metrics, "parameters": parameters(model.config), "context": model.config.max_positions, "flops": flops, "epochs": epochs}
+    return {
+        **metrics,
+        "parameters": parameters(model.config),
+        "context": model.config.max_positions,
+        "flops": flops,
+        "epochs": epochs,
+    }
 
 
 def write_model(model: Transformer, tokenizer: Tokenizer, out: Output) -> None:

@@ -1,6 +1,7 @@
 """Initial pre-training (paper 3.4.1): warm-up, cosine, and a batch that grows with the tokens seen.
 
-The batch ramp is a list of pieces; each has a sequence length, a batch size, and the number of tokens after which the next begins.
+The batch ramp is a list of pieces; each has a sequence length, a batch size, and the number of tokens after which the next
+begins.
 """
 
 from dataclasses import dataclass, replace
@@ -34,7 +35,10 @@ class PretrainConfig(PhaseConfig):
         4_194_304, 8_388_608, 16_777_216,
     )  # fmt: skip
     # 252M tokens end inside the warm-up; the paper prints it so, and so does every copy.
-    ramp_tokens: Annotated[tuple[int, ...], Field(description="tokens seen when the next piece begins")] = (252_000_000, 2_870_000_000_000)
+    ramp_tokens: Annotated[tuple[int, ...], Field(description="tokens seen when the next piece begins")] = (
+        252_000_000,
+        2_870_000_000_000,
+    )
     learning_rate: Annotated[float, Field(description="peak; the paper: 8B 3e-4, 70B 1.5e-4, 405B 8e-5", gt=0)] = 8e-5
     final_learning_rate: Annotated[float, Field(description="floor of the cosine", ge=0)] = 8e-7
     warmup_steps: Annotated[int, Field(description="steps of linear warm-up", ge=0)] = 8_000
@@ -72,7 +76,11 @@ def pretrain(config: PretrainConfig, *, shards: Run, tokenizer: Run, out: Output
 
     def learning_rate_at(step: int) -> float:
         return warmup_cosine(
-            step, peak=config.learning_rate, floor=config.final_learning_rate, warmup_steps=config.warmup_steps, decay_steps=config.decay_steps
+            step,
+            peak=config.learning_rate,
+            floor=config.final_learning_rate,
+            warmup_steps=config.warmup_steps,
+            decay_steps=config.decay_steps,
         )
 
     metrics = train_phase("pretrain", model, shards, pieces, learning_rate_at, config, out, precision=precision)
