@@ -17,9 +17,10 @@ import sys
 import sysconfig
 import uuid
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -76,6 +77,12 @@ def topic_pages() -> dict[str, str]:
 
     page = "<!DOCTYPE html><html><head><title>{0}</title></head><body><main><h1>{0}</h1><pre>{1}</pre></main></body></html>"
     return {f"{SITE}/topic/{name}.html": page.format(html.escape(name), html.escape(text)) for name, text in topics.topics.items()}
+
+
+def evenly(items: Sequence[str], n: int) -> list[str]:
+    """`n` of the items at even distances; all where `n` is 0 or more than there are."""
+    n = min(n, len(items)) or len(items)
+    return [items[i * len(items) // n] for i in range(n)]
 
 
 def render_modules(names: list[str], timeout_s: int, progress: Progress) -> Iterator[dict[str, str]]:
@@ -141,9 +148,7 @@ def python_docs(config: PythonDocsConfig, *, library: Outside, out: Output) -> d
         raise InputError(library.location, "not a library that can be rendered", allowed=f"{INTERPRETER}stdlib")
     names = module_names()
     topics = topic_pages()
-    everything = [*names, *topics]
-    if 0 < config.pages < len(everything):
-        everything = [everything[i * len(everything) // config.pages] for i in range(config.pages)]
+    everything = evenly([*names, *topics], config.pages)
     modules = [n for n in everything if n not in topics]
     paths = machine_paths()
     rendered = {url: topics[url] for url in everything if url in topics}
@@ -151,13 +156,13 @@ def python_docs(config: PythonDocsConfig, *, library: Outside, out: Output) -> d
     skipped: Counter[str] = Counter()
     with Progress("python-docs", len(modules), "pages") as progress, ThreadPoolExecutor(config.workers) as pool:
         shares = [modules[i :: config.workers] for i in range(config.workers)]
-        for results in pool.map(lambda share: list(render_modules(share, config.page_timeout_s, progress)), shares):
-            for result in results:
-                if "html" in result:
-                    rendered[f"{SITE}/module/{result['name']}.html"] = mask(result["html"], paths)
-                else:
-                    skipped[result["reason"].split(":")[0]] += 1
-                    out.log(skipped=result["name"], reason=mask(result["reason"], paths))
+        results = pool.map(lambda share: list(render_modules(share, config.page_timeout_s, progress)), shares)
+        for result in sorted(chain.from_iterable(results), key=lambda result: result["name"]):
+            if "html" in result:
+                rendered[f"{SITE}/module/{result['name']}.html"] = mask(result["html"], paths)
+            else:
+                skipped[result["reason"].split(":")[0]] += 1
+                out.log(skipped=result["name"], reason=mask(result["reason"], paths))
     software = f"software: openherd\r\nformat: WARC File Format 1.1\r\npython: {platform.python_version()}\r\n"
     with out.write(WARC) as path, path.open("wb") as file:
         file.write(record("warcinfo", "", "application/warc-fields", software.encode(), WARC_Filename=WARC))

@@ -138,7 +138,7 @@ def _page_of(record: WarcRecord, data: bytes, offset: int) -> Page:
             return Page(offset, url, date, content=record.reader.read(), drop=Drop("no http response", str(error)))
     charset = f"; charset={record.http_charset}" if record.http_charset else ""
     page = Page(offset, url, date, (record.http_content_type or "") + charset, content)
-    status = record.http_headers.status_code if record.http_headers else None
+    status = None if record.http_headers is None else record.http_headers.status_code
     if status != 200:
         return _dropped(page, "http status", str(status or "none"))
     if not decoded and b"\0" in content[:1024]:

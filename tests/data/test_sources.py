@@ -1,0 +1,341 @@
+"""What a crawl holds is read or dropped with a reason; damage of any kind is found, and loses nothing else."""
+
+import gzip
+import hashlib
+import io
+import json
+from pathlib import Path
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from fastwarc.warc import ArchiveIterator
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from openherd.core.errors import ConfigError, InputError
+from openherd.core.rundir import Outside
+from openherd.data.documents import DROPPED
+from openherd.data.sources import SourcesConfig, sources
+from openherd.data.warc import DamageError, read_warc
+
+SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
+DATE = "2026-01-02T03:04:05Z"
+SKIP = SourcesConfig(on_damage="skip")
+
+
+def record(kind, body, url="https://example.org/", content_type="application/http; msgtype=response", newline=b"\r\n", **more):
+    fields = {"WARC-Type": kind, "WARC-Record-ID": "<urn:uuid:00000000-0000-4000-8000-000000000000>", "WARC-Date": DATE}
+    fields |= {"WARC-Target-URI": url, "Content-Type": content_type, "Content-Length": len(body), **more}
+    head = newline.join([b"WARC/1.0", *(f"{name}: {value}".encode() for name, value in fields.items())])
+    return head + 2 * newline + body + b"\r\n\r\n"
+
+
+def response(content, url="https://example.org/", status="200 OK", newline=b"\r\n", **headers):
+    headers = {"Content-Type": "text/html"} | {name.replace("_", "-"): value for name, value in headers.items()}
+    head = newline.join([f"HTTP/1.1 {status}".encode(), *(f"{n}: {v}".encode() for n, v in headers.items() if v is not None)])
+    return record("response", head + 2 * newline + content, url, newline=newline)
+
+
+def page(i, size=40):
+    return response(hashlib.shake_128(bytes([i])).hexdigest(size).encode(), f"https://example.org/{i}")
+
+
+def gzipped(records):
+    return b"".join(gzip.compress(r, mtime=0) for r in records)
+
+
+def starts(pieces):
+    return [sum(map(len, pieces[:i])) for i in range(len(pieces) + 1)]
+
+
+@pytest.fixture
+def read(run_stage, rows_of, tmp_path):
+    """A function that runs the stage on bytes, or on a location, and returns kept and dropped rows."""
+
+    def run(content, config=SKIP, name="a.warc"):
+        location = str(content)
+        if isinstance(content, bytes):
+            (tmp_path / name).write_bytes(content)
+            location = str(tmp_path / name)
+        found = run_stage(sources, config, pages=Outside(location))
+        return rows_of(found), rows_of(found, DROPPED), found.metrics
+
+    return run
+
+
+def test_records_become_pages_or_are_dropped_with_a_reason(read):
+    html = "<p>grüße</p>".encode()
+    chunked = b"".join(b"%x\r\n%s\r\n" % (len(c), c) for c in (gzip.compress(html)[:9], gzip.compress(html)[9:], b""))
+    given = {
+        "plain": response(html, Content_Type="text/html; charset=ISO-8859-1"),
+        "xhtml": response(html, Content_Type="application/xhtml+xml"),
+        "upper": response(html, Content_Type="TEXT/HTML"),
+        "encoded": response(chunked, Content_Encoding="gzip", Transfer_Encoding="chunked"),
+        "lie": response(html, Content_Encoding="gzip"),
+        "unix": response(html, newline=b"\n"),
+        "bare": response(b"<!DOCTYPE html>" + html, Content_Type=None),
+        "bare text": response(b"no tags", Content_Type=None),
+        "resource": record("resource", html, content_type="text/markdown"),
+        "wet": record("conversion", html, content_type="text/plain"),
+        "image": response(b"\x89PNG\r\n", Content_Type="image/png"),
+        "bare image": response(b"\x89PNG\r\n\0\0", Content_Type=None),
+        "broken": response(gzip.compress(html)[:10] + b"\xff\0" * 50, Content_Encoding="gzip"),
+        "gone": response(html, status="404 Not Found"),
+        "moved": response(b"", status="301 Moved"),
+        "blank": response(b" \n"),
+        "part": record("response", b"HTTP/1.1 200 OK\r\n\r\n" + html, **{"WARC-Segment-Number": 1}),
+        "no page": record("request", b"GET / HTTP/1.1\r\n\r\n") + record("revisit", b"") + record("metadata", b"a: b"),
+    }
+    records = [r.replace(b"https://example.org/", f"https://example.org/{name}".encode()) for name, r in given.items()]
+    kept, dropped, metrics = read(b"".join(records))
+    by_name = {row["url"].removeprefix("https://example.org/"): row for row in kept}
+    assert {name: row["content_type"] for name, row in by_name.items()} == {
+        "plain": "text/html; charset=iso-8859-1",
+        "xhtml": "text/html",
+        "upper": "text/html",
+        "encoded": "text/html",
+        "lie": "text/html",
+        "unix": "text/html",
+        "bare": "text/html",
+        "bare text": "text/plain",
+        "resource": "text/markdown",
+        "wet": "text/plain",
+    }
+    assert {row["content"] for name, row in by_name.items() if "bare" not in name} == {html}
+    assert {row["url"].removeprefix("https://example.org/"): (row["reason"], row["detail"]) for row in dropped} == {
+        "image": ("content type", "image/png"),
+        "bare image": ("content type", "none, and not text"),
+        "broken": ("content encoding", "gzip"),
+        "gone": ("http status", "404"),
+        "moved": ("http status", "301"),
+        "blank": ("empty", ""),
+        "part": ("segment", "one part of a record that is spread over several"),
+    }
+    assert {row["date"] for row in kept} == {DATE}
+    assert by_name["plain"]["id"] == hashlib.sha256(b"https://example.org/plain\0" + html).hexdigest()[:32]
+    assert metrics["documents_in"] == len(kept) + len(dropped) == len(given) - 1
+
+
+def test_the_offset_finds_the_record(read):
+    records = [page(i) for i in range(4)]
+    for content, find in ((b"".join(records), bytes), (gzipped(records), gzip.decompress)):
+        kept, _, _ = read(content)
+        assert len(kept) == 4
+        for row in kept:
+            assert row["url"].encode() + b"\r\n" in find(content[row["offset"] :])[:250]
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+@settings(max_examples=120)
+@given(data=st.data())
+def test_a_file_cut_anywhere(zipped, data):
+    records = [record("warcinfo", b"a: b"), page(1), page(2, 9), page(3, 99)]
+    pieces = [gzip.compress(r, mtime=0) for r in records] if zipped else records
+    begins = starts(pieces)
+    cut = data.draw(st.integers(0, begins[-1]))
+    found = list(read_warc(io.BytesIO(b"".join(pieces)[:cut])))
+    # A plain record is whole without the blank lines that follow it.
+    ends = [start + len(piece) - (0 if zipped else 4) for start, piece in zip(begins, pieces, strict=False)]
+    whole = sum(cut >= end for end in ends)
+    assert [x for x in found if not isinstance(x, DamageError)] == list(zip(begins[:whole], records, strict=False))
+    damage = [x.offset for x in found if isinstance(x, DamageError)]
+    assert damage == ([begins[whole]] if cut > begins[whole] else [])
+
+
+@settings(max_examples=60)
+@given(st.integers(0, 2), st.data())
+def test_a_damaged_gzip_member_alone_is_lost(i, data):
+    records = [page(n, 3000) for n in range(3)]
+    pieces = [bytearray(gzip.compress(r, mtime=0)) for r in records]
+    begins = starts(pieces)
+    at = data.draw(st.integers(10, len(pieces[i]) - 5))  # after gzip's head, before the length at its end
+    pieces[i][at] ^= data.draw(st.integers(1, 255))
+    found = list(read_warc(io.BytesIO(b"".join(pieces))))
+    assert [x for x in found if not isinstance(x, DamageError)] == [(begins[n], records[n]) for n in range(3) if n != i]
+    assert {x.offset for x in found if isinstance(x, DamageError)} == {begins[i]}
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+@pytest.mark.parametrize("wrong", [b"7", b"70", b"700", b"7000000000", b"x", b"-1"])
+def test_a_wrong_content_length_loses_its_record_alone(zipped, wrong):
+    records = [page(n) for n in range(4)]
+    broken = records[1].replace(b"Content-Length: %d" % len(records[1].split(b"\r\n\r\n", 1)[1][:-4]), b"Content-Length: " + wrong)
+    assert broken != records[1]
+    pieces = [records[0], broken, *records[2:]]
+    pieces = [gzip.compress(r, mtime=0) for r in pieces] if zipped else pieces
+    begins = starts(pieces)
+    found = list(read_warc(io.BytesIO(b"".join(pieces))))
+    assert [x for x in found if not isinstance(x, DamageError)] == [(begins[n], records[n]) for n in (0, 2, 3)]
+    assert [x.offset for x in found if isinstance(x, DamageError)] == [begins[1]]
+
+
+def test_damage_stops_with_file_and_byte_or_is_dropped(read):
+    pieces = [gzip.compress(page(n, 5000), mtime=0) for n in range(3)]
+    cut = b"".join(pieces)[:-50]
+    with pytest.raises(InputError, match=rf"a\.warc\.gz, byte {len(pieces[0] + pieces[1]):,}: damaged: the file ends within"):
+        read(cut, SourcesConfig(), "a.warc.gz")
+    kept, dropped, metrics = read(cut, SKIP, "a.warc.gz")
+    assert len(kept) == 2
+    assert [(row["reason"], row["offset"]) for row in dropped] == [("damaged", len(pieces[0] + pieces[1]))]
+    assert metrics["dropped"] == {"damaged": {"documents": 1, "bytes": 0}}
+
+
+def test_a_file_zipped_as_a_whole(read):
+    records = [page(n) for n in range(50)]
+    kept, _, _ = read(gzip.compress(b"".join(records)), SourcesConfig(), "a.warc.gz")
+    assert [row["offset"] for row in kept] == starts(records)[:-1]
+
+
+def test_an_arc_file_is_no_warc_file(read):
+    with pytest.raises(InputError, match="no record begins here"):
+        read(b"filedesc://a.arc.gz 0.0.0.0 20110101000000 text/plain 9\n1 0 Alexa\n", SourcesConfig())
+
+
+def test_empty_inputs_are_refused(read, tmp_path):
+    for content in (b"", record("warcinfo", b"a: b")):
+        with pytest.raises(InputError, match="no page in 1 files"):
+            read(content)
+    with pytest.raises(InputError, match=r"no page in 1 files.*dropped: 2 http status"):
+        read(2 * response(b"gone", status="404 Not Found"))
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "a.png").write_bytes(b"")
+    with pytest.raises(InputError, match=r"no file of a kind that is read; allowed: \.warc"):
+        read(tmp_path / "pictures")
+
+
+@pytest.fixture(scope="module")
+def crawls():
+    """Real WARC files that are whole."""
+    if not SHARED.exists():
+        pytest.skip("../shared/data is not here")
+    names = [
+        "warc/warcfile.warc.gz",
+        "warc/clueweb-quirk.warc.gz",
+        "warcio/example.warc.gz",
+        "warcio/example-iana.org-chunked.warc",
+    ]
+    return [SHARED / name for name in names]
+
+
+def test_real_files_as_fastwarc_reads_them(crawls):
+    n = 0
+    for path in crawls:
+        with path.open("rb") as file:
+            expected = [(r.stream_pos, r.reader.read()) for r in ArchiveIterator(file, parse_http=False, quirks_mode=True)]
+        with path.open("rb") as file:
+            found = list(read_warc(file))
+        assert [offset for offset, _ in found] == [offset for offset, _ in expected]
+        for (_, data), (_, block) in zip(found, expected, strict=True):
+            assert data.endswith(block + b"\r\n\r\n")
+        n += len(found)
+    assert n > 80
+
+
+def test_real_files_through_the_stage(crawls, read):
+    for path in crawls:
+        kept, dropped, _ = read(path, SourcesConfig())
+        assert kept
+        assert dropped == []
+        assert all(b"<html" in row["content"].lower() or b"<!doctype" in row["content"].lower() for row in kept)
+        assert {row["file"] for row in kept} == {str(path)}
+        assert all(b"HTTP/1" not in row["content"][:20] for row in kept)
+
+
+def test_real_damage(crawls, read):
+    with pytest.raises(InputError, match="byte 0: damaged: the file ends within a gzip member"):
+        read(SHARED / "warc" / "clipped.warc.gz", SourcesConfig())
+    with pytest.raises(InputError, match=r"byte 1,197: damaged: a record longer or shorter than its Content-Length, 973"):
+        read(SHARED / "warcio" / "example-trunc.warc", SourcesConfig())
+    with pytest.raises(InputError, match="dropped: 1 content type"):
+        read(SHARED / "warcio" / "example-space-in-target-uri.warc.gz")
+
+
+def test_rows_of_json_lines(read):
+    rows = [
+        {"text": "one", "url": "https://a.example/1", "date": "2026-01-01"},
+        {"content": "two", "id": 7},
+        {"body": "three"},
+        ["four"],
+        {"text": None, "content": "five"},
+        {"text": " "},
+    ]
+    content = "\n".join(map(json.dumps, rows)) + "\n\n{broken\n" + json.dumps({"text": "é"}) + "\n"
+    for name, data in (("a.jsonl", content.encode()), ("a.jsonl.gz", gzip.compress(content.encode()))):
+        kept, dropped, _ = read(data, SKIP, name)
+        assert [(r["offset"], r["url"], r["date"], r["content"].decode()) for r in kept] == [
+            (1, "https://a.example/1", "2026-01-01", "one"),
+            (2, "7", "", "two"),
+            (5, "", "", "five"),
+            (9, "", "", "é"),
+        ]
+        assert [(r["offset"], r["reason"]) for r in dropped] == [(3, "no text"), (4, "no text"), (6, "empty"), (8, "damaged")]
+        with pytest.raises(InputError, match="line 8: damaged: invalid JSON"):
+            read(data, SourcesConfig(), name)
+    kept, _, _ = read(content.encode(), SourcesConfig(text_fields=("body",), on_damage="skip"), "a.jsonl")
+    assert [row["content"] for row in kept] == [b"three"]
+    cut = gzip.compress(content.encode())[:-20]
+    with pytest.raises(InputError, match="damaged: invalid gzip"):
+        read(cut, SourcesConfig(on_damage="stop", text_fields=("text",)), "b.jsonl.gz")
+
+
+def test_rows_of_parquet(read, tmp_path):
+    import datetime
+
+    dates = pa.array([datetime.datetime(2026, 1, 1, 12), None], pa.timestamp("us"))
+    table = pa.table({"text": ["one", "two"], "url": ["https://a.example/1", None], "date": dates, "other": [1, 2]})
+    pq.write_table(table, tmp_path / "a.parquet")
+    kept, _, _ = read(tmp_path / "a.parquet")
+    assert [(r["offset"], r["url"], r["date"], r["content"]) for r in kept] == [
+        (1, "https://a.example/1", "2026-01-01T12:00:00Z", b"one"),
+        (2, "", "", b"two"),
+    ]
+    with pytest.raises(InputError, match="row 1: damaged: not a readable Parquet file"):
+        read((tmp_path / "a.parquet").read_bytes()[:-9], SourcesConfig(), "b.parquet")
+
+
+def test_a_folder_of_files(read, tmp_path):
+    folder = tmp_path / "my folder"
+    (folder / "sub").mkdir(parents=True)
+    (folder / "a.HTML").write_bytes(b"<p>a")
+    (folder / "b.txt.gz").write_bytes(gzip.compress(b"b"))
+    (folder / "sub" / "c.md").write_bytes(b"# c")
+    (folder / "d.png").write_bytes(b"d")
+    kept, _, metrics = read(folder, SourcesConfig(source_patterns={"nested": "/sub/", "all": "/my%20folder/"}))
+    assert [(Path(r["file"]).name, r["content_type"], r["content"], r["source"]) for r in kept] == [
+        ("a.HTML", "text/html", b"<p>a", "all"),
+        ("b.txt.gz", "text/plain", b"b", "all"),
+        ("c.md", "text/markdown", b"# c", "nested"),
+    ]
+    assert kept[0]["url"] == (folder / "a.HTML").as_uri()
+    assert (metrics["files"], metrics["files_ignored"]) == (3, 1)
+
+
+def test_a_remote_file(read):
+    with fsspec.open("memory://crawl/a.warc.gz", "wb") as file:
+        file.write(gzipped([page(n) for n in range(3)]))
+    kept, _, _ = read("memory://crawl/a.warc.gz", SourcesConfig())
+    assert [row["url"] for row in kept] == [f"https://example.org/{n}" for n in range(3)]
+    assert {row["file"] for row in kept} == {"memory://crawl/a.warc.gz"}
+    with pytest.raises(InputError, match="cannot be read"):
+        read("memory://crawl/none.warc.gz", SourcesConfig())
+
+
+def test_the_outputs_of_a_run(run_stage, rows_of, documents_run):
+    def crawl(config, *, out):
+        with out.write("part/a.warc.gz") as path:
+            path.write_bytes(gzipped([page(1)]))
+        return {}
+
+    run = run_stage(sources, SourcesConfig(source="books"), pages=run_stage(crawl, None))
+    assert [(row["file"], row["source"]) for row in rows_of(run)] == [("part/a.warc.gz", "books")]
+    again = run_stage(sources, SourcesConfig(), pages=documents_run(["some text"]))
+    assert [(row["file"], row["content"]) for row in rows_of(again)] == [("documents.parquet", b"some text")]
+
+
+def test_wrong_patterns_are_refused(read):
+    with pytest.raises(ConfigError, match=r"source_patterns: '\('"):
+        read(page(1), SourcesConfig(source_patterns={"a": "("}))
+    with pytest.raises(ConfigError, match="source 'A b'"):
+        read(page(1), SourcesConfig(source_patterns={"A b": "a"}))
