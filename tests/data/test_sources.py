@@ -128,20 +128,18 @@ def test_the_offset_finds_the_record(read):
 
 
 @pytest.mark.parametrize("zipped", [False, True])
-@settings(max_examples=120)
-@given(data=st.data())
-def test_a_file_cut_anywhere(zipped, data):
+def test_a_file_cut_anywhere(zipped):
     records = [record("warcinfo", b"a: b"), page(1), page(2, 9), page(3, 99)]
     pieces = [gzip.compress(r, mtime=0) for r in records] if zipped else records
     begins = starts(pieces)
-    cut = data.draw(st.integers(0, begins[-1]))
-    found = list(read_warc(io.BytesIO(b"".join(pieces)[:cut])))
     # A plain record is whole without the blank lines that follow it.
     ends = [start + len(piece) - (0 if zipped else 4) for start, piece in zip(begins, pieces, strict=False)]
-    whole = sum(cut >= end for end in ends)
-    assert [x for x in found if not isinstance(x, DamageError)] == list(zip(begins[:whole], records, strict=False))
-    damage = [x.offset for x in found if isinstance(x, DamageError)]
-    assert damage == ([begins[whole]] if cut > begins[whole] else [])
+    for cut in range(begins[-1] + 1):
+        found = list(read_warc(io.BytesIO(b"".join(pieces)[:cut])))
+        whole = sum(cut >= end for end in ends)
+        assert [x for x in found if not isinstance(x, DamageError)] == list(zip(begins[:whole], records, strict=False))
+        damage = [x.offset for x in found if isinstance(x, DamageError)]
+        assert damage == ([begins[whole]] if cut > begins[whole] else [])
 
 
 @settings(max_examples=60)
