@@ -1,6 +1,7 @@
-"""Order, shares, labels and masks of batches, against slow twins."""
+"""Order, labels and masks of batches, against slow twins."""
 
 import json
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -10,7 +11,6 @@ from hypothesis import strategies as st
 from openherd.core.errors import InputError
 from openherd.core.rundir import Run
 from openherd.data.batches import IGNORED, BatchSource, permute
-from openherd.data.mix import PERIOD, Mix, quotas
 from openherd.data.token_shards import TokenShards
 
 
@@ -18,12 +18,12 @@ def make_shards(path, sources, vocabulary=50):
     """Shards of given documents (lists of ids), without a tokenizer."""
     folder = path / "shards"
     folder.mkdir(parents=True)
-    index = {"vocabulary": vocabulary, "sources": {}}
+    index = {"vocabulary": vocabulary, "tokenizer_sha256": "", "sources": {}}
     for name, documents in sources.items():
         np.concatenate(documents).astype("<u4").tofile(folder / f"{name}.bin")
         lengths = [len(d) for d in documents]
-        np.save(folder / f"{name}.starts.npy", np.cumsum([0, *lengths[:-1]]))
-        index["sources"][name] = {"tokens": sum(lengths), "documents": len(documents)}
+        np.save(folder / f"{name}.starts.npy", np.cumsum([0, *lengths[:-1]], dtype=np.int64))
+        index["sources"][name] = {"file": name, "tokens": sum(lengths), "documents": len(documents)}
     (folder / "index.json").write_text(json.dumps(index))
     return Run(path, {"outputs": {"shards/index.json": {}}, "stage": "token-shards"})
 
@@ -43,29 +43,7 @@ def test_permutations_differ_and_look_shuffled():
     one, other = ([permute(i, 1000, key) for i in range(1000)] for key in (1, 2))
     assert one != other
     assert abs(np.corrcoef(one, np.arange(1000))[0, 1]) < 0.15
-    assert sum(b - a == 1 for a, b in zip(one, one[1:])) < 20
-
-
-@given(weights=st.lists(st.floats(0.001, 1.0), min_size=1, max_size=8), index=st.integers(0, 3 * PERIOD))
-@settings(max_examples=40)
-def test_shares_are_exact_over_any_prefix(weights, index):
-    named = {f"s{i}": w for i, w in enumerate(weights)}
-    mix, quota = Mix(named), quotas(named)
-    assert sum(quota.values()) == PERIOD
-    drawn = [mix.sample(i) for i in range(index, index + 50)]
-    for name, nth in drawn:
-        at = index + drawn.index((name, nth))
-        assert abs(nth - at * quota[name] / PERIOD) < 1
-    seen = {name: 0 for name in named}
-    for i in range(300):  # counting by hand gives the number that sample() says
-        name, nth = mix.sample(i)
-        assert nth == seen[name]
-        seen[name] += 1
-
-
-def test_quotas_are_within_one_of_the_shares():
-    weights = {"web": 50.0, "math": 25.0, "code": 17.0, "multilingual": 8.0}
-    assert all(abs(quotas(weights)[n] - w / 100 * PERIOD) < 1 for n, w in weights.items())
+    assert sum(b - a == 1 for a, b in pairwise(one)) < 20
 
 
 def test_an_epoch_visits_every_window_once(tmp_path):
@@ -79,6 +57,13 @@ def test_an_epoch_visits_every_window_once(tmp_path):
         assert starts[-1] + 17 <= shards.tokens["a"] < starts[-1] + 17 + 2 * 16
     offsets = {source.window(epoch * n)[1] % 16 for epoch in range(8)}
     assert len(offsets) > 1
+
+
+def test_epochs_are_counted(shards):
+    plain = BatchSource(shards, 3, "p", 16, {"a": 1.0, "b": 2.0})
+    sources = [plain.window(i)[0] for i in range(400)]
+    assert plain.epochs(400) == {name: sources.count(name) / plain.windows[name] for name in "ab"}
+    assert BatchSource(shards, 3, "p", 16, {"a": 1.0, "b": 2.0}, skipped=[(100, 150)]).epochs(350) == plain.epochs(400)
 
 
 def test_rows_against_a_slow_twin(tmp_path):
@@ -106,7 +91,10 @@ def test_rows_against_a_slow_twin(tmp_path):
 
 def test_a_batch_does_not_depend_on_how_it_is_reached(tmp_path):
     run = make_shards(tmp_path, {"a": documents(4, 60), "b": documents(5, 60)})
-    make = lambda seed=1, phase="p": BatchSource(TokenShards.open(run), seed, phase, 8, {"a": 1.0, "b": 3.0})
+
+    def make(seed=1, phase="p"):
+        return BatchSource(TokenShards.open(run), seed, phase, 8, {"a": 1.0, "b": 3.0})
+
     whole = make().batch(0, 30)
     parts = [make().batch(i, 10) for i in (20, 0, 10)]
     for key, rows in whole.items():
@@ -115,12 +103,26 @@ def test_a_batch_does_not_depend_on_how_it_is_reached(tmp_path):
     assert not np.array_equal(whole["tokens_BT"], make(phase="q").batch(0, 30)["tokens_BT"])
 
 
-def test_skipped_samples_are_left_out_and_the_rest_keeps_its_order(tmp_path):
-    shards = TokenShards.open(make_shards(tmp_path, {"a": documents(6, 200)}))
-    plain = BatchSource(shards, 0, "p", 8, {"a": 1.0})
-    skipping = BatchSource(shards, 0, "p", 8, {"a": 1.0}, skipped=[(30, 33), (10, 15)])
-    expected = [plain.window(i) for i in range(60) if not (10 <= i < 15 or 30 <= i < 33)]
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    return TokenShards.open(make_shards(tmp_path_factory.mktemp("shards"), {"a": documents(6, 200), "b": documents(7, 50)}))
+
+
+range_of_samples = st.tuples(st.integers(0, 60), st.integers(0, 20)).map(lambda r: (r[0], r[0] + r[1]))
+
+
+@given(skipped=st.lists(range_of_samples, max_size=5))
+@settings(max_examples=40)
+def test_skipped_samples_are_left_out_and_the_rest_keeps_its_order(skipped, shards):
+    plain = BatchSource(shards, 0, "p", 8, {"a": 2.0, "b": 1.0})
+    skipping = BatchSource(shards, 0, "p", 8, {"a": 2.0, "b": 1.0}, skipped)
+    expected = [plain.window(i) for i in range(120) if not any(first <= i < end for first, end in skipped)]
     assert [skipping.window(i) for i in range(len(expected))] == expected
+
+
+def test_a_range_that_ends_before_it_begins_is_refused(shards):
+    with pytest.raises(ValueError, match=r"no range of samples: \(5, 3\)"):
+        BatchSource(shards, 0, "p", 8, {"a": 1.0}, skipped=[(5, 3)])
 
 
 def test_corrupt_shards_are_refused(tmp_path):
@@ -133,5 +135,5 @@ def test_corrupt_shards_are_refused(tmp_path):
     with pytest.raises(InputError, match="a corrupt shard: token 4294967295"):
         TokenShards.open(run).read("a", 0, 5)
     file.write_bytes(whole[:-3])
-    with pytest.raises(InputError, match="a corrupt shard: .* bytes; allowed: .* tokens of 4 bytes"):
+    with pytest.raises(InputError, match=r"a corrupt shard: .* bytes; allowed: .* tokens of 4 bytes"):
         TokenShards.open(run)

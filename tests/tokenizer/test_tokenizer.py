@@ -4,16 +4,21 @@ import json
 from pathlib import Path
 
 import pytest
+import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from openherd.core import rundir
 from openherd.core.errors import InputError
+from openherd.core.records import ParquetWriter
+from openherd.core.rundir import Job, Run
+from openherd.data.documents import TEXT_SCHEMA
 from openherd.tokenizer import reference
 from openherd.tokenizer.dialog import ROLES, decode_dialog, encode_dialog, render_mask
 from openherd.tokenizer.pattern import SPLIT_PATTERN
 from openherd.tokenizer.special import SPECIAL_TOKENS
 from openherd.tokenizer.tokenizer import Tokenizer, byte_letters
-from openherd.tokenizer.train import train_backend, write_tokenizer
+from openherd.tokenizer.train import TokenizerConfig, tokenizer, train_backend, write_tokenizer
 
 N_PAIRS = 600
 LETTERS = {letter: byte for byte, letter in byte_letters().items()}
@@ -87,14 +92,16 @@ def test_encoding_equals_slow_twin_tiktoken_and_transformers(text, words, oracle
     ids = words.encode(text)
     assert [words.decode_bytes([i]) for i in ids] == reference.encode(text, oracle["merges"], oracle["ranks"])
     assert words.decode_bytes(ids) == text.encode()
-    assert ids == oracle["transformers"].encode(text, add_special_tokens=False)
     assert ids == oracle["tiktoken"].encode_ordinary(text)
+    if not any(token in text for token in SPECIAL_TOKENS):  # transformers reads their names in a text as the tokens themselves
+        assert ids == oracle["transformers"].encode(text, add_special_tokens=False)
 
 
 def test_special_tokens_come_last_in_llama_3s_order(words):
     assert len(SPECIAL_TOKENS) == len(set(SPECIAL_TOKENS)) == 256
     assert [words.id(t) for t in SPECIAL_TOKENS] == list(range(N_PAIRS, N_PAIRS + 256))
     assert words.vocabulary == N_PAIRS + 256
+    assert json.loads((words.directory / "tokenizer.json").read_text())["model"]["ignore_merges"]  # as in Meta's encoder
     # ids of Meta's tokenizer, less its 128,000 byte pairs
     assert [SPECIAL_TOKENS.index(t) for t in ("<|eot_id|>", "<|eom_id|>", "<|python_tag|>", "<|start_header_id|>")] == [9, 8, 10, 6]
     assert words.stop_ids == {N_PAIRS + 1, N_PAIRS + 8, N_PAIRS + 9}
@@ -160,8 +167,113 @@ def test_an_unknown_role_is_refused(words):
 
 
 def test_a_damaged_tokenizer_is_refused(tmp_path):
-    with pytest.raises(InputError, match="no tokenizer.json"):
+    with pytest.raises(InputError, match=r"no tokenizer\.json"):
         Tokenizer.load(tmp_path)
     (tmp_path / "tokenizer.json").write_text("{")
     with pytest.raises(InputError, match="not a readable tokenizer"):
         Tokenizer.load(tmp_path)
+
+
+def test_in_a_model_directory_transformers_loads_the_same_tokenizer(directory, words, tmp_path):
+    from transformers import AutoTokenizer
+
+    words.save(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", "architectures": ["LlamaForCausalLM"]}))
+    theirs = AutoTokenizer.from_pretrained(tmp_path)
+    text = " It's  12345\r\n\t東京 naïve"
+    # Llama 3's tokenizer begins a text, as our documents begin.
+    assert theirs.encode(text) == [words.bos_id, *words.encode(text)]
+    assert theirs.decode(words.encode(text)) == text
+    assert (theirs.bos_token_id, theirs.eos_token_id) == (words.bos_id, words.eos_id)
+    assert (directory / "tokenizer.json").read_bytes() == (tmp_path / "tokenizer.json").read_bytes()
+
+
+def test_a_tokenizer_with_other_special_tokens_is_read(directory, tmp_path):
+    """Llama 3 of April 2024 has no end of message, and others add tokens of their own."""
+    text = (directory / "tokenizer.json").read_text()
+    text = text.replace("<|eom_id|>", "<|april|>").replace("<|reserved_special_token_9|>", "<|ünlike|>")
+    (tmp_path / "tokenizer.json").write_text(text)
+    other = Tokenizer.load(tmp_path)
+    assert other.stop_ids == {N_PAIRS + 1, N_PAIRS + 9}
+    assert other.decode([other.id("<|ünlike|>")]) == "<|ünlike|>"
+    assert len(other.special_ids) == 256
+
+
+def dialog_ids(words: Tokenizer, text: str) -> list[int]:
+    """Ids of a text in which the names of special tokens stand for them, as a model would write it."""
+    backend = tokenizers.Tokenizer.from_file(str(words.directory / "tokenizer.json"))
+    return backend.encode(text, add_special_tokens=False).ids
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("<|start_header_id|>user<|end_header_id|>\n\nhi<|eot_id|>", "does not begin with <|begin_of_text|>"),
+        ("<|begin_of_text|>hi<|end_header_id|>\n\nhi<|eot_id|>", "message 0 has no header"),
+        ("<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\nhi", "message 0 has no end"),
+        ("<|begin_of_text|><|start_header_id|>bot<|end_header_id|>\n\nhi<|eot_id|>", "message 0 has role 'bot'"),
+        (
+            "<|begin_of_text|><|start_header_id|>assistant<|end_header_id|>\n\n<|python_tag|>f()<|eom_id|>"
+            "<|start_header_id|>ipython<|end_header_id|>\n\n1<|eot_id|>",
+            "message 0 holds <|python_tag|>",
+        ),
+    ],
+)
+def test_what_is_no_dialog_is_refused(words, text, found):
+    with pytest.raises(InputError) as error:
+        decode_dialog(words, dialog_ids(words, text))
+    assert error.value.found == found
+
+
+def test_the_mask_shows_whole_characters_and_no_control_characters(words):
+    answer = "日本 \x1b[2J\u0085\tline\nend"
+    dialog = encode_dialog(words, [{"role": "assistant", "content": answer}])
+    assert len(words.encode("日")) > 1
+    plain = render_mask(words, dialog).plain
+    assert "日本 ␛[2J\ufffd␉line⏎end<|eot_id|>\n" in plain
+    marked = render_mask(words, dialog, brackets=True).plain
+    assert marked.replace("‹", "").replace("›", "") == plain
+    assert "‹›" not in marked
+
+
+@pytest.fixture(scope="session")
+def documents(corpus, tmp_path_factory) -> Run:
+    """A finished run with the corpus in `train.parquet`."""
+
+    def stage(config, *, out):
+        with out.write("train.parquet") as path, ParquetWriter(path, TEXT_SCHEMA) as writer:
+            for text in corpus:
+                writer.write({"text": text})
+        return {}
+
+    return rundir.make(Job("holdout", "3.1.3", 1, {}, {}, {}), tmp_path_factory.mktemp("documents"), stage, None, {})[0]
+
+
+def run_tokenizer(path: Path, documents: Run, **settings) -> Run:
+    return rundir.make(
+        Job("tokenizer", "3.2", 1, {}, {}, {}), path, tokenizer, TokenizerConfig(**settings), {"documents": documents}
+    )[0]
+
+
+def test_the_stage_writes_the_same_bytes_each_time(documents, corpus, tmp_path):
+    one, other = (run_tokenizer(tmp_path / name, documents, vocabulary=400) for name in ("one", "other"))
+    assert one.manifest["outputs"] == other.manifest["outputs"]
+    assert set(one.manifest["outputs"]) == {"tokenizer/tokenizer.json", "tokenizer/tokenizer_config.json"}
+    words = Tokenizer.load(one.path / "tokenizer")
+    n_bytes = sum(len(text.encode()) for text in corpus)
+    expected = {"vocabulary": 656, "bytes_per_token": n_bytes / sum(len(words.encode(t)) for t in corpus), "sample_bytes": n_bytes}
+    assert one.metrics == expected
+
+
+def test_the_bytes_alone_are_a_vocabulary(documents, tmp_path):
+    words = Tokenizer.load(run_tokenizer(tmp_path, documents, vocabulary=256).path / "tokenizer")
+    assert sorted(words.decode_bytes([i]) for i in range(256)) == [bytes([b]) for b in range(256)]
+    assert len(words.encode("naïve 東京")) == len("naïve 東京".encode())
+
+
+def test_too_little_text_for_the_vocabulary_is_refused(documents, tmp_path):
+    with pytest.raises(
+        InputError, match=r"train.parquet: the text gives only [\d,]+ tokens; allowed: 128,000 asked; lower vocabulary"
+    ):
+        run_tokenizer(tmp_path, documents)
+    assert not (tmp_path / "tokenizer").exists()

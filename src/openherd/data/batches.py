@@ -1,13 +1,13 @@
 """Batches as a pure function of seed, phase and sample index (paper 3.4.1).
 
 A source's stream of tokens is cut into windows of `sequence_length`, each with one token more for the last label. An epoch visits
-every window once, in the order of a seeded permutation that takes no memory (a Feistel network, walked until it lands inside);
-the windows of each epoch start at another offset, so that their borders differ. Less than two windows at the stream's ends are
-left out of an epoch. Tokens attend within their own document, whose positions count from 0, or from the window's start where it
-began before; the first token of a document is nobody's label. The state of the data is the sample's index alone.
+every window once, in the order of a seeded permutation that takes no memory (a Feistel network, walked until it lands inside); the
+windows of each epoch start at another offset, so that their borders differ. Less than two windows at the stream's ends are left out
+of an epoch. Tokens attend within their own document, whose positions count from 0, or from the window's start where it began
+before; the first token of a document is nobody's label. The state of the data is the sample's index and the skipped ranges.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
@@ -44,6 +44,18 @@ def permute(index: int, n: int, key: int) -> int:
             return index
 
 
+def merge(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Ranges (first, end) in order, those that touch or overlap made one."""
+    merged: list[tuple[int, int]] = []
+    for first, end in sorted(ranges):
+        if not 0 <= first <= end:
+            raise ValueError(f"no range of samples: {(first, end)}")
+        if merged and first <= merged[-1][1]:
+            first, end = merged[-1][0], max(merged.pop()[1], end)
+        merged.append((first, end))
+    return merged
+
+
 class BatchSource:
     """The samples of one phase at one sequence length."""
 
@@ -54,26 +66,34 @@ class BatchSource:
         phase: str,
         sequence_length: int,
         weights: Mapping[str, float],
-        skipped: Sequence[tuple[int, int]] = (),
+        skipped: Iterable[tuple[int, int]] = (),
     ) -> None:
-        """`skipped` are ranges (first, end) of sample indices that are left out; later samples move up."""
+        """`skipped` are ranges (first, end) of sample indices that are left out; later samples move up. Raises InputError for a
+        source of too few tokens."""
         self.shards, self.seed, self.phase, self.sequence_length = shards, seed, phase, sequence_length
         self.mix = Mix(weights)
-        self.skipped = sorted(skipped)
+        self.skipped = merge(skipped)
         self.windows = {name: (shards.tokens[name] - sequence_length) // sequence_length for name in self.mix.names}
         for name, n in self.windows.items():
             if n < 1:
                 found = f"source {name!r} has {shards.tokens[name]:,} tokens"
-                raise InputError(
-                    shards.path, found, allowed=f"at least {2 * sequence_length:,} for sequences of {sequence_length:,}"
-                )
+                needed = f"at least {2 * sequence_length:,} for sequences of {sequence_length:,}"
+                raise InputError(shards.path, found, allowed=needed)
 
-    def window(self, index: int) -> tuple[str, int]:
-        """The source of sample `index`, and the token in its stream at which the window starts."""
+    def _planned(self, index: int) -> int:
+        """The index that sample `index` would have if none were skipped."""
         for first, end in self.skipped:
             if index >= first:
                 index += end - first
-        name, nth = self.mix.sample(index)
+        return index
+
+    def epochs(self, n: int) -> dict[str, float]:
+        """How many times the first `n` samples go through each source, what is skipped counted with them."""
+        return {name: count / self.windows[name] for name, count in self.mix.counts(self._planned(n)).items()}
+
+    def window(self, index: int) -> tuple[str, int]:
+        """The source of sample `index`, and the token in its stream at which the window starts."""
+        name, nth = self.mix.sample(self._planned(index))
         epoch, within = divmod(nth, self.windows[name])
         key = derive_seed(self.seed, self.phase, name, epoch)
         offset = key % self.sequence_length

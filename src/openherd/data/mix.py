@@ -1,58 +1,69 @@
-"""Which source each sample comes from (paper 3.1.2): shares that are exact over any prefix, as a pure function of the sample's
-index.
+"""Which source each sample comes from (paper 3.1.2): a pure function of the sample's index, by shares that hold over any prefix.
 
-Weights are rounded to multiples of 1/4096. Within a period of 4096 samples each source's j-th sample must fall between (j-1)/w
-and j/w; the one whose time runs out first goes first. That keeps every prefix of the infinite sequence within one sample of each
-source's exact share (the uniprocessor case of proportionate fairness, Baruah et al. 1996).
+The sources are the leaves of a Huffman tree of their weights, and each fork hands the samples that reach it to its two sides: of
+the first k the left one gets k times its share, rounded, in exact arithmetic. So a side is off its due by its share of what the
+fork is off, and half a sample at most. A fork has at most 2/3 of the fork above, because its sibling is no lighter than its heavier
+side; hence it is off by less than 3/2, and a source by less than 2 samples, over any prefix and for any weights.
 """
 
 import heapq
+import math
 from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Union
 
-import numpy as np
 
-PERIOD = 4096
+@dataclass(frozen=True)
+class Fork:
+    """Two parts of the tree, with the left one's weight and that of both."""
 
+    left: Union["Fork", str]
+    right: Union["Fork", str]
+    left_weight: int
+    weight: int
 
-def quotas(weights: Mapping[str, float]) -> dict[str, int]:
-    """Samples of each source per period: largest remainders, at least one for a positive weight."""
-    total = sum(weights.values())
-    if not weights or total <= 0 or min(weights.values()) < 0:
-        raise ValueError(f"weights must be positive: {dict(weights)}")
-    positive = {name: w / total * PERIOD for name, w in weights.items() if w > 0}
-    quota = {name: max(int(share), 1) for name, share in positive.items()}
-    while (left := PERIOD - sum(quota.values())) != 0:
-        step = 1 if left > 0 else -1
-        # The source that is furthest from its share takes or gives one; the name decides ties.
-        movable = [n for n in quota if step > 0 or quota[n] > 1]
-        name = max(movable, key=lambda n: (step * (positive[n] - quota[n]), n))
-        quota[name] += step
-    return quota
+    def to_left(self, n: int) -> int:
+        """How many of the first `n` samples that come here go left."""
+        return (2 * n * self.left_weight + self.weight) // (2 * self.weight)
 
 
 class Mix:
-    """The sequence of sources."""
+    """The sequence of sources; only the proportions of `weights` matter, and a weight of 0 leaves its source out."""
 
     def __init__(self, weights: Mapping[str, float]) -> None:
-        self.quota = quotas(weights)
-        self.names = sorted(self.quota)
-        released: list[list[tuple[int, int]]] = [[] for _ in range(PERIOD)]
-        for s, name in enumerate(self.names):
-            n = self.quota[name]
-            for j in range(n):
-                released[j * PERIOD // n].append((-(-(j + 1) * PERIOD // n), s))
-        waiting: list[tuple[int, int]] = []
-        self._source = np.empty(PERIOD, np.int16)
-        for slot in range(PERIOD):
-            for task in released[slot]:
-                heapq.heappush(waiting, task)
-            self._source[slot] = heapq.heappop(waiting)[1]
-        chosen = self._source[:, None] == np.arange(len(self.names))
-        self._before = np.concatenate([np.zeros((1, len(self.names)), np.int64), chosen.cumsum(0)])
+        if not weights or min(weights.values()) < 0 or sum(weights.values()) <= 0:
+            raise ValueError(f"weights must be positive: {dict(weights)}")
+        exact = {name: Fraction(weights[name]) for name in sorted(weights) if weights[name] > 0}
+        unit = math.lcm(*(share.denominator for share in exact.values()))
+        self.names = list(exact)
+        # The number in the middle decides ties, so that the tree depends on nothing but names and weights.
+        heap: list[tuple[int, int, Fork | str]] = [(int(w * unit), i, name) for i, (name, w) in enumerate(exact.items())]
+        heapq.heapify(heap)
+        for number in range(len(heap), 2 * len(heap) - 1):
+            light, _, right = heapq.heappop(heap)
+            heavy, _, left = heapq.heappop(heap)
+            heapq.heappush(heap, (light + heavy, number, Fork(left, right, heavy, light + heavy)))
+        self._root = heap[0][2]
 
     def sample(self, index: int) -> tuple[str, int]:
         """Sample `index`'s source, and how many samples of that source came before it."""
-        period, slot = divmod(index, PERIOD)
-        s = int(self._source[slot])
-        name = self.names[s]
-        return name, period * self.quota[name] + int(self._before[slot, s])
+        node = self._root
+        while isinstance(node, Fork):
+            before = node.to_left(index)
+            goes_left = node.to_left(index + 1) > before
+            node, index = (node.left, before) if goes_left else (node.right, index - before)
+        return node, index
+
+    def counts(self, n: int) -> dict[str, int]:
+        """Samples of each source among the first `n`."""
+        found: dict[str, int] = {}
+        reached = [(self._root, n)]
+        while reached:
+            node, k = reached.pop()
+            if isinstance(node, Fork):
+                left = node.to_left(k)
+                reached += [(node.left, left), (node.right, k - left)]
+            else:
+                found[node] = k
+        return {name: found[name] for name in self.names}

@@ -1,13 +1,16 @@
 """Token shards: documents as flat little-endian uint32 files, one a source, with an index of document starts (paper 3.1.2).
 
-A document is `<|begin_of_text|>`, its text, `<|end_of_text|>`. `index.json` names the sources with their tokens and documents;
-`<source>.starts.npy` holds the token at which each document begins; `documents.parquet` finds a document's id by source and
-number.
+A document is `<|begin_of_text|>`, its text, `<|end_of_text|>`. `index.json` names the sources: file, tokens, documents.
+Beside `<file>.bin`, `<file>.starts.npy` holds the token at which each document begins, as int64; `documents.parquet` gives a
+document's id by source and number, so that any token can be traced to its page. Held-out text is not encoded: evaluation reads it.
 """
 
+import contextlib
 import json
+import re
+from array import array
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO
 
@@ -22,7 +25,11 @@ from openherd.core.rundir import Output, Run, file_sha256
 from openherd.tokenizer.tokenizer import Tokenizer
 
 INDEX = "index.json"
+DOCUMENT_IDS = "documents.parquet"
+DOCUMENT_IDS_SCHEMA = pa.schema([("source", pa.string()), ("number", pa.int64()), ("id", pa.string())])
 TOKEN = np.dtype("<u4")
+START = np.dtype("<i8")
+AGAIN = "remove this run and make it again"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +37,27 @@ class TokenShardsConfig:
     """Settings of token shards."""
 
     batch_documents: Annotated[int, Field(description="documents encoded at once, on all cores", ge=1)] = 256
+
+
+@dataclass
+class Stream:
+    """A source's file while it is being written."""
+
+    name: str  # of the file, without its ending
+    file: BinaryIO
+    tokens: int = 0
+    starts: array = field(default_factory=lambda: array("q"))
+
+    def append(self, document: list[int]) -> None:
+        """Add a document's tokens."""
+        self.file.write(np.array(document, TOKEN).tobytes())
+        self.starts.append(self.tokens)
+        self.tokens += len(document)
+
+
+def file_name(number: int, source: str) -> str:
+    """A file name for the source of that number: readable, and safe whatever the source is called."""
+    return f"{number:03d}-{re.sub('[^a-z0-9]+', '-', source.lower())[:40]}"
 
 
 def in_batches(rows: Iterator[dict[str, Any]], n: int) -> Iterator[list[dict[str, Any]]]:
@@ -45,54 +73,50 @@ def in_batches(rows: Iterator[dict[str, Any]], n: int) -> Iterator[list[dict[str
 
 
 def token_shards(config: TokenShardsConfig, *, documents: Run, tokenizer: Run, out: Output) -> dict[str, Any]:
-    """Encode `train.parquet` into `shards/`."""
-    directory = tokenizer.file("tokenizer/tokenizer.json")
-    words = Tokenizer.load(directory.parent)
+    """Encode `train.parquet` into `shards/`. Raises InputError where there are no documents, or one has no source."""
+    words_file = tokenizer.file("tokenizer/tokenizer.json")
+    words = Tokenizer.load(words_file.parent)
     source_file = documents.file("train.parquet")
-    starts: dict[str, list[int]] = {}
-    ends: dict[str, int] = {}
+    streams: dict[str, Stream] = {}
     n_bytes = 0
-    schema = pa.schema([("source", pa.string()), ("number", pa.int64()), ("id", pa.string())])
     with out.write("shards") as folder:
         folder.mkdir()
-        files: dict[str, BinaryIO] = {}
-        rows = read_parquet(source_file, ["id", "source", "text"])
-        total = count_rows(source_file) or 0
         with (
-            ParquetWriter(folder / "documents.parquet", schema) as lineage,
-            Progress("token-shards", total, "documents") as progress,
+            contextlib.ExitStack() as files,
+            ParquetWriter(folder / DOCUMENT_IDS, DOCUMENT_IDS_SCHEMA) as document_ids,
+            Progress("token-shards", count_rows(source_file) or 0, "documents") as progress,
         ):
-            for batch in in_batches(rows, config.batch_documents):
-                encoded = words.encode_batch([row["text"] for row in batch])
-                for row, ids in zip(batch, encoded, strict=True):
-                    name = row["source"]
-                    if name not in files:
-                        files[name] = (folder / f"{name}.bin").open("wb")
-                        starts[name], ends[name] = [], 0
-                    document = np.array([words.bos_id, *ids, words.eos_id], TOKEN)
-                    files[name].write(document.tobytes())
-                    lineage.write({"source": name, "number": len(starts[name]), "id": row["id"]})
-                    starts[name].append(ends[name])
-                    ends[name] += len(document)
+            for batch in in_batches(read_parquet(source_file, ["id", "source", "text"]), config.batch_documents):
+                for row, ids in zip(batch, words.encode_batch([row["text"] for row in batch]), strict=True):
+                    source = row["source"]
+                    if not source:
+                        raise InputError(source_file, f"document {row['id']} has no source", do="give each document a source")
+                    if source not in streams:
+                        name = file_name(len(streams), source)
+                        streams[source] = Stream(name, files.enter_context((folder / f"{name}.bin").open("wb")))
+                    document_ids.write({"source": source, "number": len(streams[source].starts), "id": row["id"]})
+                    streams[source].append([words.bos_id, *ids, words.eos_id])
                     n_bytes += len(row["text"].encode())
                 progress.advance(len(batch))
-        for name, file in files.items():
-            file.close()
-            np.save(folder / f"{name}.starts.npy", np.array(starts[name], np.int64))
+        if not streams:
+            raise InputError(source_file, "no documents", do="look at the reasons in dropped.parquet of the stages before")
+        for stream in streams.values():
+            np.save(folder / f"{stream.name}.starts.npy", np.array(stream.starts, START))
         index = {
             "vocabulary": words.vocabulary,
-            "tokenizer_sha256": file_sha256(directory),
-            "sources": {name: {"tokens": ends[name], "documents": len(starts[name])} for name in sorted(files)},
+            "tokenizer_sha256": file_sha256(words_file),
+            "sources": {
+                source: {"file": stream.name, "tokens": stream.tokens, "documents": len(stream.starts)}
+                for source, stream in sorted(streams.items())
+            },
         }
-        (folder / INDEX).write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
-    if not ends:
-        raise InputError(source_file, "no documents", do="look at the reasons in dropped.parquet of the stages before")
-    n_tokens = sum(ends.values())
+        (folder / INDEX).write_text(json.dumps(index, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    n_tokens = sum(stream.tokens for stream in streams.values())
     return {
-        "documents": sum(len(s) for s in starts.values()),
+        "documents": sum(len(stream.starts) for stream in streams.values()),
         "train_tokens": n_tokens,
         "bytes_per_token": n_bytes / n_tokens,
-        "tokens_by_source": dict(sorted(ends.items())),
+        "tokens_by_source": {source: stream.tokens for source, stream in sorted(streams.items())},
     }
 
 
@@ -102,35 +126,50 @@ class TokenShards:
 
     path: Path
     vocabulary: int
+    tokenizer_sha256: str  # of the tokenizer.json that made the tokens
     tokens: dict[str, int]  # source to its number of tokens
     starts: dict[str, np.ndarray]  # source to the token at which each document begins
     _files: dict[str, np.ndarray]
 
     @classmethod
     def open(cls, run: Run) -> "TokenShards":
-        """Map the shards of a run. Raises InputError where a file does not fit the index."""
-        folder = run.file(f"shards/{INDEX}").parent
-        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-        tokens: dict[str, int] = {}
-        starts: dict[str, np.ndarray] = {}
-        files: dict[str, np.ndarray] = {}
-        for name, entry in index["sources"].items():
-            file = folder / f"{name}.bin"
-            if not file.exists() or file.stat().st_size != entry["tokens"] * TOKEN.itemsize:
-                found = f"{file.stat().st_size:,} bytes" if file.exists() else "missing"
-                raise InputError(
-                    file, f"a corrupt shard: {found}", allowed=f"{entry['tokens']:,} tokens of 4 bytes", do="run token-shards again"
-                )
-            files[name] = np.memmap(file, TOKEN, mode="r")
-            starts[name] = np.load(folder / f"{name}.starts.npy")
-            tokens[name] = entry["tokens"]
-        return cls(folder, index["vocabulary"], tokens, starts, files)
+        """Map the shards of a run. Raises InputError where a file is damaged or does not fit the index."""
+        file = run.file(f"shards/{INDEX}")
+        folder = file.parent
+        tokens, starts, files = {}, {}, {}
+        try:
+            index = json.loads(file.read_text(encoding="utf-8"))
+            for source, entry in index["sources"].items():
+                tokens[source] = int(entry["tokens"])
+                files[source] = _map_tokens(folder / f"{entry['file']}.bin", tokens[source])
+                starts[source] = _read_starts(folder / f"{entry['file']}.starts.npy", int(entry["documents"]), tokens[source])
+            return cls(folder, int(index["vocabulary"]), str(index["tokenizer_sha256"]), tokens, starts, files)
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            raise InputError(file, f"a corrupt index ({error!r})", do=AGAIN) from None
 
     def read(self, source: str, start: int, end: int) -> np.ndarray:
         """Tokens [start, end) of a source's stream, int64. Raises InputError for ids outside the vocabulary."""
         found = self._files[source][start:end].astype(np.int64)
         if len(found) and found.max() >= self.vocabulary:
-            raise InputError(
-                self.path / f"{source}.bin", f"a corrupt shard: token {found.max()}", allowed=f"under {self.vocabulary}"
-            )
+            where = f"{self.path}, source {source!r}"
+            raise InputError(where, f"a corrupt shard: token {found.max()}", allowed=f"under {self.vocabulary}", do=AGAIN)
         return found
+
+
+def _map_tokens(file: Path, n: int) -> np.ndarray:
+    n_bytes = file.stat().st_size if file.exists() else None
+    if n_bytes != n * TOKEN.itemsize:
+        found = "missing" if n_bytes is None else f"{n_bytes:,} bytes"
+        raise InputError(file, f"a corrupt shard: {found}", allowed=f"{n:,} tokens of {TOKEN.itemsize} bytes", do=AGAIN)
+    return np.memmap(file, TOKEN, mode="r")
+
+
+def _read_starts(file: Path, n_documents: int, n_tokens: int) -> np.ndarray:
+    try:
+        starts: np.ndarray = np.load(file)
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(file, f"a corrupt index of document starts ({error})", do=AGAIN) from None
+    if starts.dtype != START or len(starts) != n_documents or starts[0] != 0 or (np.diff(starts, append=n_tokens) <= 0).any():
+        allowed = f"{n_documents:,} growing numbers from 0 to under {n_tokens:,}"
+        raise InputError(file, "a corrupt index of document starts", allowed=allowed, do=AGAIN)
+    return starts

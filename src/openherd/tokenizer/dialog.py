@@ -5,6 +5,7 @@
 text.
 """
 
+import codecs
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypedDict
@@ -29,6 +30,10 @@ CHAT_TEMPLATE = (
 )
 
 
+# Control characters as pictures: a terminal must not obey a dialog.
+VISIBLE: dict[int, int | str] = {**{c: 0x2400 + c for c in range(32)}, **dict.fromkeys(range(0x7F, 0xA0), "\ufffd"), ord("\n"): "⏎"}
+
+
 class Message(TypedDict):
     """One message of a dialog."""
 
@@ -49,7 +54,7 @@ def _header(tokenizer: Tokenizer, role: str) -> list[int]:
 
 
 def encode_dialog(tokenizer: Tokenizer, messages: Sequence[Message], *, generation_prompt: bool = False) -> Encoded:
-    """Token ids and loss mask of a dialog; `generation_prompt` opens the assistant's next turn. Raises InputError for an unknown role."""
+    """Token ids and loss mask; `generation_prompt` opens the assistant's next turn. Raises InputError for an unknown role."""
     ids, has_loss = [tokenizer.bos_id], [False]
     for i, message in enumerate(messages):
         if message["role"] not in ROLES:
@@ -66,7 +71,7 @@ def encode_dialog(tokenizer: Tokenizer, messages: Sequence[Message], *, generati
 
 
 def decode_dialog(tokenizer: Tokenizer, ids: Sequence[int]) -> list[Message]:
-    """The messages of a dialog's token ids. Raises InputError where they are no dialog."""
+    """The messages of a dialog's token ids, content stripped, tools as 'ipython'. Raises InputError where they are no dialog."""
     start, end, turn = (tokenizer.id(t) for t in (START_HEADER, END_HEADER, END_OF_TURN))
     if not ids or ids[0] != tokenizer.bos_id:
         raise InputError("dialog", f"does not begin with {BEGIN_OF_TEXT}")
@@ -80,21 +85,29 @@ def decode_dialog(tokenizer: Tokenizer, ids: Sequence[int]) -> list[Message]:
             raise InputError("dialog", f"message {len(messages)} has no end") from None
         if ids[at] != start:
             raise InputError("dialog", f"message {len(messages)} has no header")
-        role = tokenizer.decode(ids[at + 1 : header_end])
-        messages.append({"role": role, "content": tokenizer.decode(ids[header_end + 1 : turn_end]).removeprefix("\n\n")})
+        role, content = tokenizer.decode(ids[at + 1 : header_end]), ids[header_end + 1 : turn_end]
+        if role not in ROLES:
+            raise InputError("dialog", f"message {len(messages)} has role {role!r}", allowed=", ".join(ROLES))
+        if special := [i for i in content if i in tokenizer.special_ids]:
+            raise InputError("dialog", f"message {len(messages)} holds {tokenizer.decode(special[:1])}", allowed="text")
+        messages.append({"role": role, "content": tokenizer.decode(content).removeprefix("\n\n")})
         at = turn_end + 1
     return messages
 
 
 def render_mask(tokenizer: Tokenizer, dialog: Encoded, *, brackets: bool = False) -> "Text":
-    """A dialog's tokens; those with loss are green and underlined, or in ‹ › with `brackets`; special tokens dim, line ends as ⏎."""
+    """A dialog's tokens; those with loss are green and underlined, or in ‹ › with `brackets`; special tokens dim, line ends as ⏎.
+
+    A character that several tokens spell stands with the last of them.
+    """
     from rich.text import Text
 
     text = Text()
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
     for i, has_loss in zip(dialog.ids, dialog.has_loss, strict=True):
         style = "bold green underline" if has_loss else "dim" if i in tokenizer.special_ids else ""
-        shown = tokenizer.decode([i]).replace("\n", "⏎")
-        text.append(f"‹{shown}›" if has_loss and brackets else shown, style=style)
+        shown = decoder.decode(tokenizer.decode_bytes([i])).translate(VISIBLE)
+        text.append(f"‹{shown}›" if has_loss and brackets and shown else shown, style=style)
         if i == tokenizer.id(END_OF_TURN):
             text.append("\n")
     return text

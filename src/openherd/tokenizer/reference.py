@@ -6,6 +6,7 @@ ties going to the pair that comes first in the order of token ids.
 
 from collections import Counter
 from collections.abc import Iterable
+from itertools import pairwise
 
 import regex
 
@@ -41,7 +42,7 @@ def train_merges(texts: Iterable[str], n: int, ids: dict[bytes, int]) -> list[Pa
     for _ in range(n):
         pairs: Counter[Pair] = Counter()
         for piece, tokens in words.items():
-            for pair in zip(tokens, tokens[1:]):
+            for pair in pairwise(tokens):
                 pairs[pair] += counts[piece]
         if not pairs:
             break
@@ -53,7 +54,7 @@ def train_merges(texts: Iterable[str], n: int, ids: dict[bytes, int]) -> list[Pa
 
 
 def encode(text: str, merges: list[Pair], vocabulary: Iterable[bytes]) -> list[bytes]:
-    """The tokens of a text: a piece that is a token stays whole (Llama 3 looks it up first), others are merged in the order learned."""
+    """The tokens of a text: a piece that is a token stays whole, as in Llama 3; others are merged in the order learned."""
     whole = set(vocabulary)
     out: list[bytes] = []
     for piece in pieces(text):

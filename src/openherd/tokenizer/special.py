@@ -1,17 +1,15 @@
-"""The 256 special tokens of Llama 3, in the order of their ids, which follow the byte pairs (paper 3.2; Meta's released
-tokenizer).
-"""
+"""The 256 special tokens of Llama 3, in the order of their ids, after all others (paper 3.2; Meta's released tokenizer)."""
 
-BEGIN_OF_TEXT = "<|begin_of_text|>"
-END_OF_TEXT = "<|end_of_text|>"
+BEGIN_OF_TEXT = "<|begin_of_text|>"  # before every document and dialog
+END_OF_TEXT = "<|end_of_text|>"  # after every document of pre-training
 PAD = "<|finetune_right_pad_id|>"
-STEP = "<|step_id|>"
-START_HEADER = "<|start_header_id|>"
+STEP = "<|step_id|>"  # reserved_special_token_2 in Llama 3.1's first release
+START_HEADER = "<|start_header_id|>"  # a message's role stands between these two
 END_HEADER = "<|end_header_id|>"
 END_OF_MESSAGE = "<|eom_id|>"  # the message ends, the turn goes on: a tool is called
-END_OF_TURN = "<|eot_id|>"
-PYTHON_TAG = "<|python_tag|>"
-IMAGE = "<|image|>"
+END_OF_TURN = "<|eot_id|>"  # the other side's turn
+PYTHON_TAG = "<|python_tag|>"  # a tool call or code follows
+IMAGE = "<|image|>"  # of the vision models
 
 _NAMED = [
     BEGIN_OF_TEXT,

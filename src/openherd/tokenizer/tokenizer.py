@@ -1,7 +1,7 @@
 """The tokenizer in use (paper 3.2): byte-level byte-pair encoding, read from and written to `tokenizer.json`.
 
-Text never becomes a special token: a user who writes `<|eot_id|>` gets its letters, not the end of a turn. Special tokens are
-added by id, by `dialog.py` and by the shards.
+Text never becomes a special token: a user who writes `<|eot_id|>` gets its letters, not the end of a turn. Special tokens are added
+by id, by `dialog.py` and by the shards.
 """
 
 import shutil
@@ -12,7 +12,7 @@ from pathlib import Path
 import tokenizers
 
 from openherd.core.errors import InputError
-from openherd.tokenizer.special import BEGIN_OF_TEXT, END_OF_TEXT, END_OF_TURN, SPECIAL_TOKENS, STOP_TOKENS
+from openherd.tokenizer.special import BEGIN_OF_TEXT, END_OF_TEXT, END_OF_TURN, STOP_TOKENS
 
 FILES = ("tokenizer.json", "tokenizer_config.json")
 
@@ -29,7 +29,7 @@ class Tokenizer:
 
     @classmethod
     def load(cls, directory: Path) -> "Tokenizer":
-        """Read a directory with `tokenizer.json`. Raises InputError where it is missing, damaged or lacks Llama 3's special tokens."""
+        """Read a directory with `tokenizer.json`. Raises InputError where it is damaged or lacks Llama 3's special tokens."""
         file = directory / "tokenizer.json"
         if not file.exists():
             raise InputError(directory, "no tokenizer.json")
@@ -90,13 +90,13 @@ class Tokenizer:
 
     @cached_property
     def stop_ids(self) -> frozenset[int]:
-        """Ids at which generation ends."""
-        return frozenset(self.id(t) for t in STOP_TOKENS)
+        """Ids at which generation ends; the Llama 3 of April 2024 has no `<|eom_id|>`."""
+        return frozenset(i for t in STOP_TOKENS if (i := self._backend.token_to_id(t)) is not None)
 
     @cached_property
     def special_ids(self) -> frozenset[int]:
         """Ids of all special tokens."""
-        return frozenset(i for t in SPECIAL_TOKENS if (i := self._backend.token_to_id(t)) is not None)
+        return frozenset(self._backend.get_added_tokens_decoder())
 
     @cached_property
     def _bytes(self) -> list[bytes]:
@@ -104,13 +104,12 @@ class Tokenizer:
         letters = {letter: byte for byte, letter in byte_letters().items()}
         table = [b""] * self.vocabulary
         for token, i in self._backend.get_vocab(with_added_tokens=True).items():
-            special = token in SPECIAL_TOKENS
-            table[i] = token.encode() if special else bytes(letters[c] for c in token)
+            table[i] = token.encode() if i in self.special_ids else bytes(letters[c] for c in token)
         return table
 
 
 def byte_letters() -> dict[int, str]:
-    """The printable letter that stands for each byte in byte-level vocabularies (GPT-2's convention, which `tokenizer.json` keeps)."""
+    """The printable letter that stands for each byte in byte-level vocabularies: GPT-2's convention, kept in `tokenizer.json`."""
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     others = [b for b in range(256) if b not in printable]
     return {b: chr(b) for b in printable} | {b: chr(256 + i) for i, b in enumerate(others)}

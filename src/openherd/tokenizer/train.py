@@ -1,8 +1,8 @@
 """Training the tokenizer (paper 3.2): byte-level byte-pair encoding with Llama 3's split pattern and its 256 special tokens.
 
 The paper's vocabulary is 128,000 byte pairs (100K of tiktoken's and 28K for other languages) and 256 special tokens behind them.
-All 256 bytes are in the vocabulary, so any text can be encoded. Whole pieces are looked up before merging, as Meta's encoder
-does.
+All 256 bytes are in the vocabulary, so any text can be encoded. Whole pieces are looked up before merging, as Meta's encoder does.
+Programs that read `tokenizer.json` begin a text with `<|begin_of_text|>`, as with Llama 3's own and as in training.
 """
 
 import json
@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import tokenizers
 from pydantic import Field
-from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, processors, trainers
 
 from openherd.core.errors import InputError
 from openherd.core.records import read_parquet
@@ -30,14 +30,12 @@ SAMPLE_BYTES = 1_000_000  # of training text, on which bytes per token are measu
 class TokenizerConfig:
     """Settings of tokenizer training."""
 
-    vocabulary: Annotated[int, Field(description="byte pairs, without the 256 special tokens; at least the 256 bytes", ge=256)] = (
-        128_000
-    )
+    vocabulary: Annotated[int, Field(description="tokens without the 256 special ones; at least the 256 bytes", ge=256)] = 128_000
     max_model_tokens: Annotated[int, Field(description="context written to tokenizer_config.json", ge=1)] = 131_072
 
 
 def train_backend(texts: Iterator[str], vocabulary: int) -> tokenizers.Tokenizer:
-    """Learn `vocabulary` byte pairs (bytes included) from texts, and put the special tokens behind them."""
+    """Learn `vocabulary` tokens (the 256 bytes among them) from texts, and put the special ones behind them."""
     backend = tokenizers.Tokenizer(models.BPE(ignore_merges=True))
     split = pre_tokenizers.Split(Regex(SPLIT_PATTERN), behavior="isolated")
     backend.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
@@ -45,6 +43,8 @@ def train_backend(texts: Iterator[str], vocabulary: int) -> tokenizers.Tokenizer
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     backend.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=vocabulary, initial_alphabet=alphabet, show_progress=False))
     backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS])
+    begin = (BEGIN_OF_TEXT, backend.token_to_id(BEGIN_OF_TEXT))
+    backend.post_processor = processors.TemplateProcessing(single=f"{BEGIN_OF_TEXT} $A", special_tokens=[begin])
     return backend
 
 
@@ -66,12 +66,12 @@ def write_tokenizer(backend: tokenizers.Tokenizer, directory: Path, max_model_to
 
 
 def tokenizer(config: TokenizerConfig, *, documents: Run, out: Output) -> dict[str, Any]:
-    """Train a tokenizer on `train.parquet`; writes `tokenizer/`. Raises InputError where the text is too little for the vocabulary."""
+    """Train a tokenizer on `train.parquet`; writes `tokenizer/`. Raises InputError where the text is too little."""
     file = documents.file("train.parquet")
     backend = train_backend((row["text"] for row in read_parquet(file, ["text"])), config.vocabulary)
     learned = backend.get_vocab_size(with_added_tokens=False)
     if learned < config.vocabulary:
-        found = f"the text gives only {learned:,} byte pairs"
+        found = f"the text gives only {learned:,} tokens"
         raise InputError(file, found, allowed=f"{config.vocabulary:,} asked", do="lower vocabulary or give more text")
     with out.write("tokenizer") as path:
         write_tokenizer(backend, path, config.max_model_tokens)
