@@ -7,8 +7,7 @@ from openherd.inference.engine import Sampling, generate, log_probabilities, str
 from openherd.inference.reference import generate_greedy
 from openherd.inference.sampling import sample
 from openherd.model.config import ModelConfig
-from openherd.model.init import initialise
-from openherd.model.transformer import Transformer
+from tiny import tiny_model
 
 CONFIG = ModelConfig(
     n_layers=2, d_model=32, n_heads=4, n_kv_heads=2, head_width=8, d_feed_forward=48, vocabulary=50, max_positions=48
@@ -17,9 +16,7 @@ CONFIG = ModelConfig(
 
 @pytest.fixture(scope="module")
 def model():
-    model = Transformer(CONFIG)
-    initialise(model, 3)
-    return model
+    return tiny_model(CONFIG, 3)
 
 
 def prompts(lengths):

@@ -9,10 +9,10 @@ from openherd.core.errors import InputError
 from openherd.model.attention import CausalAttend
 from openherd.model.config import SIZES, ModelConfig, RopeScaling
 from openherd.model.flops import flops_per_token, kv_bytes_per_token, layer_parameters, parameters
-from openherd.model.init import initialise
 from openherd.model.rope import inverse_frequencies
 from openherd.model.transformer import Transformer
 from openherd.model.weights import load_model, read_config, save_model
+from tiny import tiny_model
 
 SCALING = RopeScaling(factor=4.0, original_positions=16)
 SHAPES = {
@@ -26,21 +26,11 @@ SHAPES = {
 }
 
 
-def make(config: ModelConfig, seed: int = 0) -> Transformer:
-    model = Transformer(config)
-    initialise(model, seed)
-    with torch.no_grad():  # norms away from 1, so that a forgotten weight shows
-        for name, parameter in model.named_parameters():
-            if "norm" in name:
-                parameter.uniform_(0.5, 1.5, generator=torch.Generator().manual_seed(len(name)))
-    return model
-
-
 @pytest.mark.parametrize("shape", SHAPES)
 def test_logits_equal_transformers(shape, tmp_path):
     from transformers import AutoModelForCausalLM
 
-    model = make(SHAPES[shape])
+    model = tiny_model(SHAPES[shape])
     save_model(model, tmp_path)
     oracle = AutoModelForCausalLM.from_pretrained(tmp_path, attn_implementation="eager")
     tokens = torch.randint(SHAPES[shape].vocabulary, (2, 40), generator=torch.Generator().manual_seed(1))
@@ -54,7 +44,7 @@ def test_logits_equal_transformers(shape, tmp_path):
 def test_bf16_is_close_to_transformers(tmp_path):
     from transformers import AutoModelForCausalLM
 
-    model = make(SHAPES["grouped"]).bfloat16()
+    model = tiny_model(SHAPES["grouped"]).bfloat16()
     save_model(model, tmp_path)
     oracle = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16)
     tokens = torch.randint(101, (2, 24), generator=torch.Generator().manual_seed(1))
@@ -64,7 +54,7 @@ def test_bf16_is_close_to_transformers(tmp_path):
 
 
 def test_packed_documents_equal_separate_runs():
-    model = make(SHAPES["three-kv-heads-scaled"])
+    model = tiny_model(SHAPES["three-kv-heads-scaled"])
     lengths = [5, 1, 11]
     tokens = torch.randint(77, (1, sum(lengths)), generator=torch.Generator().manual_seed(2))
     documents = torch.repeat_interleave(torch.arange(3), torch.tensor(lengths))[None]
@@ -119,7 +109,7 @@ def test_a_wrong_shape_is_refused():
 def test_damaged_model_directories_are_named(tmp_path):
     with pytest.raises(InputError, match="no model directory"):
         load_model(tmp_path)
-    save_model(make(SHAPES["grouped"]), tmp_path)
+    save_model(tiny_model(SHAPES["grouped"]), tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 3}))
     with pytest.raises(InputError, match="9 tensors are missing"):

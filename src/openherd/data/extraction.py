@@ -1,9 +1,10 @@
 """Main content of pages as plain text (paper 3.1.1): code and its indentation kept, images' alternative text kept, no Markdown
 markers.
 
-The paper has its own HTML parser; here it is resiliparse, whose lines are cleaned up: no-break spaces become spaces, trailing
-space and runs of blank lines go. A page cannot be given a time limit inside one process; resiliparse is linear in the page's
-length.
+The paper has its own HTML parser, which is not public; here it is resiliparse. It knows nothing of definition lists, rules and
+tables that only lay out a page, so their places are marked in the page by characters that no text may hold (Unicode
+noncharacters), and the marks become indentation, blank lines and line breaks of the text. A page cannot be given a time limit
+inside one process; all steps are linear in the page's length.
 """
 
 import re
@@ -13,78 +14,168 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 from resiliparse.extract.html2text import extract_plain_text
-from resiliparse.parse.encoding import detect_encoding
+from resiliparse.parse.encoding import bytes_to_str, detect_encoding, map_encoding_to_html5
 from resiliparse.parse.html import HTMLTree
 
 from openherd.core.rundir import Output, Run
 from openherd.data.documents import TEXT_SCHEMA, Drop, curate
 
-CHARSET = re.compile(r"charset=[\"']?([\w-]+)")
-MARKERS = (
-    (re.compile(r"(?m)^(```|~~~).*$\n?"), ""),  # code fences; the code stays
-    (re.compile(r"(?m)^ {0,3}#{1,6} +(.*?)#*$"), r"\1"),
-    (re.compile(r"!\[([^\]]*)\]\([^)]*\)"), r"\1"),
-    (re.compile(r"\[([^\]]+)\]\([^)]*\)"), r"\1"),
-    (re.compile(r"(\*\*|__)(?=\S)(.+?)(?<=\S)\1"), r"\2"),
-    (re.compile(r"(?<![\w*])\*(?=[^\s*])([^*\n]+?)(?<=[^\s*])\*(?![\w*])"), r"\1"),
-    (re.compile(r"(?m)^ {0,3}>\s?"), ""),
-    (re.compile(r"`([^`\n]+)`"), r"\1"),
+INDENT, DEDENT, BREAK, CELL, LINES = "\ufdd0\ufdd1\ufdd2\ufdd3\ufdd4"
+DEPTHS = re.compile(f"[{INDENT}{DEDENT}]")
+INDENTATION = "    "
+MAX_DEPTH = 8  # deeper definitions are not indented further, so that text grows no faster than its page
+UNWANTED = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ufeff\ufdd0-\ufdef\ufffe\uffff]")
+CHARSET = re.compile(r"charset\s*=\s*[\"']?([\w.:-]+)", re.IGNORECASE)
+META_CHARSET = re.compile(rb"<meta[^>]+charset\s*=\s*[\"']?([\w.:-]+)", re.IGNORECASE)
+META_BYTES = 1024  # where HTML allows a page to name its encoding
+
+FENCE = re.compile(r" {0,3}(`{3,}|~{3,})")
+LINE_MARKERS = (
+    (re.compile(r"^ {0,3}(?:> ?)+"), ""),
+    (re.compile(r"^ {0,3}#{1,6}(?:[ \t]+|$)"), ""),
+    (re.compile(r"^ {0,3}(?:={3,}|-{3,}|(?:\* *){3,}|(?:_ *){3,})$"), ""),
 )
+SPAN_MARKERS = (
+    (re.compile(r"!?\[([^\[\]]{0,1000})\](?:\([^()]{0,2000}\)|\[[^\[\]]{0,200}\])"), r"\1"),
+    (re.compile(r"(?<![\w*])(\*{1,3})(?=[^\s*])([^*]+?)(?<=\S)\1(?![\w*])"), r"\2"),
+    (re.compile(r"(?<!\w)(?!__\w+__)(_{1,3})(?=[^\s_])([^_]+?)(?<=\S)\1(?!\w)"), r"\2"),  # Python's __names__ stay
+)
+LITERAL = re.compile(r"(?<!`)(`+)(?!`)(.+?)(?<!`)\1(?!`)|\\([\\`*_{}\[\]()#+.!>~|-])")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExtractionConfig:
     """Settings of `extraction`."""
 
-    mode: Annotated[Literal["main", "all"], Field(description="main content, or all visible text")] = "main"
+    mode: Annotated[
+        Literal["main", "all"], Field(description="main content, or all visible text (for reference pages made of tables)")
+    ] = "main"
     alt_texts: Annotated[bool, Field(description="keep images' alternative text (paper: yes, it is often mathematics)")] = True
-    markdown_markers: Annotated[bool, Field(description="keep Markdown's markers (paper: no, they hurt)")] = False
+    markdown_markers: Annotated[bool, Field(description="keep the markers of Markdown pages (paper: no, they hurt)")] = False
 
 
 def decode(content: bytes, content_type: str) -> str:
-    """A page's bytes as text: the encoding that its header names, else the one detected; what cannot be decoded becomes U+FFFD."""
-    named = CHARSET.search(content_type)
-    for encoding in (named[1] if named else "utf-8", detect_encoding(content) or "utf-8"):
+    """A page's bytes as text: by the encoding that its header or its head names, else UTF-8, else the one that it looks like.
+
+    Latin 1 is named so often by servers that do not know that UTF-8 goes before it. What cannot be decoded becomes U+FFFD.
+    """
+    head = META_CHARSET.search(content[:META_BYTES])
+    declared = CHARSET.search(content_type)
+    name = declared[1] if declared else head[1].decode("ascii") if head else ""
+    named = map_encoding_to_html5(name, fallback_utf8=False) if name else None
+    candidates = ["utf-8", named] if named == "windows-1252" else [named, "utf-8"]
+    for encoding in filter(None, candidates):
         try:
-            return content.decode(encoding)
+            return content.decode(encoding).removeprefix("\ufeff")
         except (UnicodeDecodeError, LookupError):
             continue
-    return content.decode("utf-8", errors="replace")
+    return bytes_to_str(content, named or detect_encoding(content), fallback_encodings=(), errors="replace")
 
 
 def tidy(text: str) -> str:
-    """Text without control characters, no-break spaces, trailing space, and runs of blank lines."""
-    text = text.replace("\xa0", " ").replace("\r\n", "\n").replace("\r", "\n").replace("\t\t", "\t")
-    text = re.sub(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufeff\ufffe\uffff]", "", text)
-    text = re.sub(r"[ \t]+$", "", text, flags=re.MULTILINE)
-    return re.sub(r"\n{3,}", "\n\n", text).strip("\n")
+    """Text without control characters, no-break spaces, trailing blanks, and runs of blank lines."""
+    text = UNWANTED.sub("", re.sub(r"\r\n?|[\x85\u2028\u2029]", "\n", text).replace("\xa0", " "))
+    lines = [line.rstrip() for line in text.split("\n")]
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip("\n")
+
+
+def mark_layout(tree: HTMLTree) -> None:
+    """Put marks into a page: around definitions, at rules, between entries, before cells."""
+    mark = tree.create_text_node
+    for node in tree.body.get_elements_by_tag_name("dd"):
+        node.prepend(mark(INDENT))
+        node.append(mark(DEDENT))
+    for node in tree.body.query_selector_all("hr, dd + dt"):
+        node.before(mark(BREAK))
+    for node in tree.body.get_elements_by_tag_name("dl"):
+        if node.parent.tag != "dd" or node.previous_element_sibling:
+            node.before(mark(BREAK))
+        node.after(mark(BREAK))
+    for node in tree.body.query_selector_all("td, th"):
+        node.prepend(mark(LINES if node.query_selector("br, dl, ul, ol, pre, table") else CELL))
+
+
+def lay_out(text: str) -> str:
+    """The marks of a text as indentation, blank lines, and tabs or line breaks between cells."""
+    text = re.sub(rf"(\n*)[^\S\n]*{LINES}", lambda match: match[1] or "\n", text)
+    text = re.sub(rf"(\t*){CELL}", lambda match: match[1][:1], text)
+    text = re.sub(rf"\n*{BREAK}\n*", "\n\n", text)
+    lines = []
+    depth = 0
+    opened = False  # a definition has begun, and no line of it was seen
+    for line in text.split("\n"):
+        content = DEPTHS.sub("", line)
+        if not content.strip() and (opened or content != line):
+            depth += line.count(INDENT) - line.count(DEDENT)
+            opened = opened or INDENT in line
+            continue
+        opened = False
+        start = line[: len(line) - len(line.lstrip(INDENT + DEDENT))]
+        depth += start.count(INDENT) - start.count(DEDENT)
+        lines.append(INDENTATION * min(max(depth, 0), MAX_DEPTH) + content)
+        rest = line[len(start) :]
+        depth += rest.count(INDENT) - rest.count(DEDENT)
+    return "\n".join(lines)
 
 
 def html_text(page: str, config: ExtractionConfig) -> tuple[str, str]:
     """Title and text of an HTML page."""
-    tree = HTMLTree.parse(page)
+    tree = HTMLTree.parse(UNWANTED.sub("", page))
+    mark_layout(tree)
     text = extract_plain_text(
         tree, preserve_formatting=True, main_content=config.mode == "main", alt_texts=config.alt_texts, list_bullets=False
     )
-    return (tree.title or "").strip(), tidy(text)
+    return " ".join(UNWANTED.sub("", tree.title or "").split()), tidy(lay_out(text))
+
+
+def without_span_markers(line: str) -> str:
+    """A line of Markdown without emphasis, links' addresses and code's ticks; what stands in code stays as it is."""
+    literals: list[str] = []
+
+    def keep(match: re.Match[str]) -> str:
+        literals.append(match[2] or match[3])
+        return CELL
+
+    line = LITERAL.sub(keep, line)
+    for pattern, instead in SPAN_MARKERS:
+        line = pattern.sub(instead, line)
+    kept = iter(literals)
+    return re.sub(CELL, lambda _: next(kept, ""), line)
 
 
 def without_markers(text: str) -> str:
-    """Markdown as plain text; code keeps its indentation."""
-    for pattern, instead in MARKERS:
-        text = pattern.sub(instead, text)
-    return text
+    """Markdown as plain text: code, fenced or indented, is left alone, and so are the markers of lists."""
+    lines = []
+    fence, code, blank = "", False, True
+    for line in text.split("\n"):
+        found = FENCE.match(line)
+        if fence:
+            if found and found[1].startswith(fence) and not line.strip().strip(fence[0]):
+                fence = ""
+            else:
+                lines.append(line)
+            continue
+        if found:
+            fence = found[1]
+            continue
+        code = line.startswith(("    ", "\t")) and (blank or code)
+        blank = not line.strip()
+        if not code:
+            for pattern, instead in LINE_MARKERS:
+                line = pattern.sub(instead, line)
+            line = without_span_markers(line)
+        lines.append(line)
+    return "\n".join(lines)
 
 
 def extract(row: dict[str, Any], config: ExtractionConfig) -> tuple[str, str]:
-    """Title and text of a page row."""
+    """Title and text of a page."""
     kind = row["content_type"].split(";")[0].strip()
     text = decode(row["content"], row["content_type"])
-    if kind == "text/markdown":
-        return "", tidy(text if config.markdown_markers else without_markers(text))
-    if kind == "text/plain" or (not kind and "<" not in text[:1000]):
-        return "", tidy(text)
-    return html_text(text, config)
+    if kind == "text/html":
+        return html_text(text, config)
+    text = tidy(text)
+    return "", tidy(without_markers(text)) if kind == "text/markdown" and not config.markdown_markers else text
 
 
 def extraction(config: ExtractionConfig, *, documents: Run, out: Output) -> dict[str, Any]:
@@ -93,6 +184,6 @@ def extraction(config: ExtractionConfig, *, documents: Run, out: Output) -> dict
     def decide(rows: Iterable[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], Drop | None]]:
         for row in rows:
             title, text = extract(row, config)
-            yield {**row, "title": title, "text": text}, None if text else Drop("no text")
+            yield {**row, "title": title, "text": text}, None if text.strip() else Drop("no text")
 
     return curate("extraction", documents, out, TEXT_SCHEMA, decide)

@@ -23,8 +23,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         """Normalise the last dimension."""
-        x = x_BTD.float()
-        return (x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.epsilon)).to(x_BTD.dtype) * self.weight
+        return F.rms_norm(x_BTD, self.weight.shape, self.weight, self.epsilon)
 
 
 class FeedForward(nn.Module):

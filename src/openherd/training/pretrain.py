@@ -10,8 +10,9 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from openherd.core.config import nearest
-from openherd.core.errors import ConfigError
-from openherd.core.rundir import Output, Run
+from openherd.core.errors import ConfigError, InputError
+from openherd.core.rundir import Output, Run, file_sha256
+from openherd.data.token_shards import TokenShards
 from openherd.model.config import SIZES
 from openherd.model.init import initialise
 from openherd.model.transformer import Transformer
@@ -26,6 +27,8 @@ class PretrainConfig(PhaseConfig):
     """Settings of pre-training; the defaults are the 405B's (paper 3.4.1) where no other source is named."""
 
     size: Annotated[str, Field(description="a model size: see 'openherd model list'")] = "llama3-405b"
+    embedding_std: Annotated[float, Field(description="of initial embeddings; the paper is silent", gt=0)] = 0.02
+    depth_scaled_init: Annotated[bool, Field(description="divide the residual projections by sqrt(2 layers); the paper is silent")] = True
     # 61 steps of 4M, 342,095 of 8M and 758,771 of 16M tokens make the paper's 15.6T.
     steps: Annotated[int, Field(description="optimizer steps of this phase", ge=1)] = 1_100_927
     sequence_lengths: Annotated[tuple[int, ...], Field(description="tokens per sequence, by piece of the ramp", min_length=1)] = (
@@ -66,13 +69,16 @@ def pretrain(config: PretrainConfig, *, shards: Run, tokenizer: Run, out: Output
     """Train a new model on token shards (paper 3.4.1)."""
     if config.size not in SIZES:
         raise ConfigError("pretrain", f"unknown size {config.size!r}", do=nearest(config.size, SIZES))
-    words = Tokenizer.load(tokenizer.file("tokenizer/tokenizer.json").parent)
+    file = tokenizer.file("tokenizer/tokenizer.json")
+    if TokenShards.open(shards).tokenizer_sha256 != file_sha256(file):
+        raise InputError(shards.path, f"not made with the tokenizer {file}", do="run token-shards with it, or give the one it was made with")
+    words = Tokenizer.load(file.parent)
     pieces = ramp(config)
     device, precision = compute_settings(config, out)
     longest = max(p.sequence_length for p in pieces)
     shape = replace(SIZES[config.size], vocabulary=words.vocabulary, rope_scaling=None, max_positions=longest)
     model = Transformer(shape).to(device)
-    initialise(model, config.seed)
+    initialise(model, config.seed, embedding_std=config.embedding_std, depth_scaled=config.depth_scaled_init)
 
     def learning_rate_at(step: int) -> float:
         return warmup_cosine(

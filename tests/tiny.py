@@ -1,0 +1,21 @@
+"""Small models made on the spot."""
+
+import torch
+
+from openherd.model.config import ModelConfig
+from openherd.model.init import initialise
+from openherd.model.transformer import Transformer
+
+
+def tiny_model(config: ModelConfig, seed: int = 0) -> Transformer:
+    """A random model whose output head is random too (a fresh one is zero) and whose norms are away from 1, so that a forgotten one shows."""
+    model = Transformer(config)
+    initialise(model, seed, embedding_std=0.5)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        if not config.tied_embeddings:
+            model.head.weight.normal_(std=config.d_model**-0.5, generator=generator)
+        for name, parameter in model.named_parameters():
+            if "norm" in name:
+                parameter.uniform_(0.5, 1.5, generator=generator)
+    return model
