@@ -139,6 +139,24 @@ def test_set_is_checked(toy, change, message):
         toy.run(change)
 
 
+def test_a_recipe_may_change_another(toy, tmp_path):
+    toy.run()
+    other = tmp_path / "other.toml"
+    other.write_text('base = "recipe.toml"\nseed = 5\n[change.half]\nfactor = 1.0\n')
+    steps = {step.name: step for step in Recipe.read(other).resolve(toy.out)}
+    assert steps["half"].config.factor == 1.0
+    assert steps["toy-scale"].path == toy.recipe().resolve(toy.out)[1].path  # shared
+    for text, message in (
+        ('base = "recipe.toml"\n[change.hlaf]\nfactor = 1.0', "did you mean 'half'"),
+        ('base = "recipe.toml"\n[[stage]]\nuse = "toy-read"', "a base and stages of its own"),
+        ('base = "none.toml"', "none.toml: no such file"),
+        ("[change.half]\nfactor = 1.0", "changes without a base"),
+    ):
+        other.write_text(text)
+        with pytest.raises(ConfigError, match=message):
+            Recipe.read(other)
+
+
 def test_sweep_shares_what_does_not_differ(toy, monkeypatch):
     (Path(os.environ["TOY_TRACE"])).write_text("")
     runs = sweep(toy.recipe(), toy.out, {"half.factor": ["1.0", "2.0"]}, seeds=[5, 6])

@@ -1,6 +1,6 @@
 """Running a recipe: an ordered list of stages, their inputs by name, their settings.
 
-A recipe is one TOML file. `DIR/<stage>/<short digest>/` holds each stage's run and `DIR/run.json` names those that make up this
+A recipe is one TOML file; it may take another one's stages (`base`) and change their settings. `DIR/<stage>/<short digest>/` holds each stage's run and `DIR/run.json` names those that make up this
 run. All settings and inputs are checked, and all digests known, before anything runs.
 """
 
@@ -33,6 +33,7 @@ SWEEPS = "sweeps"
 SHORT_DIGEST = 12
 STAGE_NAME = re.compile(r"[a-z][a-z0-9-]*")
 RESERVED = ("use", "name", "inputs", "require")
+KEYS = ("name", "about", "seed", "stage", "base", "change")
 
 
 @dataclass(frozen=True)
@@ -140,9 +141,15 @@ class Recipe:
         """Read a recipe and apply changes `stage.setting=value` or `seed=value`. Raises ConfigError."""
         document = read_toml(path)
         for key in document:
-            if key not in ("name", "about", "seed", "stage"):
-                raise ConfigError(path, f"unknown key {key!r}", do=nearest(key, ("name", "about", "seed", "stage")))
+            if key not in KEYS:
+                raise ConfigError(path, f"unknown key {key!r}", do=nearest(key, KEYS))
         stages = document.get("stage")
+        if "base" in document:
+            if stages is not None:
+                raise ConfigError(path, "has a base and stages of its own", allowed="one of them; [change.STAGE] tables change the base's stages")
+            stages = _changed_stages(path, document)
+        elif "change" in document:
+            raise ConfigError(path, "has changes without a base", do="name the recipe that they change: base = 'FILE'")
         if not isinstance(stages, list) or not stages:
             raise ConfigError(path, "no stages", allowed="one [[stage]] table or more")
         for i, entry in enumerate(stages, 1):
@@ -205,6 +212,17 @@ class Recipe:
             if step.require:
                 _parse_gate(step.require, where)
         return list(steps.values())
+
+
+def _changed_stages(path: Path, document: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The stages of a recipe's base with the settings of its [change.STAGE] tables."""
+    base = Recipe.read(path.parent / str(document["base"]))
+    changes = document.get("change", {})
+    names = [entry.get("name", entry["use"]) for entry in base.stages]
+    for name in changes:
+        if name not in names:
+            raise ConfigError(path, f"changes stage {name!r}, which {base.path} does not have", do=nearest(name, names))
+    return [{**entry, **changes.get(name, {})} for name, entry in zip(names, base.stages, strict=True)]
 
 
 def _resolve_input(hint: Any, value: Any, steps: Mapping[str, Step], where: object) -> Any:

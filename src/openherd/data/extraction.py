@@ -1,10 +1,8 @@
 """Main content of pages as plain text (paper 3.1.1): code and its indentation kept, images' alternative text kept, no Markdown
 markers.
 
-The paper has its own HTML parser, which is not public; here it is resiliparse. It knows nothing of definition lists, rules and
-tables that only lay out a page, so their places are marked in the page by characters that no text may hold (Unicode
-noncharacters), and the marks become indentation, blank lines and line breaks of the text. A page cannot be given a time limit
-inside one process; all steps are linear in the page's length.
+The paper has its own HTML parser, which is not public; here it is resiliparse, whose lines are cleaned up. It does not indent
+definition lists. A page cannot be given a time limit inside one process.
 """
 
 import re
@@ -20,10 +18,7 @@ from resiliparse.parse.html import HTMLTree
 from openherd.core.rundir import Output, Run
 from openherd.data.documents import TEXT_SCHEMA, Drop, curate
 
-INDENT, DEDENT, BREAK, CELL, LINES = "\ufdd0\ufdd1\ufdd2\ufdd3\ufdd4"
-DEPTHS = re.compile(f"[{INDENT}{DEDENT}]")
-INDENTATION = "    "
-MAX_DEPTH = 8  # deeper definitions are not indented further, so that text grows no faster than its page
+CELL = "\ufdd3"  # stands for code while a line's markers are removed; no text may hold it
 UNWANTED = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ufeff\ufdd0-\ufdef\ufffe\uffff]")
 CHARSET = re.compile(r"charset\s*=\s*[\"']?([\w.:-]+)", re.IGNORECASE)
 META_CHARSET = re.compile(rb"<meta[^>]+charset\s*=\s*[\"']?([\w.:-]+)", re.IGNORECASE)
@@ -79,53 +74,13 @@ def tidy(text: str) -> str:
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip("\n")
 
 
-def mark_layout(tree: HTMLTree) -> None:
-    """Put marks into a page: around definitions, at rules, between entries, before cells."""
-    mark = tree.create_text_node
-    for node in tree.body.get_elements_by_tag_name("dd"):
-        node.prepend(mark(INDENT))
-        node.append(mark(DEDENT))
-    for node in tree.body.query_selector_all("hr, dd + dt"):
-        node.before(mark(BREAK))
-    for node in tree.body.get_elements_by_tag_name("dl"):
-        if node.parent.tag != "dd" or node.previous_element_sibling:
-            node.before(mark(BREAK))
-        node.after(mark(BREAK))
-    for node in tree.body.query_selector_all("td, th"):
-        node.prepend(mark(LINES if node.query_selector("br, dl, ul, ol, pre, table") else CELL))
-
-
-def lay_out(text: str) -> str:
-    """The marks of a text as indentation, blank lines, and tabs or line breaks between cells."""
-    text = re.sub(rf"(\n*)[^\S\n]*{LINES}", lambda match: match[1] or "\n", text)
-    text = re.sub(rf"(\t*){CELL}", lambda match: match[1][:1], text)
-    text = re.sub(rf"\n*{BREAK}\n*", "\n\n", text)
-    lines = []
-    depth = 0
-    opened = False  # a definition has begun, and no line of it was seen
-    for line in text.split("\n"):
-        content = DEPTHS.sub("", line)
-        if not content.strip() and (opened or content != line):
-            depth += line.count(INDENT) - line.count(DEDENT)
-            opened = opened or INDENT in line
-            continue
-        opened = False
-        start = line[: len(line) - len(line.lstrip(INDENT + DEDENT))]
-        depth += start.count(INDENT) - start.count(DEDENT)
-        lines.append(INDENTATION * min(max(depth, 0), MAX_DEPTH) + content)
-        rest = line[len(start) :]
-        depth += rest.count(INDENT) - rest.count(DEDENT)
-    return "\n".join(lines)
-
-
 def html_text(page: str, config: ExtractionConfig) -> tuple[str, str]:
     """Title and text of an HTML page."""
     tree = HTMLTree.parse(UNWANTED.sub("", page))
-    mark_layout(tree)
     text = extract_plain_text(
         tree, preserve_formatting=True, main_content=config.mode == "main", alt_texts=config.alt_texts, list_bullets=False
     )
-    return " ".join(UNWANTED.sub("", tree.title or "").split()), tidy(lay_out(text))
+    return " ".join(UNWANTED.sub("", tree.title or "").split()), tidy(text)
 
 
 def without_span_markers(line: str) -> str:

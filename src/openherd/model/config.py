@@ -63,7 +63,7 @@ SIZES: dict[str, ModelConfig] = {
     # name                layers  d_model heads kv width  ffn
     "herd-1m":      _row(4,   128,   4, 2,  32,   384, vocabulary=2_304, tied_embeddings=True),
     "herd-2m":      _row(4,   192,   3, 1,  64,   512, vocabulary=2_304),
-    "herd-5m":      _row(6,   256,   4, 2,  64,   704, vocabulary=4_352, tied_embeddings=True),
+    "herd-5m":      _row(6,   256,   4, 2,  64,   704, vocabulary=2_304),
     "herd-12m":     _row(8,   320,   5, 1,  64,   896, vocabulary=8_448, tied_embeddings=True),
     "herd-30m":     _row(10,  448,   7, 1,  64, 1_216, vocabulary=16_640, tied_embeddings=True),
     "herd-60m":     _row(12,  576,   9, 3,  64, 1_536, vocabulary=33_024, tied_embeddings=True),

@@ -82,7 +82,7 @@ def what_it_is(runs: Runs) -> str:
     size = f"The model has {si(parameters)} parameters and was trained on {si(tokens)} tokens"
     if parameters < TOY_PARAMETERS:
         size += "; Llama 3 405B has 405 billion and saw 15.6 trillion. It is a toy: it shows the whole way, but is no assistant. "
-        size += "recipes/8b.toml makes a real model"
+        size += "recipes/1b.toml makes a real model"
     return f"{text} {size}."
 
 

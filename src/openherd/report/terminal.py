@@ -75,7 +75,7 @@ def run_table(recipe: Path | None, out: Path, done: Sequence[tuple[str, Run, boo
         lines.append(f"chat     openherd chat {out}")
         if parameters < TOY_PARAMETERS:
             toy = f"{parameters / 1e6:.1f}M parameters: it repeats what it read and knows nothing else"
-            lines.append(f"         This model is a toy ({toy}). recipes/8b.toml makes a real one, on a cluster.")
+            lines.append(f"         This model is a toy ({toy}). recipes/1b.toml makes a real one: your crawl, a large GPU.")
     return "\n".join(lines)
 
 

@@ -1,0 +1,61 @@
+"""Every recipe resolves: known stages, inputs and settings, and training shapes that fit together."""
+
+from pathlib import Path
+
+import pytest
+
+from openherd.core.errors import ConfigError
+from openherd.runner import Recipe, Step
+from openherd.training.phase import piece
+from openherd.training.pretrain import ramp
+
+RECIPES = sorted((Path(__file__).resolve().parent.parent / "recipes").glob("*.toml"))
+
+
+@pytest.fixture(params=RECIPES, ids=lambda path: path.name)
+def steps(request, tmp_path, monkeypatch) -> dict[str, Step]:
+    """A recipe's stages by name, with a file in place for each of its outside inputs."""
+    monkeypatch.chdir(tmp_path)
+    recipe = Recipe.read(request.param)
+    for entry in recipe.stages:
+        for place in entry.get("inputs", {}).values():
+            if isinstance(place, str) and place.startswith("./"):
+                Path(place.replace("*", "a")).parent.mkdir(parents=True, exist_ok=True)
+                Path(place.replace("*", "a")).write_bytes(b"")
+    return {step.name: step for step in recipe.resolve(tmp_path / "runs")}
+
+
+def test_a_recipe_resolves(steps):
+    assert len({step.job.digest for step in steps.values()}) == len(steps)
+    assert list(steps)[-1] == "report"
+    reported = {step.name for step in steps["report"].inputs["runs"]}
+    assert reported == set(steps) - {"report"}
+
+
+def test_training_shapes_fit_together(steps):
+    pretrain, long_context, anneal = (steps[name].config for name in ("pretrain", "long-context", "anneal"))
+    pieces = ramp(pretrain)
+    assert sum(p.steps for p in pieces) == pretrain.steps
+    assert len(pieces) == len(pretrain.batch_tokens), "a piece of the ramp is never reached"
+    assert pretrain.warmup_steps < pretrain.steps
+    for length in long_context.sequence_lengths:
+        piece("long-context", length, long_context.batch_tokens, 1)
+        assert length >= pieces[-1].sequence_length
+    piece("anneal", anneal.sequence_length, anneal.batch_tokens, anneal.steps)
+    assert anneal.sequence_length <= max(long_context.sequence_lengths)
+    patterns = steps["sources"].config.source_patterns
+    assert set(anneal.source_weights) <= {steps["sources"].config.source, *patterns}
+    if "sft" in steps:
+        assert steps["sft"].config.sequence_length <= max(long_context.sequence_lengths)
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.name)
+def test_a_misspelt_setting_is_refused(recipe, tmp_path):
+    wrong = tmp_path / recipe.name
+    wrong.write_text(recipe.read_text(encoding="utf-8").replace('use = "pretrain"', 'use = "pretrain"\nstepz = 1'), encoding="utf-8")
+    changed = Recipe.read(wrong)
+    assert changed.stages != Recipe.read(recipe).stages
+    pretrain = next(i for i, entry in enumerate(changed.stages) if entry["use"] == "pretrain")
+    lone = Recipe(wrong, "lone", 0, ({**changed.stages[pretrain], "inputs": {}},))
+    with pytest.raises(ConfigError, match=r"stepz.*did you mean 'steps'"):
+        lone.resolve(tmp_path)
