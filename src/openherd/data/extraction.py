@@ -64,7 +64,7 @@ def decode(content: bytes, content_type: str) -> str:
             return content.decode(encoding).removeprefix("\ufeff")
         except (UnicodeDecodeError, LookupError):
             continue
-    return bytes_to_str(content, named or detect_encoding(content), fallback_encodings=(), errors="replace")
+    return bytes_to_str(content, named or detect_encoding(content) or "utf-8", fallback_encodings=(), errors="replace")
 
 
 def tidy(text: str) -> str:
