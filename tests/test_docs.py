@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import ROOT, environment
+from miniature import ROOT, environment
 from openherd.cli import COMMANDS
 from openherd.stages import BY_NAME
 
@@ -62,7 +62,10 @@ def test_a_failing_example_is_seen(tmp_path):
 def test_links_and_commands_exist(page):
     text = page.read_text(encoding="utf-8")
     assert [link for link in LINK.findall(text) if not (page.parent / link).exists()] == []
-    named = set(re.findall(r"(?:^ *|`)openherd ([a-z][\w-]*)", text, re.MULTILINE))
+    scripts = "".join(f"\n{code}" for language, code in blocks_of(text) if language == "sh")
+    named = set(re.findall(r"(?:`|^    )openherd ([a-z][\w-]*)", text, re.MULTILINE))
+    named |= set(re.findall(r"^(?:refused )?openherd ([a-z][\w-]*)", scripts, re.MULTILINE))
+    assert named or "openherd" not in scripts
     assert named - set(COMMANDS) - set(BY_NAME) == set()
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import RUN, SETTINGS, environment, openherd
+from miniature import RUN, SETTINGS, environment, openherd
 from openherd.core.rundir import Run
 from openherd.runner import open_stage, read_run_file
 
@@ -84,7 +84,7 @@ def test_a_killed_run_ends_as_an_undisturbed_one(miniature_run):
     text = recipe.read_text(encoding="utf-8")
     cut = text.index("[[stage]]", text.index('use = "pretrain"'))
     (miniature_run / "recipes" / "until-pretrain.toml").write_text(text[:cut], encoding="utf-8")
-    known = {name for name in re.findall(r'use = "([\w-]+)"', text[:cut])}
+    known = set(re.findall(r'use = "([\w-]+)"', text[:cut]))
     changes = [p for key in SETTINGS[1::2] if key.partition(".")[0] in known for p in ("--set", key)]
     arguments = ["run", "recipes/until-pretrain.toml", "--out", "runs/killed", *changes]
     for name, place in read_run_file(miniature_run / RUN).items():
