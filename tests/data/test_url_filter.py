@@ -69,7 +69,12 @@ def test_domains_with_their_subdomains(filtered, tmp_path):
     urls = ["http://bad.example/", "https://a.b.BAD.example:8080/x", "http://notbad.example/", "http://bad.example.org/", ""]
     urls += ["http://also.test/", "file:///bad.example/page.html"]
     kept, dropped = filtered([page(u) for u in urls], UrlFilterConfig(deny_domains=("also.test.",)), domains=Outside(str(listed)))
-    assert [row["url"] for row in kept] == ["http://notbad.example/", "http://bad.example.org/", "", "file:///bad.example/page.html"]
+    assert [row["url"] for row in kept] == [
+        "http://notbad.example/",
+        "http://bad.example.org/",
+        "",
+        "file:///bad.example/page.html",
+    ]
     assert reasons(dropped) == [
         ("http://bad.example/", "denied domain", "bad.example"),
         ("https://a.b.BAD.example:8080/x", "denied domain", "bad.example"),
@@ -80,7 +85,12 @@ def test_domains_with_their_subdomains(filtered, tmp_path):
 def test_words_are_whole_words_or_words_in_a_row(filtered, tmp_path):
     listed = tmp_path / "words.txt"
     listed.write_text("cheap-pills\nказино\n", encoding="utf-8")
-    bad = ["http://a.test/XXX/1", "http://b.test/x?q=cheap+pills", "http://c.test/%D0%BA%D0%B0%D0%B7%D0%B8%D0%BD%D0%BE", "http://casino.test/"]
+    bad = [
+        "http://a.test/XXX/1",
+        "http://b.test/x?q=cheap+pills",
+        "http://c.test/%D0%BA%D0%B0%D0%B7%D0%B8%D0%BD%D0%BE",
+        "http://casino.test/",
+    ]
     good = ["http://a.test/cheap/good/pills", "http://a.test/xxxl-shirts", "http://a.test/casinos", "http://essex.test/"]
     kept, dropped = filtered([page(u) for u in bad + good], words=Outside(str(listed)))
     assert [row["url"] for row in kept] == good

@@ -18,7 +18,19 @@ from openherd.core.errors import InputError
 from openherd.core.rundir import Output, Outside, Run
 from openherd.data.documents import PAGE_SCHEMA, Drop, curate, read_documents
 
-ADULT_AND_SPAM_WORDS = ("porn", "porno", "pornhub", "xxx", "xvideos", "hentai", "camgirl", "camgirls", "escorts", "casino", "viagra")
+ADULT_AND_SPAM_WORDS = (
+    "porn",
+    "porno",
+    "pornhub",
+    "xxx",
+    "xvideos",
+    "hentai",
+    "camgirl",
+    "camgirls",
+    "escorts",
+    "casino",
+    "viagra",
+)
 DEFAULT_PORTS = {"http": 80, "https": 443}
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -45,7 +57,7 @@ def normalise(url: str) -> str:
         return url.strip()
     host = (parts.hostname or "").rstrip(".")
     if not host:
-        return urlunsplit(parts._replace(fragment=""))
+        return url.partition("#")[0].strip()
     host = f"[{host}]" if ":" in host else host
     if port is not None and port != DEFAULT_PORTS.get(parts.scheme):
         host += f":{port}"
