@@ -8,7 +8,7 @@ from openherd.model.transformer import Transformer
 
 
 def tiny_model(config: ModelConfig, seed: int = 0) -> Transformer:
-    """A random model whose output head is random too (a fresh one is zero) and whose norms are away from 1, so that a forgotten one shows."""
+    """A random model; its head is random too (a fresh one is zero), its norms are away from 1, so that a forgotten one shows."""
     model = Transformer(config)
     initialise(model, seed, embedding_std=0.5)
     generator = torch.Generator().manual_seed(seed)

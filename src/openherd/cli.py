@@ -6,6 +6,7 @@ imported when its command runs. Errors that a person can mend are one line and e
 
 import argparse
 import errno
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from openherd.stages import BY_NAME, STAGES, where
 
 EXIT_ERROR = 2
 EXIT_INTERRUPTED = 130
+REFUSED_BY_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 
 ABOUT = """openherd: the system of "The Llama 3 Herd of Models", from raw pages to a served chat.
 
@@ -63,17 +65,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nopenherd: stopped; the same command resumes", file=sys.stderr)
         return EXIT_INTERRUPTED
+    except SystemExit:
+        raise
     except BrokenPipeError:
         sys.stderr.close()  # the reader, `head` for one, has seen enough
         return 0
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+    except BaseException as error:  # torch's checkpoint errors are no Exceptions
+        refused = refusal(error)
+        if refused is None:
             raise
-        place = error.filename or "the output directory"
-        print(
-            f"openherd: {place}: {error.strerror}; make room or give another --out, then the same command goes on", file=sys.stderr
-        )
+        place = refused.filename or "the output directory"
+        what = refused.strerror or "cannot be written"
+        print(f"openherd: {place}: {what}; make room or give another --out, then the same command goes on", file=sys.stderr)
     return EXIT_ERROR
+
+
+def refusal(error: BaseException | None) -> OSError | None:
+    """The error of a full or closed disk behind an error, which libraries wrap in errors of their own; None where there is none."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in REFUSED_BY_DISK:
+            return error
+        if os.strerror(errno.ENOSPC) in str(error):
+            return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def dispatch(arguments: list[str]) -> int:

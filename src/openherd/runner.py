@@ -1,7 +1,8 @@
 """Running a recipe: an ordered list of stages, their inputs by name, their settings.
 
-A recipe is one TOML file; it may take another one's stages (`base`) and change their settings. `DIR/<stage>/<short digest>/` holds each stage's run and `DIR/run.json` names those that make up this
-run. All settings and inputs are checked, and all digests known, before anything runs.
+A recipe is one TOML file; it may take another one's stages (`base`) and change their settings. `DIR/<stage>/<short digest>/`
+holds each stage's run and `DIR/run.json` names those that make up this run. All settings and inputs are checked, and all
+digests known, before anything runs.
 """
 
 import contextlib
@@ -98,7 +99,7 @@ class Step:
             for i, item in enumerate(value if isinstance(value, list) else [value]):
                 key = f"{name}.{i}" if isinstance(value, list) else name
                 digests[key] = item.job.digest if isinstance(item, Step) else item.digest
-                sources[key] = item.location if isinstance(item, Outside) else str(item.path)
+                sources[key] = item.location if isinstance(item, Outside) else os.path.relpath(item.path, self.path)
         stage = self.stage.stage
         return Job(stage.name, stage.section, stage.version, to_plain(self.config), digests, sources)
 
@@ -146,7 +147,9 @@ class Recipe:
         stages = document.get("stage")
         if "base" in document:
             if stages is not None:
-                raise ConfigError(path, "has a base and stages of its own", allowed="one of them; [change.STAGE] tables change the base's stages")
+                raise ConfigError(
+                    path, "has a base and stages of its own", allowed="one of them; [change.STAGE] tables change the base's stages"
+                )
             stages = _changed_stages(path, document)
         elif "change" in document:
             raise ConfigError(path, "has changes without a base", do="name the recipe that they change: base = 'FILE'")

@@ -58,7 +58,7 @@ def same(a, b):
 
 
 def test_the_loop_equals_a_plain_one(tmp_path):
-    model, metrics, out = run(tmp_path / "a")
+    _, metrics, out = run(tmp_path / "a")
     plain = new_model()
     matrices = [p for p in plain.parameters() if p.ndim > 1]
     norms = [p for p in plain.parameters() if p.ndim == 1]

@@ -95,6 +95,14 @@ class Run:
 
         return [str(self.path / name) for name in sorted(self.manifest["outputs"]) if fnmatch(name, pattern)]
 
+    def input(self, name: str) -> "Run":
+        """The run that an input came from. Raises InputError where it is gone or was made anew."""
+        entry = self.manifest["inputs"][name]
+        run = Run.open(Path(os.path.normpath(self.path / entry["source"])))
+        if run.digest != entry["digest"]:
+            raise InputError(run.path, f"no longer the input {name!r} of {self.path}", do="run the recipe again")
+        return run
+
     def records(self) -> list[dict[str, Any]]:
         """The records of `metrics.jsonl`."""
         return MetricsLog(self.path / METRICS).read()
@@ -203,7 +211,7 @@ class Job:
     version: int
     settings: Mapping[str, Any]
     inputs: Mapping[str, str]  # name to digest
-    sources: Mapping[str, str]  # name to path or location, for people
+    sources: Mapping[str, str]  # name to location, or to the run's path as seen from this one's; for people
 
     @property
     def digest(self) -> str:

@@ -5,7 +5,7 @@ from torch import Tensor
 
 
 def sample(logits_BV: Tensor, temperature: float, top_p: float, generator: torch.Generator | None) -> Tensor:
-    """The next token of each row, shape (B,). `temperature` 0 is greedy; `top_p` keeps the fewest tokens that hold that probability."""
+    """The next token of each row, shape (B,). `temperature` 0 is greedy; `top_p` keeps the fewest tokens with that probability."""
     if temperature == 0:
         return logits_BV.argmax(-1)
     probabilities = torch.softmax(logits_BV.float() / temperature, -1)

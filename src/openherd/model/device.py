@@ -12,7 +12,7 @@ WORTH_IT = 1.1  # bf16 must be this much faster than fp32 to be chosen
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of a setting: 'auto' is CUDA, else Apple's GPU, else the processor. Raises ConfigError for one that is not here."""
+    """The device of a setting: 'auto' is CUDA, else Apple's GPU, else the processor. Raises ConfigError for one not here."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}

@@ -9,13 +9,13 @@ from openherd.model.flops import flops_per_token, kv_bytes_per_token, layer_para
 def model_text(name: str, sequence_length: int) -> str:
     """One size, or all of them for 'list'. Raises ConfigError for an unknown name."""
     if name == "list":
-        head = f"{'name':<14}{'layers':>7}{'d_model':>9}{'heads':>7}{'kv':>4}{'width':>7}{'ffn':>8}{'vocabulary':>12}{'parameters':>18}"
+        titles = f"{'layers':>7}{'d_model':>9}{'heads':>7}{'kv':>4}{'width':>7}{'ffn':>8}{'vocabulary':>12}{'parameters':>18}"
         rows = [
             f"{n:<14}{c.n_layers:>7}{c.d_model:>9,}{c.n_heads:>7}{c.n_kv_heads:>4}{c.head_width:>7}{c.d_feed_forward:>8,}"
             f"{c.vocabulary:>12,}{parameters(c):>18,}"
             for n, c in SIZES.items()
         ]
-        return "\n".join([head, *rows])
+        return "\n".join([f"{'name':<14}{titles}", *rows])
     if name not in SIZES:
         raise ConfigError("model", f"unknown size {name!r}", do=nearest(name, SIZES))
     if sequence_length < 1:

@@ -3,6 +3,7 @@
 A checkpoint is written aside and published by rename: a directory that is there is whole.
 """
 
+import errno
 import os
 import shutil
 import warnings
@@ -15,15 +16,24 @@ from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_di
 
 from openherd.core.errors import InputError
 
+FULL_BYTES = 1 << 20  # a disk with less free space is full
+
 
 def save_state(directory: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, extra: dict[str, Any]) -> None:
     """Write model, optimizer and plain values to a new `directory`."""
     weights, moments = get_state_dict(model, optimizer)
     temporary = directory.with_name(f".{directory.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # one process needs no group
-        dcp.save({"model": weights, "optimizer": moments, "extra": extra}, checkpoint_id=temporary, no_dist=True)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # one process needs no group
+            dcp.save({"model": weights, "optimizer": moments, "extra": extra}, checkpoint_id=temporary, no_dist=True)
+    except BaseException as error:
+        full = shutil.disk_usage(temporary.parent).free < FULL_BYTES  # torch's own error does not say so
+        shutil.rmtree(temporary, ignore_errors=True)
+        if full and not isinstance(error, KeyboardInterrupt):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(directory)) from error
+        raise
     os.replace(temporary, directory)
 
 

@@ -134,10 +134,10 @@ def sft(config: SftConfig, *, base: Run, dialogs: Run, out: Output) -> dict[str,
 
 
 def show_mask(run: Run, number: int) -> None:
-    """Print a training dialog of an SFT run; the tokens that the loss is on are green and underlined, or in brackets without colour."""
+    """Print a training dialog of an SFT run; tokens with loss are green and underlined, or in brackets without colour."""
     from rich.console import Console
 
-    dialogs = Run.open(run.manifest["inputs"]["dialogs"]["source"])
+    dialogs = run.input("dialogs")
     tokenizer = Tokenizer.load(run.file("model/tokenizer.json").parent)
     encoded = read_dialogs(dialogs, tokenizer)
     if not 0 <= number < len(encoded):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from openherd.core.metrics import format_metric, is_estimate
-from openherd.core.rundir import Run
+from openherd.core.rundir import MANIFEST, Run
 
 Rows = Sequence[Sequence[str]]
 TOY_PARAMETERS = 500_000_000  # under this a model is said to be a toy
@@ -26,7 +26,10 @@ SAYS = {
     "anneal": TRAINING,
     "dialogs": ("", "{dialogs:,} to train on, {entries:,} entries"),
     "sft": ("{dialogs:,} dialogs", TRAINING[1]),
-    "evaluate-text": ("{heldout_documents:,} documents", "{anneal.bits_per_byte:.3f} bits/byte; trigram {trigram:.3f}, xz {xz:.3f}"),
+    "evaluate-text": (
+        "{heldout_documents:,} documents",
+        "{anneal.bits_per_byte:.3f} bits/byte; trigram {trigram:.3f}, xz {xz:.3f}",
+    ),
     "evaluate-answers": (
         "{questions:,} questions",
         "F1 {heldout_phrasings.f1:.3f}, new entries {heldout_entries.f1:.3f}; retrieval {heldout_phrasings.retrieval_f1:.3f}",
@@ -85,7 +88,9 @@ def table(head: Sequence[str], rows: Rows, right: Iterable[int] = ()) -> str:
     widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
 
     def line(row: Sequence[str]) -> str:
-        return "  ".join(cell.rjust(w) if i in right else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))).rstrip()
+        return "  ".join(
+            cell.rjust(w) if i in right else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
 
     return "\n".join([line(head), *(line(row) for row in rows)])
 
@@ -130,7 +135,13 @@ def diff_text(first: Mapping[str, Run], second: Mapping[str, Run]) -> str:
 
 
 def _cell(value: Any) -> str:
-    text = "-" if value is None else format_metric(value) if not isinstance(value, (list, dict)) or is_estimate(value) else json.dumps(value)
+    text = (
+        "-"
+        if value is None
+        else format_metric(value)
+        if not isinstance(value, (list, dict)) or is_estimate(value)
+        else json.dumps(value)
+    )
     return text if len(text) <= 48 else text[:45] + "..."
 
 
@@ -172,11 +183,9 @@ def _lineage(run: Run, depth: int) -> list[str]:
     lines = []
     for name, entry in run.manifest["inputs"].items():
         lines.append(f"{'  ' * depth}{name} <- {entry['source']} ({entry['digest'][:12]})")
-        manifest = Path(entry["source"]) / "manifest.json"
-        if manifest.exists():
-            source = Run.open(entry["source"])
-            changed = source.digest != entry["digest"]
-            lines[-1] += f", {source.manifest['stage']}" + (", CHANGED since" if changed else "")
+        if (run.path / entry["source"] / MANIFEST).exists():
+            source = run.input(name)
+            lines[-1] += f", {source.manifest['stage']}"
             lines += _lineage(source, depth + 1)
     return lines
 

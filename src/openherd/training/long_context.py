@@ -19,7 +19,7 @@ from openherd.training.phase import Base, PhaseConfig, piece, train_phase, write
 
 @dataclass(frozen=True, kw_only=True)
 class LongContextConfig(PhaseConfig):
-    """Settings of long-context training. The paper gives six stages from 8K to 128K and about 800B tokens, not the lengths between."""
+    """Settings of long-context training. The paper gives six stages from 8K to 128K and about 800B tokens, not those between."""
 
     sequence_lengths: Annotated[tuple[int, ...], Field(description="tokens per sequence, by stage", min_length=1)] = (
         16_384, 32_768, 65_536, 131_072, 131_072, 131_072,

@@ -133,7 +133,7 @@ def train_phase(
     optimizer_from: Path | None = None,
     snapshot_steps: tuple[int, ...] = (),
 ) -> dict[str, Any]:
-    """Train `model` in place on the pieces of one phase; returns metrics. Raises ConfigError where a source would be seen too often."""
+    """Train `model` in place on the pieces of one phase; returns metrics. Raises ConfigError where a source is seen too often."""
     tokens = TokenShards.open(shards)
     if tokens.vocabulary != model.config.vocabulary:
         raise ConfigError(

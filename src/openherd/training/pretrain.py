@@ -27,8 +27,12 @@ class PretrainConfig(PhaseConfig):
     """Settings of pre-training; the defaults are the 405B's (paper 3.4.1) where no other source is named."""
 
     size: Annotated[str, Field(description="a model size: see 'openherd model list'")] = "llama3-405b"
-    embedding_std: Annotated[float, Field(description="of initial embeddings; the paper is silent", gt=0)] = 0.02
-    depth_scaled_init: Annotated[bool, Field(description="divide the residual projections by sqrt(2 layers); the paper is silent")] = True
+    embedding_std: Annotated[
+        float, Field(description="of initial embeddings, small where they are tied; the paper is silent", gt=0)
+    ] = 0.02
+    depth_scaled_init: Annotated[
+        bool, Field(description="divide the residual projections by sqrt(2 layers); the paper is silent")
+    ] = True
     # 61 steps of 4M, 342,095 of 8M and 758,771 of 16M tokens make the paper's 15.6T.
     steps: Annotated[int, Field(description="optimizer steps of this phase", ge=1)] = 1_100_927
     sequence_lengths: Annotated[tuple[int, ...], Field(description="tokens per sequence, by piece of the ramp", min_length=1)] = (
@@ -71,7 +75,9 @@ def pretrain(config: PretrainConfig, *, shards: Run, tokenizer: Run, out: Output
         raise ConfigError("pretrain", f"unknown size {config.size!r}", do=nearest(config.size, SIZES))
     file = tokenizer.file("tokenizer/tokenizer.json")
     if TokenShards.open(shards).tokenizer_sha256 != file_sha256(file):
-        raise InputError(shards.path, f"not made with the tokenizer {file}", do="run token-shards with it, or give the one it was made with")
+        raise InputError(
+            shards.path, f"not made with the tokenizer {file}", do="run token-shards with it, or give the one it was made with"
+        )
     words = Tokenizer.load(file.parent)
     pieces = ramp(config)
     device, precision = compute_settings(config, out)
