@@ -1,7 +1,7 @@
 """Answers of a finetuned model (paper 5.2): exact match and token-F1, beside nearest-question retrieval.
 
 Two sets: entries that were trained on, asked in phrasings that were not; and entries that were held out whole. Questions about one
-entry are not independent, so the interval is over entries: each entry's mean is one case.
+entry are not independent: a score is the mean over questions, its interval and its `n` are over entries.
 """
 
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from openherd.core.metrics import mean_estimate
+from openherd.core.metrics import Estimate, ratio_estimate
 from openherd.core.records import read_jsonl, write_jsonl
 from openherd.core.rundir import Output, Run
 from openherd.core.seeds import uniform
@@ -44,12 +44,12 @@ def read_questions(dialogs: Run, name: str, config: EvaluateAnswersConfig) -> li
     return rows
 
 
-def over_entries(rows: list[dict[str, Any]], score: str) -> list[float]:
-    """Each entry's mean score."""
+def over_entries(rows: list[dict[str, Any]], score: str) -> Estimate:
+    """Mean score of the questions, with the interval of a mean over clusters: an entry's questions are one."""
     by_entry: dict[str, list[float]] = {}
     for row in rows:
         by_entry.setdefault(row["entry"], []).append(row[score])
-    return [sum(values) / len(values) for values in by_entry.values()]
+    return ratio_estimate([sum(values) for values in by_entry.values()], [len(values) for values in by_entry.values()])
 
 
 def evaluate_answers(config: EvaluateAnswersConfig, *, model: Run, dialogs: Run, out: Output) -> dict[str, Any]:
@@ -75,5 +75,5 @@ def evaluate_answers(config: EvaluateAnswersConfig, *, model: Run, dialogs: Run,
     metrics: dict[str, Any] = {}
     for name in SETS:
         rows = [a for a in answers if a["set"] == name]
-        metrics[name] = {s: mean_estimate(over_entries(rows, s)) for s in ("f1", "exact", "retrieval_f1", "retrieval_exact")}
+        metrics[name] = {"questions": len(rows)} | {s: over_entries(rows, s) for s in ("f1", "exact", "retrieval_f1", "retrieval_exact")}
     return metrics | {"questions": len(answers), "weights_sha256": digest}

@@ -1,79 +1,72 @@
-"""An interpolated token-trigram model, the baseline of language modelling: Kneser-Ney, one discount an order, n1 / (n1 + 2 n2).
+"""An interpolated token-trigram model, the baseline of language modelling: modified Kneser-Ney (Chen and Goodman, 1999).
 
-The lowest order is interpolated with the uniform distribution, so that every token has a probability.
+A count is discounted by one of three amounts, for n-grams that stood once, twice, or more often, estimated from the counts of
+counts; what is taken goes to the next lower order. Lower orders count in how many contexts a token is new, not how often it stands.
+The lowest is interpolated with the uniform distribution, so that every token has a probability.
 """
 
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-SMOOTHING = "interpolated Kneser-Ney, one discount per order, uniform at the bottom"
+SMOOTHING = "interpolated modified Kneser-Ney, three discounts per order, uniform at the bottom"
 
 Array = np.ndarray
 
 
-class Table:
-    """Counts of distinct keys, looked up in bulk."""
+def discounts(counts: Array) -> Array:
+    """What is taken from counts of 0, 1, 2, and 3 or more; one half where there is too little text to estimate it."""
+    n1, n2, n3, n4 = (int((counts == k).sum()) for k in (1, 2, 3, 4))
+    if not (n1 and n2 and n3 and n4):
+        return np.array([0, 0.5, 0.5, 0.5])
+    y = n1 / (n1 + 2 * n2)
+    return np.clip([0, 1 - 2 * y * n2 / n1, 2 - 3 * y * n3 / n2, 3 - 4 * y * n4 / n3], 0, [0, 1, 2, 3])
 
-    def __init__(self, keys: Array, counts: Array | None = None) -> None:
-        """Count `keys`, or sum `counts` by key."""
-        self.keys, inverse, times = np.unique(keys, return_inverse=True, return_counts=True)
-        self.counts = times if counts is None else np.bincount(inverse, weights=counts, minlength=len(self.keys)).astype(np.int64)
 
-    def __call__(self, keys: Array) -> Array:
-        """The count of each key; 0 for one that never stood."""
-        at = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
-        return np.where(self.keys[at] == keys, self.counts[at], 0)
+def look_up(keys: Array, values: Array, wanted: Array) -> Array:
+    """The value of each wanted key among sorted keys; 0 for one that is not there."""
+    at = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+    return np.where(keys[at] == wanted, values[at], 0)
 
-    @property
-    def discount(self) -> float:
-        """n1 / (n1 + 2 n2), from how many keys stood once and twice."""
-        once, twice = int((self.counts == 1).sum()), int((self.counts == 2).sum())
-        return once / (once + 2 * twice) if once and twice else 0.5
+
+class Order:
+    """P(last token | the tokens before it) of n-grams, each spelt as one number with a digit per token."""
+
+    def __init__(self, grams: Array, counts: Array, vocabulary: int, lower: "Order | None" = None) -> None:
+        self.grams, self.vocabulary, self.lower = grams, vocabulary, lower
+        self.possible: int = vocabulary * lower.possible if lower else vocabulary
+        taken = discounts(counts)[np.minimum(counts, 3)]
+        self.left = counts - taken
+        self.contexts, context = np.unique(grams // vocabulary, return_inverse=True)
+        self.totals, self.taken = np.bincount(context, counts), np.bincount(context, taken)
+
+    def probabilities(self, grams: Array) -> Array:
+        """The probability of each; the lower order's in a context that never stood."""
+        below = self.lower.probabilities(grams % self.lower.possible) if self.lower else 1 / self.vocabulary
+        context = grams // self.vocabulary
+        total = look_up(self.contexts, self.totals, context)
+        share = look_up(self.grams, self.left, grams) + look_up(self.contexts, self.taken, context) * below
+        return np.where(total > 0, share / np.maximum(total, 1), below)
 
 
 class Trigram:
-    """P(w | u, v) of tokens under `vocabulary`; texts are padded with two `begin` tokens."""
+    """P(w | u, v) of tokens under `vocabulary`; texts are padded with two `begin` tokens. Raises ValueError where there are none."""
 
     def __init__(self, texts: Iterable[Sequence[int]], vocabulary: int, begin: int) -> None:
         self.vocabulary, self.begin = vocabulary, begin
-        u, v, w = np.concatenate([self._trigrams(text) for text in texts], axis=1)
-        self.trigrams = Table((u * vocabulary + v) * vocabulary + w)
-        first, last_two = np.divmod(self.trigrams.keys, vocabulary * vocabulary)
-        middle, last = np.divmod(last_two, vocabulary)
-        self.contexts = Table(first * vocabulary + middle, self.trigrams.counts)
-        self.followers = Table(first * vocabulary + middle)
-        # Lower orders count in how many contexts a word is new, not how often it stands.
-        self.bigrams = Table(last_two)
-        before, word = np.divmod(self.bigrams.keys, vocabulary)
-        self.bigram_contexts = Table(before, self.bigrams.counts)
-        self.bigram_followers = Table(before)
-        self.words = Table(word)
-        self.n_words = int(self.words.counts.sum())
+        trigrams, counts = np.unique(np.concatenate([self._spell(text) for text in texts]), return_counts=True)
+        bigrams, contexts = np.unique(trigrams % vocabulary**2, return_counts=True)
+        words, word_contexts = np.unique(bigrams % vocabulary, return_counts=True)
+        self.order = Order(trigrams, counts, vocabulary, Order(bigrams, contexts, vocabulary, Order(words, word_contexts, vocabulary)))
 
-    def _trigrams(self, text: Sequence[int]) -> Array:
+    def _spell(self, text: Sequence[int]) -> Array:
         padded = np.array([self.begin, self.begin, *text], np.int64)
-        return np.stack([padded[:-2], padded[1:-1], padded[2:]])
+        return (padded[:-2] * self.vocabulary + padded[1:-1]) * self.vocabulary + padded[2:]
 
     def probabilities(self, u: Array, v: Array, w: Array) -> Array:
         """P(w | u, v), elementwise over arrays of ids."""
-        d = self.words.discount
-        unigram = np.maximum(self.words(w) - d, 0) / self.n_words + d * len(self.words.keys) / self.n_words / self.vocabulary
-        bigram = self._interpolate(
-            self.bigrams, self.bigram_contexts(v), self.bigram_followers(v), v * self.vocabulary + w, unigram
-        )
-        context = u * self.vocabulary + v
-        return self._interpolate(
-            self.trigrams, self.contexts(context), self.followers(context), context * self.vocabulary + w, bigram
-        )
-
-    @staticmethod
-    def _interpolate(table: Table, total: Array, followers: Array, keys: Array, lower: Array) -> Array:
-        """The discounted share of the key in its context plus what was discounted, by the lower order; that alone in a new context."""
-        known = np.maximum(total, 1)
-        share = (np.maximum(table(keys) - table.discount, 0) + table.discount * followers * lower) / known
-        return np.where(total > 0, share, lower)
+        return self.order.probabilities((u * self.vocabulary + v) * self.vocabulary + w)
 
     def log2_probabilities(self, text: Sequence[int]) -> Array:
         """Base-2 logarithm of each token's probability."""
-        return np.log2(self.probabilities(*self._trigrams(text)))
+        return np.log2(self.order.probabilities(self._spell(text)))

@@ -5,6 +5,7 @@ the documents' UTF-8 bytes. A text longer than the model's context is cut into w
 scored once and with at least half a context before it.
 """
 
+import itertools
 import lzma
 import math
 from dataclasses import dataclass
@@ -33,7 +34,10 @@ PROMPTS = ("Return the ", "The module ", "class ", "def ")
 class EvaluateTextConfig:
     """Settings of `evaluate-text`."""
 
-    max_heldout_bytes: Annotated[int, Field(description="held-out text scored, whole documents; 0 = all", ge=0)] = 0
+    max_heldout_bytes: Annotated[int, Field(description="held-out text scored, whole documents, at least one; 0 = all", ge=0)] = 0
+    max_training_bytes: Annotated[
+        int, Field(description="training text that the trigram model and primed xz learn from, likewise", ge=0)
+    ] = 100_000_000
     prompts: Annotated[tuple[str, ...], Field(description="beginnings that each model continues")] = PROMPTS
     sample_tokens: Annotated[int, Field(description="tokens of a continuation", ge=1)] = 48
     temperature: Annotated[
@@ -52,22 +56,16 @@ def checked_weights(run: Run) -> tuple[Path, str]:
     return weights.parent, digest
 
 
-def choose_texts(documents: Run, config: EvaluateTextConfig) -> list[str]:
-    """The held-out texts that are scored: all, or whole documents in a seeded order up to the limit."""
-    rows = list(read_parquet(documents.file("heldout.parquet"), ["id", "text"]))
-    if config.max_heldout_bytes:
-        rows.sort(key=lambda row: uniform(config.seed, "heldout", row["id"]))
-        total = 0
-        kept: list[dict[str, Any]] = []
-        for row in rows:
-            total += len(row["text"].encode())
-            if kept and total > config.max_heldout_bytes:
-                break
-            kept.append(row)
-        rows = kept
-    if not rows:
-        raise InputError(documents.path, "no held-out documents")
-    return [row["text"] for row in rows]
+def choose_texts(file: Path, max_bytes: int, seed: int) -> list[str]:
+    """Texts in the file's order: all, or whole documents drawn by seed until the next would pass the limit. Memory holds these alone."""
+    sizes = {row["id"]: len(row["text"].encode()) for row in read_parquet(file, ["id", "text"]) if row["text"]}
+    if not sizes:
+        raise InputError(file, "no text")
+    drawn = sorted(sizes, key=lambda id_: uniform(seed, file.name, id_))
+    totals = itertools.accumulate(sizes[id_] for id_ in drawn)
+    fitting = sum(total <= max_bytes for total in totals) if max_bytes else len(drawn)
+    chosen = set(drawn[: max(fitting, 1)])
+    return [row["text"] for row in read_parquet(file, ["id", "text"]) if row["id"] in chosen]
 
 
 def bits_of(model: Transformer, tokenizer: Tokenizer, texts: list[str], what: str) -> list[float]:
@@ -96,27 +94,36 @@ def xz_bits(text: bytes) -> int:
 
 
 def evaluate_text(config: EvaluateTextConfig, *, models: tuple[Run, ...], documents: Run, out: Output) -> dict[str, Any]:
-    """Score each model on `heldout.parquet`, beside the baselines; writes `samples.jsonl`."""
+    """Score each model on `heldout.parquet`, beside the baselines, which learn from `train.parquet`; writes `samples.jsonl`.
+
+    The trigram model's tokens are those of the first model.
+    """
     names = [run.manifest["stage"] for run in models]
-    if len(set(names)) < len(names):
-        raise ConfigError("evaluate-text", f"models {names}", allowed="runs of different stages")
+    if not names or len(set(names)) < len(names):
+        raise ConfigError("evaluate-text", f"models {names}", allowed="runs of different stages, at least one")
     device = str(choose_device(config.device))
-    texts = choose_texts(documents, config)
+    texts = choose_texts(documents.file("heldout.parquet"), config.max_heldout_bytes, config.seed)
+    training = choose_texts(documents.file("train.parquet"), config.max_training_bytes, config.seed)
     sizes = [float(len(text.encode())) for text in texts]
-    metrics: dict[str, Any] = {}
-    samples: list[dict[str, Any]] = []
-    for name, run in zip(names, models, strict=True):
-        directory, digest = checked_weights(run)
-        model, tokenizer = load_model(directory, device), Tokenizer.load(directory)
-        bits = bits_of(model, tokenizer, texts, name)
-        metrics[name] = {"bits_per_byte": ratio_estimate(bits, sizes), "weights_sha256": digest}
-        samples += samples_of(name, model, tokenizer, config)
-    training = [row["text"] for row in read_parquet(documents.file("train.parquet"), ["text"])]
+    directories = [checked_weights(run) for run in models]
+    tokenizer = Tokenizer.load(directories[0][0])
     trigram = Trigram(tokenizer.encode_batch(training), tokenizer.vocabulary, tokenizer.bos_id)
     trigram_bits = [-float(trigram.log2_probabilities(ids).sum()) for ids in tokenizer.encode_batch(texts)]
-    train_bytes, heldout_bytes = "".join(training).encode(), "".join(texts).encode()
+    metrics: dict[str, Any] = {}
+    samples: list[dict[str, Any]] = []
+    for name, (directory, digest) in zip(names, directories, strict=True):
+        model, tokenizer = load_model(directory, device), Tokenizer.load(directory)
+        bits = bits_of(model, tokenizer, texts, name)
+        less = [mine - its for mine, its in zip(bits, trigram_bits, strict=True)]
+        metrics[name] = {
+            "bits_per_byte": ratio_estimate(bits, sizes),
+            "bits_per_byte_less_trigram": ratio_estimate(less, sizes),
+            "weights_sha256": digest,
+        }
+        samples += samples_of(name, model, tokenizer, config)
     with out.write("samples.jsonl") as path:
         write_jsonl(path, samples)
+    train_bytes, heldout_bytes = "".join(training).encode(), "".join(texts).encode()
     return metrics | {
         "trigram": ratio_estimate(trigram_bits, sizes),
         "trigram_smoothing": SMOOTHING,
@@ -124,4 +131,5 @@ def evaluate_text(config: EvaluateTextConfig, *, models: tuple[Run, ...], docume
         "xz_primed": (xz_bits(train_bytes + heldout_bytes) - xz_bits(train_bytes)) / len(heldout_bytes),
         "heldout_documents": len(texts),
         "heldout_bytes": len(heldout_bytes),
+        "training_bytes": len(train_bytes),
     }

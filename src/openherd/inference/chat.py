@@ -53,7 +53,10 @@ def opening(system: str) -> list[Message]:
 
 
 def chat(directory: Path, sampling: Sampling, system: str) -> None:
-    """Read lines, answer each; '/new' forgets the conversation, '/quit' or the end of input leaves. The oldest turns go when it grows too long."""
+    """Read lines, answer each; '/new' forgets the conversation, '/quit' or the end of input leaves.
+
+    The oldest turns go when the conversation outgrows the model's context.
+    """
     model, tokenizer = load_model(directory), Tokenizer.load(directory)
     interactive = sys.stdin.isatty()
     if interactive:

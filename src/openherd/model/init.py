@@ -1,8 +1,8 @@
 """Initial weights (the paper states no scheme).
 
 Projections are normal with standard deviation 1/sqrt(input width); embeddings have 0.02, as in the released configurations; the
-output head is zero, so that the first predictions are uniform; norms start at 1. With `depth_scaled` the two projections that write to the
-residual stream are divided by sqrt(2 * layers), so that its variance does not grow with depth (GPT-2's rule).
+output head is zero, so that the first predictions are uniform; norms start at 1. With `depth_scaled` the two projections that
+write to the residual stream are divided by sqrt(2 * layers), so that its variance does not grow with depth (GPT-2's rule).
 
 Very small models trained on little text want large embeddings and no depth scaling: docs/decisions has the figures.
 """
