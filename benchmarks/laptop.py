@@ -1,6 +1,6 @@
 """The laptop recipe from nothing to its scores: seconds, and bits per byte beside xz and the trigram model on the same text.
 
-It runs on two threads, as `make run` is promised on two cores; the recipe's peers (xz, trigram, retrieval) are measured by the run itself.
+It runs on two threads, as `make run` is promised on two cores; the peers (xz, trigram, retrieval) are measured by the run itself.
 """
 
 import json
