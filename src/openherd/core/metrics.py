@@ -21,13 +21,19 @@ class Estimate(TypedDict):
 
 
 def mean_estimate(values: Sequence[float]) -> Estimate:
-    """Mean and 95% normal interval; for proportions this is the paper's 1.96 sqrt(S (1-S) / N) (paper 5.1.1)."""
+    """Mean and 95% normal interval; for proportions this is the paper's 1.96 sqrt(S (1-S) / N) (paper 5.1.1).
+
+    The interval of values between 0 and 1 is cut to that range.
+    """
     n = len(values)
     if n == 0:
         raise ValueError("no values")
     mean = sum(values) / n
     half = 1.96 * math.sqrt(sum((v - mean) ** 2 for v in values) / n / n)
-    return {"value": mean, "low": mean - half, "high": mean + half, "n": n}
+    low, high = mean - half, mean + half
+    if all(0 <= v <= 1 for v in values):
+        low, high = max(low, 0.0), min(high, 1.0)
+    return {"value": mean, "low": low, "high": high, "n": n}
 
 
 def ratio_estimate(numerators: Sequence[float], denominators: Sequence[float], scale: float = 1.0) -> Estimate:

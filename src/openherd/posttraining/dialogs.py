@@ -1,10 +1,12 @@
 """Dialogs made from documentation (paper 4.2.3 and 4.3: data made from text that is already there): a question about a module, a
 function or a class; the answer is the first sentence of its own description.
 
-Entries are found in the text of pydoc's pages: a module is described by the first paragraph, a function by the lines behind its
-signature. Some entries are held out whole and some phrasings are never trained on, so that what is asked later is known to be new.
+Entries are found in the text of pydoc's pages: a module is described by the first paragraph, a class and a function by the lines
+behind its signature. What stands between a page's classes and its heading `Functions` could be a method and is passed over. Some
+entries are held out whole and some phrasings are never trained on, so that what is asked later is known to be new.
 """
 
+import itertools
 import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -57,10 +59,11 @@ HELDOUT = (
 )
 
 TITLE = re.compile(r"Python: (?:module |package )?([A-Za-z][\w.]*)")
-SIGNATURE = re.compile(r"(?:class )?([A-Za-z]\w*)\([^()]*(?:\([^()]*\)[^()]*)*\)(?: -> .+)?")
-METHOD = re.compile(r"\((?:self|cls)\b")  # its class is not on the line
+SIGNATURE = re.compile(r"(?:(?:\w+ = )?(class ))?([A-Za-z]\w*)\([^()]*(?:\([^()]*\)[^()]*)*\)(?: -> .+)?")
+CLASS = re.compile(r"(?:\w+ = )?class \w")
+FUNCTIONS = "Functions"  # the heading behind a page's classes
 SENTENCE = re.compile(r"(.+?[.!?])(?:\s|$)", re.DOTALL)
-ALLOWED = re.compile(r"[A-Z][ -~]+\.")
+ALLOWED = re.compile(r"[A-Z][ -~]+(?<! ie)(?<!i\.e)(?<!e\.g)\.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,12 +91,8 @@ class Entry:
 
 def first_sentence(lines: list[str]) -> str:
     """The first sentence of the paragraph that `lines` begin with, on one line; empty where there is none."""
-    paragraph: list[str] = []
-    for line in lines:
-        if not line.strip():
-            break
-        paragraph.append(line.strip())
-    found = SENTENCE.match(" ".join(paragraph))
+    paragraph = itertools.takewhile(lambda line: line.strip() and not SIGNATURE.fullmatch(line), lines)
+    found = SENTENCE.match(" ".join(line.strip() for line in paragraph))
     return " ".join(found[1].split()) if found else ""
 
 
@@ -107,14 +106,17 @@ def page_entries(row: dict[str, Any]) -> Iterator[Entry]:
     prose = next((i for i, line in enumerate(lines) if i and lines[i - 1] == "" and line.strip()), None)
     if prose is not None:
         yield Entry(module, "module", first_sentence(lines[prose:]), row["id"], row["url"])
-    for i, line in enumerate(lines[:-1]):
-        if (match := SIGNATURE.fullmatch(line.strip())) and not METHOD.search(line):
-            kind = "class" if line.startswith("class ") else "function"
-            yield Entry(f"{module}.{match[1]}", kind, first_sentence(lines[i + 1 : i + 6]), row["id"], row["url"])
+    among_methods = False
+    for i, line in enumerate(lines):
+        match = SIGNATURE.fullmatch(line)
+        among_methods = line != FUNCTIONS and (among_methods or CLASS.match(line) is not None)
+        if match and (match[1] or not among_methods):
+            kind = "class" if match[1] else "function"
+            yield Entry(f"{module}.{match[2]}", kind, first_sentence(lines[i + 1 : i + 6]), row["id"], row["url"])
 
 
 def usable(entries: Iterator[Entry], config: DialogsConfig) -> list[Entry]:
-    """Entries with a plain sentence of the right length for an answer; of equal names or answers the first."""
+    """Entries with a plain name and a plain sentence of the right length for an answer; of equal names or answers the first."""
     names: set[str] = set()
     answers: set[str] = set()
     found = []
