@@ -75,5 +75,6 @@ def evaluate_answers(config: EvaluateAnswersConfig, *, model: Run, dialogs: Run,
     metrics: dict[str, Any] = {}
     for name in SETS:
         rows = [a for a in answers if a["set"] == name]
-        metrics[name] = {"questions": len(rows)} | {s: over_entries(rows, s) for s in ("f1", "exact", "retrieval_f1", "retrieval_exact")}
+        found = {s: over_entries(rows, s) for s in ("f1", "exact", "retrieval_f1", "retrieval_exact")}
+        metrics[name] = {**found, "questions": len(rows)}
     return metrics | {"questions": len(answers), "weights_sha256": digest}

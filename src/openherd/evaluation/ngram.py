@@ -50,14 +50,15 @@ class Order:
 
 
 class Trigram:
-    """P(w | u, v) of tokens under `vocabulary`; texts are padded with two `begin` tokens. Raises ValueError where there are none."""
+    """P(w | u, v) of tokens under `vocabulary`; each text, of which there must be one, is padded with two `begin` tokens."""
 
     def __init__(self, texts: Iterable[Sequence[int]], vocabulary: int, begin: int) -> None:
         self.vocabulary, self.begin = vocabulary, begin
         trigrams, counts = np.unique(np.concatenate([self._spell(text) for text in texts]), return_counts=True)
         bigrams, contexts = np.unique(trigrams % vocabulary**2, return_counts=True)
         words, word_contexts = np.unique(bigrams % vocabulary, return_counts=True)
-        self.order = Order(trigrams, counts, vocabulary, Order(bigrams, contexts, vocabulary, Order(words, word_contexts, vocabulary)))
+        bigram = Order(bigrams, contexts, vocabulary, Order(words, word_contexts, vocabulary))
+        self.order = Order(trigrams, counts, vocabulary, bigram)
 
     def _spell(self, text: Sequence[int]) -> Array:
         padded = np.array([self.begin, self.begin, *text], np.int64)

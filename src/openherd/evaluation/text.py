@@ -36,7 +36,7 @@ class EvaluateTextConfig:
 
     max_heldout_bytes: Annotated[int, Field(description="held-out text scored, whole documents, at least one; 0 = all", ge=0)] = 0
     max_training_bytes: Annotated[
-        int, Field(description="training text that the trigram model and primed xz learn from, likewise", ge=0)
+        int, Field(description="training text that the trigram model and primed xz learn from, whole documents; 0 = all", ge=0)
     ] = 100_000_000
     prompts: Annotated[tuple[str, ...], Field(description="beginnings that each model continues")] = PROMPTS
     sample_tokens: Annotated[int, Field(description="tokens of a continuation", ge=1)] = 48
@@ -57,7 +57,7 @@ def checked_weights(run: Run) -> tuple[Path, str]:
 
 
 def choose_texts(file: Path, max_bytes: int, seed: int) -> list[str]:
-    """Texts in the file's order: all, or whole documents drawn by seed until the next would pass the limit. Memory holds these alone."""
+    """Texts in the file's order: all, or whole documents drawn by seed until the next would pass the limit."""
     sizes = {row["id"]: len(row["text"].encode()) for row in read_parquet(file, ["id", "text"]) if row["text"]}
     if not sizes:
         raise InputError(file, "no text")

@@ -2,8 +2,9 @@
 function or a class; the answer is the first sentence of its own description.
 
 Entries are found in the text of pydoc's pages: a module is described by the first paragraph, a class and a function by the lines
-behind its signature. What stands between a page's classes and its heading `Functions` could be a method and is passed over. Some
-entries are held out whole and some phrasings are never trained on, so that what is asked later is known to be new.
+behind its signature. Before the heading `Functions`, or behind a class where a page lacks it, what looks like a function could be a
+method and is passed over. Some entries are held out whole and some phrasings are never trained on, so that what is asked later is
+known to be new.
 """
 
 import itertools
@@ -106,11 +107,11 @@ def page_entries(row: dict[str, Any]) -> Iterator[Entry]:
     prose = next((i for i, line in enumerate(lines) if i and lines[i - 1] == "" and line.strip()), None)
     if prose is not None:
         yield Entry(module, "module", first_sentence(lines[prose:]), row["id"], row["url"])
-    among_methods = False
+    passed_over = FUNCTIONS in lines
     for i, line in enumerate(lines):
         match = SIGNATURE.fullmatch(line)
-        among_methods = line != FUNCTIONS and (among_methods or CLASS.match(line) is not None)
-        if match and (match[1] or not among_methods):
+        passed_over = line != FUNCTIONS and (passed_over or CLASS.match(line) is not None)
+        if match and (match[1] or not passed_over):
             kind = "class" if match[1] else "function"
             yield Entry(f"{module}.{match[2]}", kind, first_sentence(lines[i + 1 : i + 6]), row["id"], row["url"])
 
@@ -123,7 +124,7 @@ def usable(entries: Iterator[Entry], config: DialogsConfig) -> list[Entry]:
     for entry in entries:
         answer = entry.answer
         fits = config.min_answer_characters <= len(answer) <= config.max_answer_characters
-        plain = ALLOWED.fullmatch(answer) is not None and answer.count("(") == answer.count(")")
+        plain = ALLOWED.fullmatch(answer) is not None and answer.count("(") == answer.count(")") and "->" not in answer
         if fits and plain and entry.name not in names and entry.answer not in answers and "_" not in entry.name:
             names.add(entry.name)
             answers.add(entry.answer)
