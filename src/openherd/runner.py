@@ -18,6 +18,7 @@ import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -90,9 +91,9 @@ class Step:
     require: str
     path: Path
 
-    @property
+    @cached_property
     def job(self) -> Job:
-        """The job, whose digest names the directory."""
+        """The job, whose digest names the directory; inputs are looked at once."""
         digests: dict[str, str] = {}
         sources: dict[str, str] = {}
         for name, value in self.inputs.items():
