@@ -15,9 +15,11 @@ from openherd.model.attention import CausalAttend
 from openherd.model.config import ModelConfig
 from openherd.model.init import initialise
 from openherd.model.transformer import Transformer
+from openherd.parallel.checkpoint import load_moments, load_state
 from openherd.training.anneal import snapshot_steps
 from openherd.training.loop import TrainingConfig, average_snapshots, backward, latest_checkpoint, train
 from openherd.training.objective import IGNORED, NextToken
+from openherd.training.optimizer import make_adamw
 from openherd.training.pretrain import PretrainConfig, ramp
 from openherd.training.schedule import linear_to_zero, warmup_cosine
 
@@ -136,6 +138,25 @@ def test_the_next_phase_takes_up_the_optimizer(tmp_path):
         optimizer_from=out.path / "state",
     )
     assert same(one, second)
+
+
+def test_the_next_phase_keeps_its_weights_and_its_settings(tmp_path):
+    _, _, out = run(tmp_path / "first", steps=4)
+    other = new_model()  # as averaged weights are: not those of the state
+    settings = {"beta1": 0.8, "beta2": 0.99, "epsilon": 1e-7, "weight_decay": 0.3}
+    optimizer = make_adamw(other, **settings)
+    load_moments(out.path / "state", other, optimizer)
+    assert same(other, new_model())
+    assert [(g["betas"], g["eps"], g["weight_decay"]) for g in optimizer.param_groups] == [
+        ((0.8, 0.99), 1e-7, 0.3),
+        ((0.8, 0.99), 1e-7, 0.0),
+    ]
+    whole = new_model()
+    before = make_adamw(whole, beta1=0.9, beta2=0.95, epsilon=1e-5, weight_decay=0.1)
+    load_state(out.path / "state", whole, before, {"step": 0, "tokens": 0})
+    for mine, its in zip(optimizer.state.values(), before.state.values(), strict=True):
+        assert all(torch.equal(mine[name], its[name]) for name in ("exp_avg", "exp_avg_sq", "step"))
+    assert optimizer.state[other.embed.weight]["step"] == 4
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_step(tmp_path):

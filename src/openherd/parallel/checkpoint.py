@@ -12,7 +12,12 @@ from typing import Any
 
 import torch
 import torch.distributed.checkpoint as dcp
-from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.distributed.checkpoint.state_dict import (
+    get_optimizer_state_dict,
+    get_state_dict,
+    set_optimizer_state_dict,
+    set_state_dict,
+)
 
 from openherd.core.errors import InputError
 
@@ -44,6 +49,23 @@ def load_state(directory: Path, model: torch.nn.Module, optimizer: torch.optim.O
     """
     weights, moments = get_state_dict(model, optimizer)
     state: dict[str, Any] = {"model": weights, "optimizer": moments, "extra": dict(extra)}
+    _read(directory, state)
+    set_state_dict(model, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
+    return dict(state["extra"])
+
+
+def load_moments(directory: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Read a checkpoint's optimizer moments alone: the weights stay, and so do betas, epsilon and weight decay.
+
+    Raises InputError where the checkpoint is damaged or of another model.
+    """
+    moments = get_optimizer_state_dict(model, optimizer)
+    state = {"optimizer": {"state": moments["state"]}}
+    _read(directory, state)
+    set_optimizer_state_dict(model, optimizer, {**moments, **state["optimizer"]})
+
+
+def _read(directory: Path, state: dict[str, Any]) -> None:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="torch.distributed is disabled")
@@ -51,5 +73,3 @@ def load_state(directory: Path, model: torch.nn.Module, optimizer: torch.optim.O
     except (dcp.api.CheckpointException, RuntimeError, ValueError, OSError) as error:  # the first is no Exception
         reason = str(error).strip().splitlines()[-1:] or [type(error).__name__]
         raise InputError(directory, f"not a checkpoint of this model ({reason[0]})", do="remove it and run again") from None
-    set_state_dict(model, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
-    return dict(state["extra"])

@@ -23,7 +23,7 @@ from openherd.core.progress import Progress
 from openherd.core.rundir import Output
 from openherd.model.device import choose_device, choose_precision
 from openherd.model.transformer import Transformer
-from openherd.parallel.checkpoint import load_state, save_state
+from openherd.parallel.checkpoint import load_moments, load_state, save_state
 from openherd.training.objective import Batch, Objective
 from openherd.training.optimizer import clip_gradients, make_adamw, set_learning_rate
 
@@ -115,7 +115,8 @@ def train(
     """Train `model` in place for `steps` steps, resuming where an earlier process was stopped; returns metrics.
 
     Writes a record a step to `metrics.jsonl`, the final optimizer state to `state`, and the weights after each of `snapshot_steps`
-    to `snapshots/`. `optimizer_from` is the `state` of the phase before. Raises OpenherdError where the loss is not finite.
+    to `snapshots/`. `optimizer_from` is the `state` of the phase before, whose moments are taken up: not its weights, which may have
+    been averaged since, nor its settings. Raises OpenherdError where the loss is not finite.
     """
     optimizer = make_adamw(model, beta1=config.beta1, beta2=config.beta2, epsilon=config.epsilon, weight_decay=config.weight_decay)
     device = next(model.parameters()).device
@@ -123,7 +124,7 @@ def train(
     if (latest := latest_checkpoint(out)) is not None:
         reached = load_state(latest, model, optimizer, reached)
     elif optimizer_from is not None:
-        load_state(optimizer_from, model, optimizer, reached)
+        load_moments(optimizer_from, model, optimizer)
     start_step, tokens = int(reached["step"]), int(reached["tokens"])
     out.metrics.rewind(lambda record: record["step"] < start_step)
 
