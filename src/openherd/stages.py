@@ -20,9 +20,9 @@ class Stage(NamedTuple):
 STAGES = (
     Stage("python-docs", "3.1", "openherd.data.python_docs:python_docs", 1,
           "render the running Python's documentation as web pages in a WARC file", "crawl pydoc example corpus warc"),
-    Stage("sources", "3.1", "openherd.data.sources:sources", 1,
+    Stage("sources", "3.1", "openherd.data.sources:sources", 2,
           "read WARC, HTML, text, Markdown, JSON Lines or Parquet into pages", "warc common crawl read input lineage"),
-    Stage("url-filter", "3.1.1", "openherd.data.url_filter:url_filter", 1,
+    Stage("url-filter", "3.1.1", "openherd.data.url_filter:url_filter", 2,
           "drop pages by address, and older versions of the same address", "url domain block list adult pii safety"),
     Stage("extraction", "3.1.1", "openherd.data.extraction:extraction", 1,
           "main content of HTML as text, code blocks kept", "html text boilerplate main content"),

@@ -260,7 +260,7 @@ def test_rows_of_json_lines(read):
         {"text": " "},
     ]
     content = "\n".join(map(json.dumps, rows)) + "\n\n{broken\n" + json.dumps({"text": "é"}) + "\n"
-    for name, data in (("a.jsonl", content.encode()), ("a.jsonl.gz", gzip.compress(content.encode()))):
+    for name, data in (("a.jsonl", content.encode()), ("a#1?.jsonl.gz", gzip.compress(content.encode()))):
         kept, dropped, _ = read(data, SKIP, name)
         assert [(r["offset"], r["url"], r["date"], r["content"].decode()) for r in kept] == [
             (1, "https://a.example/1", "2026-01-01", "one"),

@@ -132,10 +132,13 @@ def test_of_one_address_the_newest_stays_and_of_equal_ones_the_first(filtered):
         page("http://b.test/", "", b"second without a date"),
         page("", content=b"no address"),
         page("", content=b"none either"),
+        page("7", content=b"row 7 of one file"),
+        page("7", content=b"row 7 of another"),
     ]
     twin = dict(pages[1])  # the very same row again
     kept, dropped = filtered([*pages, twin])
-    assert [row["content"] for row in kept] == [b"newest", b"first without a date", b"no address", b"none either"]
+    rows = [b"row 7 of one file", b"row 7 of another"]
+    assert [row["content"] for row in kept] == [b"newest", b"first without a date", b"no address", b"none either", *rows]
     assert {row["reason"] for row in dropped} == {"older version"}
     assert [row["detail"] for row in dropped] == [f"kept: {pages[i]['id']}" for i in (1, 1, 1, 4, 1)]
 

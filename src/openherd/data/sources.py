@@ -196,10 +196,20 @@ def read_parquet(file: BinaryIO, text_fields: tuple[str, ...]) -> Iterator[Page 
         yield DamageError(number + 1, f"not a readable Parquet file ({error})")
 
 
+def path_of(name: str) -> PurePosixPath:
+    """A file's path: of an address without its query; a file here may have '#' or '?' in its name."""
+    return PurePosixPath(urlsplit(name).path if "://" in name else name)
+
+
+def is_gzip(name: str) -> bool:
+    """Whether a file's name says that it is compressed."""
+    return path_of(name).suffix.lower() == ".gz"
+
+
 def ending_of(name: str) -> str:
     """A file's ending in lower case, before .gz."""
-    path = PurePosixPath(urlsplit(name).path if "://" in name else name)
-    return (path.with_suffix("") if path.suffix.lower() == ".gz" else path).suffix.lower()
+    path = path_of(name)
+    return (path.with_suffix("") if is_gzip(name) else path).suffix.lower()
 
 
 def read_file(name: str, text_fields: tuple[str, ...]) -> Iterator[Page | DamageError]:
@@ -212,8 +222,7 @@ def read_file(name: str, text_fields: tuple[str, ...]) -> Iterator[Page | Damage
             elif ending == ".parquet":
                 yield from read_parquet(file, text_fields)
             else:
-                zipped = urlsplit(name).path.lower().endswith(".gz")
-                plain = gzip.GzipFile(fileobj=file) if zipped else file
+                plain = gzip.GzipFile(fileobj=file) if is_gzip(name) else file
                 yield from read_json_lines(plain, text_fields) if ending == ".jsonl" else read_page(plain, name, PAGES[ending])
     except (OSError, ImportError) as error:
         raise InputError(name, f"cannot be read ({error})", do="check the address and your access to it") from None

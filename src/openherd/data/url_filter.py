@@ -1,7 +1,8 @@
 """Dropping pages by address (paper 3.1.1): domains and words of unsafe or adult sites, known-illegal addresses, older versions.
 
 Meta's lists are not public. The built-in word list is small and only a start: real runs give their own files as inputs, one entry a
-line, '#' begins a comment. Of the same address the newest page stays. Addresses are compared after `normalise`.
+line, '#' begins a comment. Of the same address the newest page stays; a row's number or name is no address. Addresses are
+compared after `normalise`.
 """
 
 import hashlib
@@ -142,7 +143,7 @@ def url_filter(
         if word := denied_words.find(address):
             return Drop("denied word", word)
         _, kept, kept_id = newest[address]
-        return None if place == kept else Drop("older version", f"kept: {kept_id}")
+        return None if place == kept or "://" not in address else Drop("older version", f"kept: {kept_id}")
 
     def decide(rows: Iterable[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], Drop | None]]:
         return ((row, judge(place, row)) for place, row in enumerate(rows))
