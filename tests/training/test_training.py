@@ -12,11 +12,12 @@ import torch
 from openherd.core.errors import ConfigError, OpenherdError
 from openherd.core.rundir import Output
 from openherd.model.attention import CausalAttend
-from openherd.model.config import ModelConfig
+from openherd.model.config import SIZES, ModelConfig, RopeScaling
 from openherd.model.init import initialise
 from openherd.model.transformer import Transformer
 from openherd.parallel.checkpoint import load_moments, load_state
 from openherd.training.anneal import snapshot_steps
+from openherd.training.long_context import LongContextConfig, rescaled
 from openherd.training.loop import TrainingConfig, average_snapshots, backward, latest_checkpoint, train
 from openherd.training.objective import IGNORED, NextToken
 from openherd.training.optimizer import make_adamw
@@ -221,6 +222,20 @@ def test_the_papers_batch_ramp():
 def test_a_ramp_that_does_not_fit_is_refused(change, message):
     with pytest.raises(ConfigError, match=message):
         ramp(PretrainConfig(**change))
+
+
+def test_a_context_is_raised_again_and_again():
+    short = replace(SHAPE, rope_theta=1e4, max_positions=256)
+    once = rescaled(short, LongContextConfig(sequence_lengths=(384, 512), rope_factor=2.0))
+    assert once == replace(short, rope_scaling=RopeScaling(factor=2.0, original_positions=256), max_positions=512)
+    twice = rescaled(once, LongContextConfig(sequence_lengths=(1024,), rope_factor=4.0, rope_theta=8e6))
+    assert twice.rope_scaling == RopeScaling(factor=4.0, original_positions=256)
+    assert (twice.rope_theta, twice.max_positions) == (8e6, 1024)
+    assert rescaled(twice, LongContextConfig(sequence_lengths=(1024,), rope_factor=1.0)) == twice
+    llama = SIZES["llama3-8b"]  # going on at its own length changes nothing
+    assert rescaled(llama, LongContextConfig()) == llama
+    with pytest.raises(ConfigError, match="1, which leaves the base's 4, or at least that"):
+        rescaled(twice, LongContextConfig(rope_factor=2.0))
 
 
 def test_compute_settings_are_written_once_and_inherited(tmp_path):

@@ -2,8 +2,9 @@
 
 The paper went from 8K to 128K tokens in six stages over about 800B tokens, at the learning rate it had reached. It does not
 mention the frequency scaling that its released code applies (factor 8); whether that was on during training is not known. Here it
-is applied from the first stage on. `rope_theta` raises the base instead or as well (the tutorial's 500K to 8M is one setting
-away).
+is applied from the first stage on, to the context that the model had before any scaling: of a base that is scaled already, such as
+Llama 3.1 or an earlier run of this stage, the factor is raised or left. `rope_theta` raises the base instead or as well (the
+tutorial's 500K to 8M is one setting away).
 """
 
 from dataclasses import dataclass, replace
@@ -13,7 +14,7 @@ from pydantic import Field
 
 from openherd.core.errors import ConfigError
 from openherd.core.rundir import Output, Run
-from openherd.model.config import RopeScaling
+from openherd.model.config import ModelConfig, RopeScaling
 from openherd.training.phase import Base, PhaseConfig, piece, train_phase, write_model
 
 
@@ -32,11 +33,25 @@ class LongContextConfig(PhaseConfig):
         float, Field(description="constant; the paper is silent, the cosine had come near its floor", gt=0)
     ] = 8e-7
     rope_factor: Annotated[
-        float, Field(description="Llama 3.1's frequency scaling; 1 leaves the frequencies as they are", ge=1)
+        float,
+        Field(description="Llama 3.1's frequency scaling, the base's counted in; 1 leaves it as it is", ge=1),
     ] = 8.0
     rope_theta: Annotated[
-        float, Field(description="RoPE base; the paper keeps 500,000, the tutorial raises it to 8,000,000", gt=1)
-    ] = 500_000.0
+        float,
+        Field(description="RoPE base; 0 keeps it, as the paper its 500,000; the tutorial raises it to 8,000,000", ge=0),
+    ] = 0.0
+
+
+def rescaled(shape: ModelConfig, config: LongContextConfig) -> ModelConfig:
+    """The shape with the longer context and its RoPE change. Raises ConfigError for a factor under that of the base."""
+    scaling = shape.rope_scaling
+    if config.rope_factor > 1:
+        if scaling is not None and config.rope_factor < scaling.factor:
+            found = f"rope_factor = {config.rope_factor:g}"
+            raise ConfigError("long-context", found, allowed=f"1, which leaves the base's {scaling.factor:g}, or at least that")
+        scaling = replace(scaling or RopeScaling(original_positions=shape.max_positions), factor=config.rope_factor)
+    theta = config.rope_theta or shape.rope_theta
+    return replace(shape, rope_scaling=scaling, rope_theta=theta, max_positions=max(config.sequence_lengths))
 
 
 def long_context(config: LongContextConfig, *, base: Run, shards: Run, out: Output) -> dict[str, Any]:
@@ -50,10 +65,7 @@ def long_context(config: LongContextConfig, *, base: Run, shards: Run, out: Outp
     before = Base.open(base, config, out)
     model = before.model
     short = model.config.max_positions
-    scaling = RopeScaling(factor=config.rope_factor, original_positions=short) if config.rope_factor > 1 else None
-    model.config = replace(
-        model.config, rope_scaling=scaling, rope_theta=config.rope_theta, max_positions=max(config.sequence_lengths)
-    )
+    model.config = rescaled(model.config, config)
     metrics = train_phase(
         "long-context",
         model,

@@ -115,8 +115,8 @@ def train(
     """Train `model` in place for `steps` steps, resuming where an earlier process was stopped; returns metrics.
 
     Writes a record a step to `metrics.jsonl`, the final optimizer state to `state`, and the weights after each of `snapshot_steps`
-    to `snapshots/`. `optimizer_from` is the `state` of the phase before, whose moments are taken up: not its weights, which may have
-    been averaged since, nor its settings. Raises OpenherdError where the loss is not finite.
+    to `snapshots/`. `optimizer_from` is the `state` of the phase before, whose moments are taken up: not its weights, which may
+    have been averaged since, nor its settings. Raises OpenherdError where the loss is not finite.
     """
     optimizer = make_adamw(model, beta1=config.beta1, beta2=config.beta2, epsilon=config.epsilon, weight_decay=config.weight_decay)
     device = next(model.parameters()).device
