@@ -30,10 +30,24 @@ def mean_estimate(values: Sequence[float]) -> Estimate:
         raise ValueError("no values")
     mean = sum(values) / n
     half = 1.96 * math.sqrt(sum((v - mean) ** 2 for v in values) / n / n)
-    low, high = mean - half, mean + half
+    return _cut({"value": mean, "low": mean - half, "high": mean + half, "n": n}, values)
+
+
+def cluster_estimate(values: Sequence[float], clusters: Sequence[object]) -> Estimate:
+    """Mean of values and 95% interval, where those of one cluster are not independent of each other; `n` counts clusters.
+
+    The interval is cut as in `mean_estimate`, and is the same where each cluster holds one value.
+    """
+    by_cluster: dict[object, list[float]] = {}
+    for value, cluster in zip(values, clusters, strict=True):
+        by_cluster.setdefault(cluster, []).append(value)
+    return _cut(ratio_estimate([sum(v) for v in by_cluster.values()], [len(v) for v in by_cluster.values()]), values)
+
+
+def _cut(estimate: Estimate, values: Sequence[float]) -> Estimate:
     if all(0 <= v <= 1 for v in values):
-        low, high = max(low, 0.0), min(high, 1.0)
-    return {"value": mean, "low": low, "high": high, "n": n}
+        return {**estimate, "low": max(estimate["low"], 0.0), "high": min(estimate["high"], 1.0)}
+    return estimate
 
 
 def ratio_estimate(numerators: Sequence[float], denominators: Sequence[float], scale: float = 1.0) -> Estimate:

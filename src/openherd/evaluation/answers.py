@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from openherd.core.metrics import Estimate, ratio_estimate
+from openherd.core.metrics import cluster_estimate
 from openherd.core.records import read_jsonl, write_jsonl
 from openherd.core.rundir import Output, Run
 from openherd.core.seeds import uniform
@@ -44,14 +44,6 @@ def read_questions(dialogs: Run, name: str, config: EvaluateAnswersConfig) -> li
     return rows
 
 
-def over_entries(rows: list[dict[str, Any]], score: str) -> Estimate:
-    """Mean score of the questions, with the interval of a mean over clusters: an entry's questions are one."""
-    by_entry: dict[str, list[float]] = {}
-    for row in rows:
-        by_entry.setdefault(row["entry"], []).append(row[score])
-    return ratio_estimate([sum(values) for values in by_entry.values()], [len(values) for values in by_entry.values()])
-
-
 def evaluate_answers(config: EvaluateAnswersConfig, *, model: Run, dialogs: Run, out: Output) -> dict[str, Any]:
     """Ask all questions greedily; writes `answers.jsonl`."""
     directory, digest = checked_weights(model)
@@ -75,6 +67,7 @@ def evaluate_answers(config: EvaluateAnswersConfig, *, model: Run, dialogs: Run,
     metrics: dict[str, Any] = {}
     for name in SETS:
         rows = [a for a in answers if a["set"] == name]
-        found = {s: over_entries(rows, s) for s in ("f1", "exact", "retrieval_f1", "retrieval_exact")}
+        entries = [row["entry"] for row in rows]
+        found = {s: cluster_estimate([row[s] for row in rows], entries) for s in ("f1", "exact", "retrieval_f1", "retrieval_exact")}
         metrics[name] = {**found, "questions": len(rows)}
     return metrics | {"questions": len(answers), "weights_sha256": digest}

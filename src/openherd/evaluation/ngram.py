@@ -15,12 +15,16 @@ Array = np.ndarray
 
 
 def discounts(counts: Array) -> Array:
-    """What is taken from counts of 0, 1, 2, and 3 or more; one half where there is too little text to estimate it."""
+    """What is taken from counts of 0, 1, 2, and 3 or more; never nothing from any of the latter.
+
+    Little text may give estimates that are not positive: then the first is taken from all, or one half.
+    """
     n1, n2, n3, n4 = (int((counts == k).sum()) for k in (1, 2, 3, 4))
-    if not (n1 and n2 and n3 and n4):
+    if not (n1 and n2):
         return np.array([0, 0.5, 0.5, 0.5])
     y = n1 / (n1 + 2 * n2)
-    return np.clip([0, 1 - 2 * y * n2 / n1, 2 - 3 * y * n3 / n2, 3 - 4 * y * n4 / n3], 0, [0, 1, 2, 3])
+    two, more = 2 - 3 * y * n3 / n2, 3 - 4 * y * n4 / n3 if n3 and n4 else 0
+    return np.array([0, y, two, more] if min(two, more) > 0 else [0, y, y, y])
 
 
 def look_up(keys: Array, values: Array, wanted: Array) -> Array:
