@@ -1,5 +1,6 @@
 """Recipes on toy stages: what runs again, what is shared, what is refused; and what a killed process leaves."""
 
+import fcntl
 import json
 import os
 import signal
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from openherd.core import rundir
 from openherd.core.errors import ConfigError, InputError, OpenherdError, StaleError
 from openherd.core.rundir import Run
 from openherd.report.terminal import diff_text, show_run, sweep_table
@@ -145,6 +147,8 @@ def test_a_recipe_may_change_another(toy, tmp_path):
     other.write_text('base = "recipe.toml"\nseed = 5\n[change.half]\nfactor = 1.0\n')
     steps = {step.name: step for step in Recipe.read(other).resolve(toy.out)}
     assert steps["half"].config.factor == 1.0
+    other.write_text('base = "recipe.toml"\n')
+    assert Recipe.read(other).seed == 5  # the base's
     assert steps["toy-scale"].path == toy.recipe().resolve(toy.out)[1].path  # shared
     for text, message in (
         ('base = "recipe.toml"\n[change.hlaf]\nfactor = 1.0', "did you mean 'half'"),
@@ -169,7 +173,11 @@ def test_sweep_shares_what_does_not_differ(toy, monkeypatch):
     n_before = len(list(toy.out.glob("*/*/config.toml")))
     assert clean(toy.out)[0] == 0  # every variant is still named by its run file
     (toy.out / "sweeps" / "half.factor=1.0,seed=6.json").unlink()
-    assert len(unused(toy.out)) == 2  # that variant's half and toy-join; its toy-scale is shared
+    places = unused(toy.out)
+    assert len(places) == 2  # that variant's half and toy-join; its toy-scale is shared
+    with (places[0] / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert unused(toy.out) == places[1:]  # a process works in the other
     assert clean(toy.out)[0] == 2
     assert len(list(toy.out.glob("*/*/config.toml"))) == n_before - 2
 
@@ -179,6 +187,9 @@ def test_show_and_diff(toy):
     second = toy.run("half.factor=1.0")[1]
     text = diff_text(first, second)
     assert "toy-scale: the same run" in text
+    outputs = {name: {**entry, "sha256": "0" * 64} for name, entry in first["half"].manifest["outputs"].items()}
+    elsewhere = Run(first["half"].path, {**first["half"].manifest, "outputs": outputs})  # as another device makes it
+    assert "output  folder/value.txt" in diff_text(first, {**first, "half": elsewhere})
     rows = [line.split() for line in text.splitlines()]
     assert ["setting", "factor", "0.5", "1", "+0.5"] in rows
     assert ["metric", "value", "2", "4", "+2"] in rows
@@ -249,8 +260,6 @@ def test_kill_9_then_the_same_command(toy):
 
 
 def test_two_processes_do_not_share_a_directory(toy):
-    import fcntl
-
     step = toy.recipe().resolve(toy.out)[0]
     step.path.mkdir(parents=True)
     with (step.path / ".lock").open("w") as lock:
@@ -258,3 +267,16 @@ def test_two_processes_do_not_share_a_directory(toy):
         with pytest.raises(StaleError, match="another process is working here"):
             toy.run()
     assert toy.run()[0][0] == "toy-read"
+
+
+def test_a_stage_that_another_process_finished_meanwhile_is_not_run_again(toy, monkeypatch):
+    prepare = rundir.prepare
+
+    def late(job, path):
+        monkeypatch.setattr(rundir, "prepare", prepare)
+        toy.recipe().resolve(toy.out)[0].run()
+        return prepare(job, path)
+
+    monkeypatch.setattr(rundir, "prepare", late)
+    assert toy.recipe().resolve(toy.out)[0].run()[1]
+    assert Path(os.environ["TOY_TRACE"]).read_text().split() == ["toy-read"]

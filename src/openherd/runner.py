@@ -151,7 +151,9 @@ class Recipe:
                 raise ConfigError(
                     path, "has a base and stages of its own", allowed="one of them; [change.STAGE] tables change the base's stages"
                 )
-            stages = _changed_stages(path, document)
+            base = cls.read(path.parent / str(document["base"]))
+            stages = _changed_stages(path, base, document.get("change", {}))
+            document = {"seed": base.seed, **document}
         elif "change" in document:
             raise ConfigError(path, "has changes without a base", do="name the recipe that they change: base = 'FILE'")
         if not isinstance(stages, list) or not stages:
@@ -218,10 +220,8 @@ class Recipe:
         return list(steps.values())
 
 
-def _changed_stages(path: Path, document: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+def _changed_stages(path: Path, base: Recipe, changes: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """The stages of a recipe's base with the settings of its [change.STAGE] tables."""
-    base = Recipe.read(path.parent / str(document["base"]))
-    changes = document.get("change", {})
     names = [entry.get("name", entry["use"]) for entry in base.stages]
     for name in changes:
         if name not in names:
@@ -372,12 +372,13 @@ def open_stage(path: Path, stage: str) -> Run:
 
 
 def unused(out: Path) -> list[Path]:
-    """Run directories under `out` that no run file names. Raises InputError where `out` is no run."""
+    """Run directories under `out` that no run file names and no process works in. Raises InputError where `out` is no run."""
     files = [p for p in [out / RUN_FILE, *sorted((out / SWEEPS).glob("*.json"))] if p.exists()]
     if not files:
         raise InputError(out, "no run here", do="give the --out directory of `openherd run`")
     named = {p.resolve() for file in files for p in read_run_file(file).values()}
-    return [p.parent for p in sorted(out.glob(f"*/*/{rundir.CONFIG}")) if p.parent.resolve() not in named]
+    places = [file.parent for file in sorted(out.glob(f"*/*/{rundir.CONFIG}"))]
+    return [place for place in places if place.resolve() not in named and not rundir.is_in_use(place)]
 
 
 def clean(out: Path) -> tuple[int, int]:

@@ -255,6 +255,18 @@ def prepare(job: Job, path: Path) -> Iterator[Output]:
     (path / ".lock").unlink(missing_ok=True)
 
 
+def is_in_use(path: Path) -> bool:
+    """Whether a process works in this run directory."""
+    try:
+        with (path / ".lock").open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False
+
+
 def check_same_job(job: Job, path: Path) -> None:
     """Raise StaleError, naming what differs, where the directory's `config.toml` is another job's."""
     from openherd.core.config import read_toml
@@ -337,6 +349,8 @@ def make(job: Job, path: Path, stage: Any, config: Any, inputs: Mapping[str, Any
         check_same_job(job, path)
         return Run.open(path), True
     with prepare(job, path) as output:
+        if (path / MANIFEST).exists():  # another process finished it before this one had the lock
+            return Run.open(path), True
         start = time.monotonic()
         metrics = stage(config, **inputs, out=output)
         return finish(job, output, metrics, time.monotonic() - start, execution_device()), False

@@ -114,7 +114,8 @@ def diff_text(first: Mapping[str, Run], second: Mapping[str, Run]) -> str:
             parts.append(f"{stage}: only in {'A' if stage in first else 'B'}")
             continue
         a, b = first[stage].manifest, second[stage].manifest
-        if a["digest"] == b["digest"]:
+        here, there = ({name: output["sha256"][:12] for name, output in m["outputs"].items()} for m in (a, b))
+        if a["digest"] == b["digest"] and here == there:
             parts.append(f"{stage}: the same run ({a['digest'][:12]})")
             continue
         rows = []
@@ -123,7 +124,10 @@ def diff_text(first: Mapping[str, Run], second: Mapping[str, Run]) -> str:
             ("data", {n: v["digest"][:12] for n, v in a["inputs"].items()}, {n: v["digest"][:12] for n, v in b["inputs"].items()}),
             ("metric", flat_metrics(a["metrics"]), flat_metrics(b["metrics"])),
             ("package", a["packages"], b["packages"]),
+            ("output", here, there),
         ):
+            if kind == "output" and a["digest"] != b["digest"]:
+                continue  # of other settings or inputs they differ anyhow
             for key in dict.fromkeys([*one, *other]):
                 if one.get(key) != other.get(key):
                     rows.append((kind, key, _cell(one.get(key)), _cell(other.get(key)), _change(one.get(key), other.get(key))))
