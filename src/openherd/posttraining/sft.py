@@ -101,6 +101,8 @@ def sft(config: SftConfig, *, base: Run, dialogs: Run, out: Output) -> dict[str,
     too_long = sum(n > config.sequence_length for n in lengths)
     if too_long == len(encoded):
         raise InputError(dialogs.path, f"every dialog is longer than {config.sequence_length} tokens", do="raise sequence_length")
+    if not any(any(d.has_loss) for d in encoded):
+        raise InputError(dialogs.path, "no dialog has an assistant's message", do="give dialogs with answers to learn from")
     rows_per_step = max(config.batch_tokens // config.sequence_length, 1)
     steps: list[list[list[int]]] = []  # rows of dialog numbers, by step
     for epoch in range(config.epochs):

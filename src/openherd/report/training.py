@@ -83,8 +83,8 @@ def samples(runs: Runs) -> Html | None:
             element("h3", "Prompt: ", element("code", prompt)),
             table(
                 f"What follows {prompt}",
-                ("model", "goes on with"),
-                [(s["model"], element("pre", s["continuation"])) for s in found],
+                ("model", "temperature", "goes on with"),
+                [(s["model"], format_metric(s["temperature"]), element("pre", s["continuation"])) for s in found],
             ),
         )
     ]
