@@ -6,6 +6,7 @@ seeded order. The paper finetunes its 405B at learning rate 1e-5 over 8.5K to 9K
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any
 
 import torch
@@ -114,14 +115,8 @@ def sft(config: SftConfig, *, base: Run, dialogs: Run, out: Output) -> dict[str,
         rows = [make_row([encoded[i] for i in row], config.sequence_length, tokenizer.eos_id) for row in steps[step]]
         return {name: torch.tensor([row[name] for row in rows]) for name in rows[0]}
 
-    def learning_rate_at(step: int) -> float:
-        return warmup_cosine(
-            step,
-            peak=config.learning_rate,
-            floor=config.final_learning_rate,
-            warmup_steps=config.warmup_steps,
-            decay_steps=len(steps),
-        )
+    peak, floor = config.learning_rate, config.final_learning_rate
+    learning_rate_at = partial(warmup_cosine, peak=peak, floor=floor, warmup_steps=config.warmup_steps, decay_steps=len(steps))
 
     metrics = train(model, NextToken(), batch_at, learning_rate_at, len(steps), config, out, what="sft", precision=before.precision)
     write_model(model, tokenizer, out)

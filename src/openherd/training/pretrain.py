@@ -5,6 +5,7 @@ begins.
 """
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -86,14 +87,10 @@ def pretrain(config: PretrainConfig, *, shards: Run, tokenizer: Run, out: Output
     model = Transformer(shape).to(device)
     initialise(model, config.seed, embedding_std=config.embedding_std, depth_scaled=config.depth_scaled_init)
 
-    def learning_rate_at(step: int) -> float:
-        return warmup_cosine(
-            step,
-            peak=config.learning_rate,
-            floor=config.final_learning_rate,
-            warmup_steps=config.warmup_steps,
-            decay_steps=config.decay_steps,
-        )
+    peak, floor = config.learning_rate, config.final_learning_rate
+    learning_rate_at = partial(
+        warmup_cosine, peak=peak, floor=floor, warmup_steps=config.warmup_steps, decay_steps=config.decay_steps
+    )
 
     metrics = train_phase("pretrain", model, shards, pieces, learning_rate_at, config, out, precision=precision)
     write_model(model, words, out)
