@@ -14,11 +14,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def main() -> None:
-    """Run the recipe once into a temporary directory and print its figures."""
+def measure(recipe: str) -> None:
+    """Run a recipe once into a temporary directory and print its figures."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "laptop"
-        command = [sys.executable, "-m", "openherd", "run", str(ROOT / "recipes/laptop.toml"), "--out", str(out)]
+        command = [sys.executable, "-m", "openherd", "run", str(ROOT / "recipes" / recipe), "--out", str(out)]
         start = time.monotonic()
         subprocess.run(command, check=True, stdout=sys.stderr, env={**os.environ, "OMP_NUM_THREADS": "2"})
         seconds = time.monotonic() - start
@@ -41,4 +41,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    measure("laptop.toml")
