@@ -310,7 +310,8 @@ def run_stage(name: str, arguments: list[str]) -> int:
     import dataclasses
 
     from openherd.core.config import parse_value, settings_of
-    from openherd.runner import StageFunction, single_stage, summary_line
+    from openherd.report.terminal import told
+    from openherd.runner import StageFunction, single_stage
 
     stage = StageFunction.load(name, "openherd")
     description = f"{stage.stage.summary} (paper {stage.stage.section}; {stage.stage.target})"
@@ -338,7 +339,7 @@ def run_stage(name: str, arguments: list[str]) -> int:
     values = {n: parse_value(s, given[f"setting_{n}"]) for n, s in known.items() if given[f"setting_{n}"] is not None}
     paths = {n: given[f"input_{n}"] for n in stage.inputs if given[f"input_{n}"] is not None}
     run, before = single_stage(name, values, paths, given["out"])
-    print(f"{'up to date' if before else 'done'}: {run.path} · {summary_line(run.metrics)}")
+    print(f"{'up to date' if before else 'done'}: {run.path} · {told(run)}")
     return 0
 
 

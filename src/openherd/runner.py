@@ -28,6 +28,7 @@ from openherd.core.errors import ConfigError, InputError, OpenherdError, StaleEr
 from openherd.core.metrics import format_metric, is_estimate
 from openherd.core.progress import format_duration
 from openherd.core.rundir import Job, Outside, Run
+from openherd.report.terminal import told
 from openherd.stages import BY_NAME, Stage
 
 RUN_FILE = "run.json"
@@ -261,7 +262,7 @@ def run_recipe(recipe: Recipe, out: Path, run_file: Path | None = None, quiet: b
     """
     from rich.console import Console
 
-    console = Console(stderr=True, quiet=quiet, highlight=False)
+    console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
     steps = recipe.resolve(out)
     for step in steps:
         if (step.path / rundir.MANIFEST).exists():
@@ -274,20 +275,12 @@ def run_recipe(recipe: Recipe, out: Path, run_file: Path | None = None, quiet: b
             console.print(f"{head} · {step.stage.stage.summary}")
         start = time.monotonic()
         run, before = step.run()
-        state = "up to date" if before else format_duration(time.monotonic() - start)
-        console.print(
-            f"{head} · {state} · {summary_line(run.metrics)}" if before else f"      {state} · {summary_line(run.metrics)}"
-        )
+        line = f"{head} · up to date" if before else f"      {format_duration(time.monotonic() - start)}"
+        console.print(f"{line} · {told(run)}")
         done.append((step, run, before))
         _write_run_file(run_file, recipe, done)
         check_gate(step, run)
     return done
-
-
-def summary_line(metrics: Mapping[str, Any], most: int = 4) -> str:
-    """The first few scalar metrics in one line."""
-    shown = [(k, v) for k, v in metrics.items() if isinstance(v, (int, float, str)) or is_estimate(v)]
-    return ", ".join(f"{k} {format_metric(v)}" for k, v in shown[:most])
 
 
 def _write_run_file(path: Path, recipe: Recipe, done: Sequence[tuple[Step, Run, bool]]) -> None:

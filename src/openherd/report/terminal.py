@@ -48,6 +48,11 @@ def says(run: Run) -> tuple[str, str]:
     return went_in, came_out
 
 
+def told(run: Run) -> str:
+    """What a run did, in one line."""
+    return " → ".join(part for part in says(run) if part) or "done"
+
+
 def _fill(text: str, values: Mapping[str, Any]) -> str:
     """The text with its {metric:format} fields filled; empty where a metric is missing."""
     filled = ""
