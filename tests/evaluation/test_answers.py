@@ -5,11 +5,12 @@ The model is random. A first run hears what it says; the dialogs of the second m
 
 import hashlib
 import random
+from dataclasses import replace
 
 import pytest
 
 from openherd.core.records import read_jsonl
-from openherd.evaluation.answers import SETS, EvaluateAnswersConfig, evaluate_answers
+from openherd.evaluation.answers import LATER_TURNS, SETS, EvaluateAnswersConfig, evaluate_answers
 from openherd.evaluation.scoring import token_f1
 from openherd.inference.reference import generate_greedy
 from openherd.model.weights import load_model
@@ -46,7 +47,7 @@ def ask(finished, model, dialogs_run):
 @pytest.fixture(scope="module")
 def said(ask):
     """What the model answers, by question."""
-    return {row["question"]: row["answer"] for row in ask(PHRASINGS, ENTRIES)[1]}
+    return {row["question"]: row["answer"] for row in ask(PHRASINGS, ENTRIES)[1] if row["set"] != LATER_TURNS}
 
 
 def test_answers_are_greedy_in_the_chat_format(said, model, tokenizer):
@@ -58,10 +59,24 @@ def test_answers_are_greedy_in_the_chat_format(said, model, tokenizer):
     assert all(said.values()), "it says something"
 
 
+def test_later_turns_stand_behind_questions_about_other_entries(ask, model, tokenizer):
+    network = load_model(model.file("model/config.json").parent)
+    rows = [row for row in ask(PHRASINGS, ENTRIES, replace(CONFIG, turns_before=1))[1] if row["set"] == LATER_TURNS]
+    assert [row["question"] for row in rows] == [row[2] for row in PHRASINGS]
+    for row in rows:
+        said = set()
+        for _, _, question, answer in (r for r in PHRASINGS if r[0] != row["entry"]):
+            turns = [("user", question), ("assistant", answer), ("user", row["question"])]
+            messages = [{"role": role, "content": content} for role, content in turns]
+            ids = encode_dialog(tokenizer, messages, generation_prompt=True).ids
+            said.add(tokenizer.decode(generate_greedy(network, ids, CONFIG.max_new_tokens, tokenizer.stop_ids)).strip())
+        assert row["answer"] in said
+
+
 def test_scores_by_hand(ask, said, model):
     known = [(e, n, q, said[q] if q.startswith("Tell") else a) for e, n, q, a in PHRASINGS]  # 1 of 3 of number1, 1 of 1 of number2
     metrics, rows = ask(known, ENTRIES)
-    assert [row["exact"] for row in rows if row["set"] == SETS[0]] == [1, 0, 0, 1]
+    assert [row["exact"] for row in rows if row["set"] == "heldout_phrasings"] == [1, 0, 0, 1]
     found = metrics["heldout_phrasings"]
     assert found["questions"] == 4
     assert found["exact"]["value"] == pytest.approx(2 / 4)
@@ -69,7 +84,7 @@ def test_scores_by_hand(ask, said, model):
     # Entries (sum, questions): (1, 3) and (1, 1); residuals at 1/2 are -1/2 and 1/2; 1.96 sqrt(1/4 + 1/4) / 4
     assert found["exact"]["high"] - found["exact"]["value"] == pytest.approx(1.96 * 0.5**0.5 / 4)
     assert metrics["heldout_entries"]["exact"] == {"value": 0, "low": 0, "high": 0, "n": 2}
-    assert metrics["questions"] == 6
+    assert metrics["questions"] == 10
     assert metrics["weights_sha256"] == hashlib.sha256(model.file("model/model.safetensors").read_bytes()).hexdigest()
 
 
@@ -97,7 +112,7 @@ def test_metrics_are_means_over_what_was_written(ask):
 def test_a_sample_of_questions_depends_on_the_seed_alone(ask):
     def asked(phrasings, seed, most):
         rows = ask(phrasings, ENTRIES, EvaluateAnswersConfig(device="cpu", max_new_tokens=1, max_questions=most, seed=seed))[1]
-        return [row["question"] for row in rows if row["set"] == SETS[0]]
+        return [row["question"] for row in rows if row["set"] == "heldout_phrasings"]
 
     shuffled = random.Random(0).sample(PHRASINGS, len(PHRASINGS))
     assert asked(PHRASINGS, 0, 2) == asked(shuffled, 0, 2) == asked(PHRASINGS, 0, 3)[:2]

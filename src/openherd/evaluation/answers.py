@@ -1,9 +1,11 @@
 """Answers of a finetuned model (paper 5.2): exact match and token-F1, beside nearest-question retrieval.
 
-Two sets: entries that were trained on, asked in phrasings that were not; and entries that were held out whole. Questions about one
-entry are not independent: a score is the mean over questions, its interval and its `n` are over entries.
+Three sets: entries that were trained on, asked in phrasings that were not; the same as a later turn of a conversation, behind other
+questions and their right answers; and entries that were held out whole. Questions about one entry are not independent: a score is
+the mean over questions, its interval and its `n` are over entries.
 """
 
+import itertools
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -22,7 +24,12 @@ from openherd.model.weights import load_model
 from openherd.tokenizer.dialog import encode_dialog
 from openherd.tokenizer.tokenizer import Tokenizer
 
-SETS = ("heldout_phrasings", "heldout_entries")
+LATER_TURNS = "later_turns"
+SETS = {
+    "heldout_phrasings": "heldout_phrasings.jsonl",
+    LATER_TURNS: "heldout_phrasings.jsonl",
+    "heldout_entries": "heldout_entries.jsonl",
+}
 SCORES = {"f1": token_f1, "exact": exact_match}
 
 
@@ -31,17 +38,25 @@ class EvaluateAnswersConfig:
     """Settings of `evaluate-answers`."""
 
     max_questions: Annotated[int, Field(description="questions asked of each set, in a seeded order; 0 = all", ge=0)] = 0
+    turns_before: Annotated[int, Field(description="questions asked and rightly answered before those of later_turns", ge=1)] = 2
     max_new_tokens: Annotated[int, Field(description="tokens of an answer", ge=1)] = 64
     device: Annotated[str, Field(description="auto, cpu, cuda or mps")] = "auto"
     seed: Annotated[int, Field(description="seed of the choice of questions")] = 0
 
 
 def read_questions(dialogs: Run, name: str, config: EvaluateAnswersConfig) -> list[dict[str, Any]]:
-    """Rows of a set, at most `max_questions` of them."""
-    rows = list(read_jsonl(dialogs.file(f"{name}.jsonl")))
-    if config.max_questions:
-        rows = sorted(rows, key=lambda r: uniform(config.seed, "questions", r["entry"], r["phrasing"]))[: config.max_questions]
-    return rows
+    """Rows of a set, at most `max_questions` of them; those of later turns stand behind questions about other entries."""
+    rows = list(read_jsonl(dialogs.file(SETS[name])))
+    drawn = sorted(rows, key=lambda r: uniform(config.seed, "questions", r["entry"], r["phrasing"]))
+    asked = drawn[: config.max_questions] if config.max_questions else rows
+    if name != LATER_TURNS:
+        return asked
+    later = []
+    for i, row in enumerate(asked):
+        others = (r for r in itertools.chain(drawn[i:], drawn[:i]) if r["entry"] != row["entry"])
+        before = itertools.islice(others, config.turns_before)
+        later.append({**row, "messages": [message for r in [*before, row] for message in r["messages"]]})
+    return later
 
 
 def evaluate_answers(config: EvaluateAnswersConfig, *, model: Run, dialogs: Run, out: Output) -> dict[str, Any]:
@@ -56,7 +71,7 @@ def evaluate_answers(config: EvaluateAnswersConfig, *, model: Run, dialogs: Run,
         prompts = [encode_dialog(tokenizer, row["messages"][:-1], generation_prompt=True).ids for row in rows]
         said = generate(network, prompts, Sampling(config.max_new_tokens), tokenizer.stop_ids)
         for row, ids in zip(rows, said, strict=True):
-            question, expected = row["messages"][0]["content"], row["messages"][-1]["content"]
+            question, expected = row["messages"][-2]["content"], row["messages"][-1]["content"]
             given = {"answer": tokenizer.decode(ids).strip(), "retrieved": baseline.answer(question)}
             scores = {s: f(given["answer"], expected) for s, f in SCORES.items()}
             scores |= {f"retrieval_{s}": f(given["retrieved"], expected) for s, f in SCORES.items()}

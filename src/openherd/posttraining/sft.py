@@ -1,7 +1,8 @@
 """Supervised finetuning (paper 4.1.3): cross-entropy on the assistant's tokens of dialogs, its end-of-turn tokens among them.
 
 Dialogs are packed into rows of `sequence_length` tokens; each attends to itself only. Every epoch visits every dialog once in a
-seeded order. The paper finetunes its 405B at learning rate 1e-5 over 8.5K to 9K steps; batch size and schedule are not given.
+seeded order. Dialogs of one question each teach nothing about the second turn of a chat: `join_dialogs` makes conversations of
+them. The paper finetunes its 405B at learning rate 1e-5 over 8.5K to 9K steps; batch size and schedule are not given.
 """
 
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from pydantic import Field
 from openherd.core.errors import InputError
 from openherd.core.records import read_jsonl
 from openherd.core.rundir import Output, Run
-from openherd.core.seeds import derive_seed
+from openherd.core.seeds import derive_seed, uniform
 from openherd.data.batches import permute
 from openherd.model.flops import parameters
 from openherd.tokenizer.dialog import Encoded, encode_dialog, render_mask
@@ -39,6 +40,9 @@ class SftConfig(TrainingConfig):
     learning_rate: Annotated[float, Field(description="peak; the paper: 1e-5 for the 405B", gt=0)] = 1e-5
     final_learning_rate: Annotated[float, Field(description="floor of the cosine; the paper is silent", ge=0)] = 0.0
     warmup_steps: Annotated[int, Field(description="steps of linear warm-up; the paper is silent", ge=0)] = 100
+    join_dialogs: Annotated[
+        int, Field(description="dialogs joined, at random, to conversations of 1 to this many; 1 = each stays alone; ours", ge=1)
+    ] = 1
 
 
 def read_dialogs(dialogs: Run, tokenizer: Tokenizer) -> list[Encoded]:
@@ -57,18 +61,41 @@ def read_dialogs(dialogs: Run, tokenizer: Tokenizer) -> list[Encoded]:
     return found
 
 
-def pack(lengths: Sequence[int], order: Sequence[int], row_tokens: int) -> list[list[int]]:
-    """Dialogs in `order`, as many to a row as fit; a dialog that does not fit a row is left out."""
-    rows: list[list[int]] = []
-    room = 0
+def conversations(lengths: Sequence[int], order: Sequence[int], most: int, row_tokens: int, key: int) -> list[list[int]]:
+    """Dialogs in `order`, 1 to `most` of them joined, equally often, as long as they fit a row together."""
+    found: list[list[int]] = []
+    wanted = room = 0
     for i in order:
-        if lengths[i] > row_tokens:
+        more = lengths[i] - 1  # joined, it begins with no token of its own
+        if not found or len(found[-1]) == wanted or more > room:
+            wanted = 1 + int(most * uniform(key, len(found)))
+            found.append([])
+            room = row_tokens - 1
+        found[-1].append(i)
+        room -= more
+    return found
+
+
+def join(dialogs: Sequence[Encoded]) -> Encoded:
+    """Several dialogs as one conversation, which begins once."""
+    first, *others = dialogs
+    ids = [*first.ids, *(i for d in others for i in d.ids[1:])]
+    return Encoded(ids, [*first.has_loss, *(mark for d in others for mark in d.has_loss[1:])])
+
+
+def pack(dialogs: Sequence[Encoded], row_tokens: int) -> list[list[Encoded]]:
+    """Dialogs in their order, as many to a row as fit; a dialog that does not fit a row is left out."""
+    rows: list[list[Encoded]] = []
+    room = 0
+    for dialog in dialogs:
+        n = len(dialog.ids)
+        if n > row_tokens:
             continue
-        if lengths[i] > room:
+        if n > room:
             rows.append([])
             room = row_tokens
-        rows[-1].append(i)
-        room -= lengths[i]
+        rows[-1].append(dialog)
+        room -= n
     return rows
 
 
@@ -105,14 +132,16 @@ def sft(config: SftConfig, *, base: Run, dialogs: Run, out: Output) -> dict[str,
     if not any(any(d.has_loss) for d in encoded):
         raise InputError(dialogs.path, "no dialog has an assistant's message", do="give dialogs with answers to learn from")
     rows_per_step = max(config.batch_tokens // config.sequence_length, 1)
-    steps: list[list[list[int]]] = []  # rows of dialog numbers, by step
+    steps: list[list[list[Encoded]]] = []  # rows of dialogs, by step
     for epoch in range(config.epochs):
         key = derive_seed(config.seed, "sft", epoch)
-        rows = pack(lengths, [permute(i, len(encoded), key) for i in range(len(encoded))], config.sequence_length)
+        order = [permute(i, len(encoded), key) for i in range(len(encoded))]
+        joined = conversations(lengths, order, config.join_dialogs, config.sequence_length, key)
+        rows = pack([join([encoded[i] for i in numbers]) for numbers in joined], config.sequence_length)
         steps += [rows[i : i + rows_per_step] for i in range(0, len(rows), rows_per_step)]
 
     def batch_at(step: int) -> Batch:
-        rows = [make_row([encoded[i] for i in row], config.sequence_length, tokenizer.eos_id) for row in steps[step]]
+        rows = [make_row(row, config.sequence_length, tokenizer.eos_id) for row in steps[step]]
         return {name: torch.tensor([row[name] for row in rows]) for name in rows[0]}
 
     peak, floor = config.learning_rate, config.final_learning_rate

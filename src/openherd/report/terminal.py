@@ -32,7 +32,7 @@ SAYS = {
     ),
     "evaluate-answers": (
         "{questions:,} questions",
-        "F1 {heldout_phrasings.f1:.3f}, new entries {heldout_entries.f1:.3f}; retrieval {heldout_phrasings.retrieval_f1:.3f}",
+        "F1 {heldout_phrasings.f1:.3f}, later turns {later_turns.f1:.3f}, new entries {heldout_entries.f1:.3f}",
     ),
     "report": ("", "report.html"),
 }
