@@ -98,6 +98,16 @@ def test_a_gate_stops_the_run_and_keeps_it(toy):
     assert "toy-join" in read_run_file(toy.out)
 
 
+def test_a_run_that_fails_takes_nothing_from_the_last_whole_one(toy):
+    _, runs = toy.run()
+    with pytest.raises(OpenherdError, match="gate is not met"):
+        toy.run("toy-scale.factor=1.75")
+    assert open_stage(toy.out, "toy-join").path == runs["toy-join"].path
+    assert unused(toy.out) == []  # neither those of the whole run, nor what the other one finished
+    toy.run("half.factor=1.0")
+    assert {place.parent.name for place in unused(toy.out)} == {"toy-scale", "half", "toy-join"}
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
@@ -165,11 +175,12 @@ def test_sweep_shares_what_does_not_differ(toy, monkeypatch):
     (Path(os.environ["TOY_TRACE"])).write_text("")
     runs = sweep(toy.recipe(), toy.out, {"half.factor": ["1.0", "2.0"]}, seeds=[5, 6])
     ran = Path(os.environ["TOY_TRACE"]).read_text().split()
-    assert list(runs) == [f"half.factor={f},seed={s}" for s in (5, 6) for f in ("1.0", "2.0")]
+    assert list(runs) == [(f"half.factor={f}", seed) for seed in (5, 6) for f in ("1.0", "2.0")]
     assert (ran.count("toy-read"), ran.count("toy-scale"), ran.count("half")) == (1, 2, 4)
-    table = sweep_table({label: [(step.name, run) for step, run, _ in done] for label, done in runs.items()})
-    assert "half score" in table
-    assert "0.75 [0.3256, 1]" in table
+    told = {key: [(step.name, run) for step, run, _ in done] for key, done in runs.items()}
+    of_one_seed = sweep_table({key: done for key, done in told.items() if key[1] == 5}).splitlines()
+    assert of_one_seed[of_one_seed.index("half score") + 1] == "  half.factor=1.0  0.75 [0.3256, 1]"
+    assert "half score\n  half.factor=1.0  0.75 ± 0 (0.75, 0.75)\n" in sweep_table(told)
     n_before = len(list(toy.out.glob("*/*/config.toml")))
     assert clean(toy.out)[0] == 0  # every variant is still named by its run file
     (toy.out / "sweeps" / "half.factor=1.0,seed=6.json").unlink()

@@ -7,6 +7,8 @@ imported when its command runs. Errors that a person can mend are one line and e
 import argparse
 import errno
 import os
+import re
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,22 +20,22 @@ from openherd.stages import BY_NAME, STAGES, where
 
 EXIT_ERROR = 2
 EXIT_INTERRUPTED = 130
-REFUSED_BY_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
+REFUSED_BY_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG, errno.EIO)
 
-ABOUT = """openherd: the system of "The Llama 3 Herd of Models", from raw pages to a served chat.
+ABOUT = """openherd: the system of "The Llama 3 Herd of Models", from pages to a chat.
 
 commands:
   run RECIPE --out DIR       run a recipe; what is done is not done again
   chat DIR                   talk to the model of a run
   generate DIR PROMPT        continue or answer one prompt
-  show DIR [--mask]          manifest, metrics and lineage; a dialog with its loss mask
+  show DIR [--mask]          manifest, metrics, lineage; a dialog with its mask
   diff A B                   settings, data and metrics of two runs side by side
-  sweep RECIPE --out DIR     variants of a recipe; they share every stage that does not differ
+  sweep RECIPE --out DIR     variants of a recipe; they share what is the same
   clean DIR                  remove what no run names
   model NAME                 shapes, parameters, FLOPs and cache of a model size
   doctor                     what this machine offers, in words
   stages                     the stages in the paper's order
-  where WORD|SECTION         which module does what ("where annealing", "where 3.4.2")
+  where WORD|SECTION         which module does what: "annealing", or "3.4.2"
   STAGE --help               a stage's settings, with units"""
 
 
@@ -47,7 +49,7 @@ class Parser(argparse.ArgumentParser):
 
 def stages_text() -> str:
     """The table of stages."""
-    return "\n".join(f"  {s.name:<18}{s.section:<8}{s.summary}" for s in STAGES)
+    return "\n".join(f"  {s.name:<18}{s.section:<7}{s.summary}" for s in STAGES)
 
 
 def root_help() -> str:
@@ -63,14 +65,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OpenherdError as error:
         print(f"openherd: {error}", file=sys.stderr)
     except KeyboardInterrupt:
-        print("\nopenherd: stopped; the same command resumes", file=sys.stderr)
-        return EXIT_INTERRUPTED
+        return interrupted()
     except SystemExit:
         raise
     except BrokenPipeError:
         sys.stderr.close()  # the reader, `head` for one, has seen enough
         return 0
     except BaseException as error:  # torch's checkpoint errors are no Exceptions
+        if "KeyboardInterrupt" in str(error):  # inside compiled code
+            return interrupted()
         refused = refusal(error)
         if refused is None:
             raise
@@ -78,6 +81,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         what = refused.strerror or "cannot be written"
         print(f"openherd: {place}: {what}; make room or give another --out, then the same command goes on", file=sys.stderr)
     return EXIT_ERROR
+
+
+def interrupted() -> int:
+    """Say that the command was stopped; returns the exit code."""
+    print("\nopenherd: stopped; the same command resumes", file=sys.stderr)
+    return EXIT_INTERRUPTED
 
 
 def refusal(error: BaseException | None) -> OSError | None:
@@ -93,6 +102,8 @@ def refusal(error: BaseException | None) -> OSError | None:
 
 def dispatch(arguments: list[str]) -> int:
     """Find the command and call it."""
+    if len(arguments) > 1 and arguments[0] == "help":
+        return dispatch([arguments[1], "--help"])
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(root_help(), end="")
         return 0
@@ -121,9 +132,8 @@ def command_where(arguments: list[str]) -> int:
     parser.add_argument("query", metavar="WORD|SECTION", help="'annealing', or the paper's section: '3.4.2'")
     query = parser.parse_args(arguments).query
     found = where(query)
-    for stage in found:
-        module, _, function = stage.target.partition(":")
-        print(f"{stage.name:<18}{stage.section:<8}{module}.{function}\n{'':<26}{stage.summary}")
+    for section, module, what in found:
+        print(f"{section:<8}{module}\n{'':<8}{what}")
     if not found:
         raise ConfigError("where", f"nothing about {query!r}", do="see 'openherd stages'")
     return 0
@@ -145,7 +155,12 @@ def command_run(arguments: list[str]) -> None:
 
     recipe = Recipe.read(given.recipe, given.set)
     done = run_recipe(recipe, given.out)
-    print(run_table(recipe.path, given.out, [(step.name, run, before) for step, run, before in done]))
+    print(run_table(recipe.path, given.out, [(step.name, run, before) for step, run, before in done], columns()))
+
+
+def columns() -> int:
+    """The terminal's width; 0 where the output goes elsewhere."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
 
 
 def command_sweep(arguments: list[str]) -> None:
@@ -165,13 +180,18 @@ def command_sweep(arguments: list[str]) -> None:
     grid = {}
     for change in given.set:
         key, equals, values = change.partition("=")
-        if not equals or not values:
-            raise ConfigError("--set", f"{change!r}", allowed="stage.setting=value,value,...")
-        grid[key] = values.split(",")
+        if not equals or not values or key in grid:
+            raise ConfigError("--set", f"{change!r}", allowed="stage.setting=value,value,..., each setting once")
+        grid[key] = split_values(values)
     if given.seeds < 1:
         raise ConfigError("--seeds", str(given.seeds), allowed="1 or more")
     runs = sweep(recipe, given.out, grid, range(recipe.seed, recipe.seed + given.seeds))
     print(sweep_table({label: [(step.name, run) for step, run, _ in done] for label, done in runs.items()}))
+
+
+def split_values(text: str) -> list[str]:
+    """The values of a sweep: cut at commas, but not within brackets or quotes."""
+    return [value.strip() for value in re.findall(r"(?:\[[^\]]*\]|\{[^}]*\}|\"[^\"]*\"|'[^']*'|[^,])+", text)]
 
 
 def command_show(arguments: list[str]) -> None:
@@ -180,20 +200,24 @@ def command_show(arguments: list[str]) -> None:
     parser.add_argument("directory", type=Path, metavar="DIR", help="a run directory, or one that `openherd run` wrote")
     parser.add_argument("--mask", action="store_true", help="print a training dialog, its tokens with loss marked")
     parser.add_argument("--dialog", type=int, default=0, metavar="N", help="which dialog (with --mask)")
+    parser.add_argument("--verify", action="store_true", help="read every output again and compare its SHA-256 with the manifest's")
     given = parser.parse_args(arguments)
-    from openherd.core.rundir import CONFIG, Run
     from openherd.report.terminal import run_table, show_run
-    from openherd.runner import open_stage, read_run_file
+    from openherd.runner import is_run_directory, open_runs, open_stage
 
     if given.mask:
         from openherd.posttraining.sft import show_mask
 
         show_mask(open_stage(given.directory, "sft"), given.dialog)
-    elif (given.directory / CONFIG).exists():
-        print(show_run(Run.open(given.directory)))
+        return
+    runs = open_runs(given.directory)
+    if given.verify:
+        n = sum(run.verified(name).stat().st_size for run in runs.values() for name in run.manifest["outputs"])
+        print(f"{len(runs)} run directories, {n / 1e6:,.1f} MB: every output has the SHA-256 that its manifest names")
+    elif is_run_directory(given.directory):
+        print(*map(show_run, runs.values()))
     else:
-        places = read_run_file(given.directory)
-        print(run_table(None, given.directory, [(name, Run.open(path), True) for name, path in places.items()]))
+        print(run_table(None, given.directory, [(name, run, True) for name, run in runs.items()], columns()))
 
 
 def command_diff(arguments: list[str]) -> None:
@@ -204,17 +228,14 @@ def command_diff(arguments: list[str]) -> None:
     )
     parser.add_argument("second", type=Path, metavar="B")
     given = parser.parse_args(arguments)
-    from openherd.core.rundir import CONFIG, Run
     from openherd.report.terminal import diff_text
-    from openherd.runner import read_run_file
+    from openherd.runner import is_run_directory, open_runs
 
-    def runs(path: Path) -> dict[str, Run]:
-        if (path / CONFIG).exists():
-            run = Run.open(path)
-            return {run.manifest["stage"]: run}
-        return {name: Run.open(place) for name, place in read_run_file(path).items()}
-
-    print(diff_text(runs(given.first), runs(given.second)))
+    first, second = open_runs(given.first), open_runs(given.second)
+    if is_run_directory(given.first) and is_run_directory(given.second):
+        both = ", ".join(dict.fromkeys([*first, *second]))
+        first, second = ({both: run} for runs in (first, second) for run in runs.values())
+    print(diff_text(first, second))
 
 
 def command_clean(arguments: list[str]) -> None:
@@ -258,9 +279,17 @@ def command_chat(arguments: list[str]) -> None:
     parser = Parser(prog="openherd chat", description="Talk to the model of a run; answers stream.")
     generation_arguments(parser)
     given = parser.parse_args(arguments)
+    from openherd.core.errors import InputError
     from openherd.inference.chat import chat
+    from openherd.report.terminal import example_question
+    from openherd.runner import open_stage
 
-    chat(model_directory(given.directory), sampling_of(given), given.system)
+    directory = model_directory(given.directory)
+    try:
+        example = example_question(open_stage(given.directory, "dialogs"))
+    except InputError:  # a model directory, or a run that made no dialogs
+        example = ""
+    chat(directory, sampling_of(given), given.system, example)
 
 
 def command_generate(arguments: list[str]) -> None:
@@ -302,7 +331,7 @@ def model_directory(path: Path) -> Path:
         return path
     from openherd.runner import open_stage
 
-    return open_stage(path, "sft").file("model/config.json").parent
+    return open_stage(path, "sft").verified("model/model.safetensors").parent
 
 
 def run_stage(name: str, arguments: list[str]) -> int:

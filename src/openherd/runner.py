@@ -13,10 +13,12 @@ import json
 import os
 import re
 import shutil
+import signal
+import sys
 import time
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -39,6 +41,16 @@ RESERVED = ("use", "name", "inputs", "require")
 KEYS = ("name", "about", "seed", "stage", "base", "change")
 
 
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Hold Ctrl-C back: an import of compiled code that it breaks into panics instead of stopping."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 @dataclass(frozen=True)
 class StageFunction:
     """A stage's function with what its signature says: the settings' class and the inputs by name."""
@@ -56,7 +68,8 @@ class StageFunction:
             raise ConfigError(where, f"unknown stage {name!r}", do=nearest(name, BY_NAME))
         stage = BY_NAME[name]
         module, _, attribute = stage.target.partition(":")
-        function = getattr(importlib.import_module(module), attribute)
+        with uninterrupted():
+            function = getattr(importlib.import_module(module), attribute)
         hints = typing.get_type_hints(function)
         parameters = inspect.signature(function).parameters
         inputs = {n: hints[n] for n in parameters if n not in ("config", "out")}
@@ -140,8 +153,13 @@ class Recipe:
     stages: tuple[Mapping[str, Any], ...]
 
     @classmethod
-    def read(cls, path: Path, changes: Sequence[str] = ()) -> "Recipe":
-        """Read a recipe and apply changes `stage.setting=value` or `seed=value`. Raises ConfigError."""
+    def read(cls, path: Path, changes: Sequence[str] = (), above: tuple[Path, ...] = ()) -> "Recipe":
+        """Read a recipe and apply changes `stage.setting=value` or `seed=value`. `above` are the recipes whose base it is.
+
+        Raises ConfigError.
+        """
+        if path.resolve() in above:
+            raise ConfigError(path, "is its own base", do="name another recipe as base")
         document = read_toml(path)
         for key in document:
             if key not in KEYS:
@@ -152,7 +170,7 @@ class Recipe:
                 raise ConfigError(
                     path, "has a base and stages of its own", allowed="one of them; [change.STAGE] tables change the base's stages"
                 )
-            base = cls.read(path.parent / str(document["base"]))
+            base = cls.read(path.parent / str(document["base"]), above=(*above, path.resolve()))
             stages = _changed_stages(path, base, document.get("change", {}))
             document = {"seed": base.seed, **document}
         elif "change" in document:
@@ -160,9 +178,9 @@ class Recipe:
         if not isinstance(stages, list) or not stages:
             raise ConfigError(path, "no stages", allowed="one [[stage]] table or more")
         for i, entry in enumerate(stages, 1):
-            if not isinstance(entry.get("use"), str):
+            if not isinstance(entry, dict) or not isinstance(entry.get("use"), str):
                 raise ConfigError(f"{path}, stage {i}", "does not say which stage", do='write use = "..."')
-        if not isinstance(document.get("seed", 0), int):
+        if type(document.get("seed", 0)) is not int:
             raise ConfigError(path, f"seed = {document['seed']!r}", allowed="an integer")
         recipe = cls(path, str(document.get("name", path.stem)), document.get("seed", 0), tuple(stages))
         for change in changes:
@@ -224,6 +242,8 @@ class Recipe:
 def _changed_stages(path: Path, base: Recipe, changes: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """The stages of a recipe's base with the settings of its [change.STAGE] tables."""
     names = [entry.get("name", entry["use"]) for entry in base.stages]
+    if not isinstance(changes, dict) or not all(isinstance(settings, dict) for settings in changes.values()):
+        raise ConfigError(path, f"change = {changes!r}", allowed="tables [change.STAGE] of settings")
     for name in changes:
         if name not in names:
             raise ConfigError(path, f"changes stage {name!r}, which {base.path} does not have", do=nearest(name, names))
@@ -251,14 +271,18 @@ def _resolve_one(hint: Any, value: Any, steps: Mapping[str, Step], where: object
     if not isinstance(value, str) or not _admits(hint, Outside):
         raise ConfigError(where, f"{value!r}", allowed=f"an earlier stage: {', '.join(steps) or 'there is none'}")
     outside = Outside(value)
-    outside.files()  # raises InputError where there is nothing
+    try:
+        outside.files()
+    except InputError as error:
+        raise InputError(where, str(error)) from None
     return outside
 
 
 def run_recipe(recipe: Recipe, out: Path, run_file: Path | None = None, quiet: bool = False) -> list[tuple[Step, Run, bool]]:
     """Run a recipe's stages that are not done yet, and write the run file; returns (step, run, done before) in order.
 
-    Raises OpenherdError where a stage refuses its input or a gate is not met; what is finished stays.
+    Until the last stage is done the run file bears another name, and that of the last whole run stays. Raises OpenherdError where a
+    stage refuses its input, keeps no document, or a gate is not met; what is finished stays.
     """
     from rich.console import Console
 
@@ -268,6 +292,7 @@ def run_recipe(recipe: Recipe, out: Path, run_file: Path | None = None, quiet: b
         if (step.path / rundir.MANIFEST).exists():
             Run.open(step.path)  # a damaged one is told before hours of other work
     run_file = run_file or out / RUN_FILE
+    _write_run_file(unfinished(run_file), recipe, steps)
     done: list[tuple[Step, Run, bool]] = []
     for i, step in enumerate(steps, 1):
         head = f"[bold]{i:2d}/{len(steps)} {step.name}[/bold]"
@@ -276,20 +301,26 @@ def run_recipe(recipe: Recipe, out: Path, run_file: Path | None = None, quiet: b
         start = time.monotonic()
         run, before = step.run()
         line = f"{head} · up to date" if before else f"      {format_duration(time.monotonic() - start)}"
-        console.print(f"{line} · {told(run)}")
+        console.print(" · ".join(filter(None, (line, told(run)))))
         done.append((step, run, before))
-        _write_run_file(run_file, recipe, done)
+        check_kept(step, run)
         check_gate(step, run)
+    os.replace(unfinished(run_file), run_file)
     return done
 
 
-def _write_run_file(path: Path, recipe: Recipe, done: Sequence[tuple[Step, Run, bool]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
+def unfinished(run_file: Path) -> Path:
+    """Where a run file is written while its stages run."""
+    return run_file.with_suffix(".unfinished.json")
+
+
+def _write_run_file(path: Path, recipe: Recipe, steps: Sequence[Step]) -> None:
+    rundir.make_directory(path.parent)
     document = {
         "recipe": recipe.name,
         "file": str(recipe.path),
         "seed": recipe.seed,
-        "stages": {step.name: os.path.relpath(run.path, path.parent) for step, run, _ in done},
+        "stages": {step.name: os.path.relpath(step.path, path.parent) for step in steps},
     }
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
@@ -297,10 +328,19 @@ def _write_run_file(path: Path, recipe: Recipe, done: Sequence[tuple[Step, Run, 
 
 
 def _parse_gate(text: str, where: object) -> tuple[str, str, float]:
-    match = re.fullmatch(r"\s*([A-Za-z0-9_.-]+)\s*(>=|<=|>|<)\s*([-+0-9.eE]+)\s*", text)
+    match = re.fullmatch(r"\s*([A-Za-z0-9_.-]+)\s*(>=|<=|>|<)\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*", text)
     if not match:
         raise ConfigError(where, f"require = {text!r}", allowed="'metric >= number' (or <=, >, <)")
     return match[1], match[2], float(match[3])
+
+
+def check_kept(step: Step, run: Run) -> None:
+    """Raise InputError where a stage of curation kept nothing of what it was given."""
+    if run.metrics.get("documents_in") and not run.metrics.get("documents_out"):
+        dropped = run.metrics.get("dropped", {})
+        reasons = ", ".join(f"{reason!r} {counts['documents']:,}" for reason, counts in dropped.items())
+        found = f"stage {step.name!r} kept none of {run.metrics['documents_in']:,} documents ({reasons})"
+        raise InputError(run.path, found, do="look at its dropped.parquet and change its settings")
 
 
 def check_gate(step: Step, run: Run) -> None:
@@ -321,29 +361,37 @@ def check_gate(step: Step, run: Run) -> None:
 
 def sweep(
     recipe: Recipe, out: Path, grid: Mapping[str, Sequence[str]], seeds: Sequence[int]
-) -> dict[str, list[tuple[Step, Run, bool]]]:
-    """Run every combination of settings and seeds; variants share each stage that does not differ. Returns runs by variant."""
-    variants: dict[str, Recipe] = {}
+) -> dict[tuple[str, int], list[tuple[Step, Run, bool]]]:
+    """Run every combination of settings with every seed; variants share each stage that does not differ.
+
+    Returns the runs by settings and seed.
+    """
+    variants: dict[tuple[str, int], Recipe] = {}
     for seed in seeds:
         for values in itertools.product(*grid.values()):
+            changes = [f"{key}={value}" for key, value in zip(grid, values, strict=True)]
             variant = replace(recipe, seed=seed)
-            for key, value in zip(grid, values, strict=True):
-                variant = variant.changed(f"{key}={value}")
-            label = ",".join(
-                [*(f"{k}={v}" for k, v in zip(grid, values, strict=True)), *([f"seed={seed}"] if len(seeds) > 1 else [])]
-            )
-            variants[label or "as-is"] = variant
+            for change in changes:
+                variant = variant.changed(change)
+            variants[",".join(changes) or "as-is", seed] = variant
     for variant in variants.values():
         variant.resolve(out)  # all are checked before the first runs
-    return {
-        label: run_recipe(variant, out, run_file=out / SWEEPS / (re.sub(r"[^A-Za-z0-9=.,_-]", "_", label) + ".json"))
-        for label, variant in variants.items()
-    }
+    runs = {}
+    for (label, seed), variant in variants.items():
+        name = re.sub(r"[^A-Za-z0-9=.,_-]", "_", f"{label},seed={seed}" if len(seeds) > 1 else label)
+        sys.stderr.write(f"{name}\n")
+        runs[label, seed] = run_recipe(variant, out, run_file=out / SWEEPS / f"{name}.json")
+    return runs
 
 
 def read_run_file(path: Path) -> dict[str, Path]:
-    """Stage names to run directories, from a `run.json` or a directory that holds one. Raises InputError."""
+    """Stage names to run directories, from a run file or a directory that holds one; of a run that never ended, what is finished.
+
+    Raises InputError.
+    """
     file = path / RUN_FILE if path.is_dir() else path
+    if not file.exists() and unfinished(file).exists():
+        return {name: place for name, place in read_run_file(unfinished(file)).items() if (place / rundir.MANIFEST).exists()}
     if not file.exists():
         raise InputError(path, "no run here", do="give a directory that `openherd run` wrote")
     try:
@@ -353,20 +401,32 @@ def read_run_file(path: Path) -> dict[str, Path]:
         raise InputError(file, f"a corrupt run file ({error})", do="run the same command again: what is done stays") from None
 
 
+def is_run_directory(path: Path) -> bool:
+    """Whether this is one stage's directory, finished or not."""
+    return (path / rundir.MANIFEST).exists() or (path / rundir.CONFIG).exists()
+
+
+def open_runs(path: Path) -> dict[str, Run]:
+    """The runs behind a path by the names of their stages: of a run, a run file of a sweep, or one stage's directory alone."""
+    if is_run_directory(path):
+        run = Run.open(path)
+        return {run.manifest["stage"]: run}
+    return {name: Run.open(place) for name, place in read_run_file(path).items()}
+
+
 def open_stage(path: Path, stage: str) -> Run:
     """The last run of `stage` in a run; or `path` itself where that is a run directory."""
-    if (path / rundir.MANIFEST).exists() or (path / rundir.CONFIG).exists():
-        return Run.open(path)
-    places = read_run_file(path)
-    runs = [run for run in (Run.open(p) for p in places.values()) if run.manifest["stage"] == stage]
+    opened = open_runs(path)
+    runs = [run for run in opened.values() if run.manifest["stage"] == stage or is_run_directory(path)]
     if not runs:
-        raise InputError(path, f"no finished stage {stage!r}", allowed=f"stages here: {', '.join(places)}")
+        raise InputError(path, f"no finished stage {stage!r}", allowed=f"stages here: {', '.join(opened)}")
     return runs[-1]
 
 
 def unused(out: Path) -> list[Path]:
     """Run directories under `out` that no run file names and no process works in. Raises InputError where `out` is no run."""
-    files = [p for p in [out / RUN_FILE, *sorted((out / SWEEPS).glob("*.json"))] if p.exists()]
+    run_file = out / RUN_FILE
+    files = [p for p in [run_file, unfinished(run_file), *sorted((out / SWEEPS).glob("*.json"))] if p.exists()]
     if not files:
         raise InputError(out, "no run here", do="give the --out directory of `openherd run`")
     named = {p.resolve() for file in files for p in read_run_file(file).values()}
@@ -405,7 +465,7 @@ def _open_path(hint: Any, value: Any, where: object) -> Any:
             raise ConfigError(where, f"{len(value)} paths", allowed="one")
         return [_open_path(typing.get_args(hint)[0], v, where) for v in value]
     path = Path(value)
-    if _admits(hint, Run) and ((path / rundir.MANIFEST).exists() or (path / rundir.CONFIG).exists() or not _admits(hint, Outside)):
+    if _admits(hint, Run) and (is_run_directory(path) or not _admits(hint, Outside)):
         return Run.open(path)
     outside = Outside(value)
     outside.files()

@@ -19,41 +19,41 @@ class Stage(NamedTuple):
 
 STAGES = (
     Stage("python-docs", "3.1", "openherd.data.python_docs:python_docs", 1,
-          "render the running Python's documentation as web pages in a WARC file", "crawl pydoc example corpus warc"),
+          "the running Python's documentation, as WARC", "crawl pydoc example corpus warc"),
     Stage("sources", "3.1", "openherd.data.sources:sources", 2,
-          "read WARC, HTML, text, Markdown, JSON Lines or Parquet into pages", "warc common crawl read input lineage"),
+          "WARC, HTML, text, Markdown, JSONL, Parquet to pages", "warc common crawl read input lineage"),
     Stage("url-filter", "3.1.1", "openherd.data.url_filter:url_filter", 2,
-          "drop pages by address, and older versions of the same address", "url domain block list adult pii safety"),
+          "drop pages by address, and older versions of one", "url domain block list adult pii safety"),
     Stage("extraction", "3.1.1", "openherd.data.extraction:extraction", 1,
           "main content of HTML as text, code blocks kept", "html text boilerplate main content"),
     Stage("language", "3.1.1", "openherd.data.language:language", 1,
           "identify languages and keep those asked for", "language identification multilingual fasttext"),
     Stage("dedup-documents", "3.1.1", "openherd.data.dedup_documents:dedup_documents", 1,
-          "remove exact and near-duplicate documents (MinHash)", "minhash deduplication near-duplicate exact"),
+          "remove exact and near duplicates (MinHash)", "minhash deduplication near-duplicate exact"),
     Stage("dedup-lines", "3.1.1", "openherd.data.dedup_lines:dedup_lines", 1,
           "remove lines that occur too often", "line deduplication ccnet boilerplate"),
     Stage("heuristics", "3.1.1", "openherd.data.heuristics:heuristics", 1,
-          "drop low-quality documents: repetition, dirty words, outlier tokens", "gopher c4 quality filter kl divergence n-gram"),
+          "drop repetition, dirty words, outlier tokens", "gopher c4 quality filter kl divergence n-gram"),
     Stage("holdout", "3.1.3", "openherd.data.holdout:holdout", 1,
-          "set documents aside for evaluation, apart from all that is trained on", "held-out validation split test"),
+          "set documents aside, apart from all training text", "held-out validation split test"),
     Stage("tokenizer", "3.2", "openherd.tokenizer.train:tokenizer", 2,
-          "train a byte-level BPE tokenizer with Llama 3's split pattern", "bpe vocabulary tokenizer.json"),
+          "train byte-level BPE with Llama 3's split pattern", "bpe vocabulary tokenizer.json"),
     Stage("token-shards", "3.1.2", "openherd.data.token_shards:token_shards", 2,
-          "encode documents into flat token files, one source each", "tokens shards packing mix uint32"),
+          "encode documents into flat token files", "tokens shards packing mix uint32"),
     Stage("pretrain", "3.4.1", "openherd.training.pretrain:pretrain", 1,
           "initial pre-training: warm-up, cosine, batch ramp", "pre-training base model adamw cosine"),
     Stage("long-context", "3.4.2", "openherd.training.long_context:long_context", 2,
-          "raise the sequence length in stages, with the RoPE change", "long context rope 128k"),
+          "raise the sequence length in stages, change RoPE", "long context rope 128k"),
     Stage("anneal", "3.4.3", "openherd.training.anneal:anneal", 2,
-          "learning rate to zero on upweighted sources, checkpoints averaged", "annealing averaging polyak upweight"),
+          "rate to zero, best sources, averaged checkpoints", "annealing averaging polyak upweight"),
     Stage("dialogs", "4.2.3", "openherd.posttraining.dialogs:dialogs", 2,
-          "make question-and-answer dialogs from documentation", "questions answers instruction data"),
+          "make questions and answers from documentation", "questions answers instruction data"),
     Stage("sft", "4.1.3", "openherd.posttraining.sft:sft", 2,
-          "supervised finetuning on dialogs; loss on the assistant's tokens only", "finetuning instruction chat mask"),
+          "finetuning; loss on the assistant's tokens", "finetuning instruction chat mask"),
     Stage("evaluate-text", "5.1", "openherd.evaluation.text:evaluate_text", 2,
-          "bits per byte on held-out documents, beside xz and a trigram model", "bits per byte perplexity held-out xz trigram"),
+          "bits per held-out byte, beside xz and trigram", "bits per byte perplexity held-out xz trigram"),
     Stage("evaluate-answers", "5.2", "openherd.evaluation.answers:evaluate_answers", 3,
-          "exact match and token-F1 of answers, beside nearest-question retrieval", "exact match f1 questions score"),
+          "exact match and token-F1, beside retrieval", "exact match f1 questions score"),
     Stage("report", "5", "openherd.report.page:report", 1,
           "one self-contained page about a run", "html plots figures funnel"),
 )  # fmt: skip
@@ -61,10 +61,40 @@ STAGES = (
 BY_NAME = {stage.name: stage for stage in STAGES}
 
 
-def where(query: str) -> list[Stage]:
-    """Stages by paper section ('3.4.2', '3.4') or by a word ('annealing')."""
-    if query.replace(".", "").isdigit():
-        return [s for s in STAGES if s.section == query or s.section.startswith(query + ".")]
-    word = query.lower().replace("_", "-")
-    stem = word.removesuffix("ing").removesuffix("s")
-    return [s for s in STAGES if any(w in f"{s.name} {s.words} {s.summary}".lower() for w in (word, stem))]
+# What is no stage of its own: section, module, one line with the words that `openherd where` finds it by.
+PARTS = (
+    ("3.2", "openherd.model.transformer", "the Transformer: pre-norm, SwiGLU, RMSNorm, residual stream, embeddings"),
+    ("3.2", "openherd.model.attention", "grouped-query attention (GQA), document mask"),
+    ("3.2", "openherd.model.rope", "rotary position embedding (RoPE), theta, frequency scaling"),
+    ("3.2", "openherd.model.config", "model shapes: 8B, 70B, 405B and the ladder of small sizes (Table 3)"),
+    ("3.2", "openherd.model.flops", "parameters, FLOPs per token, key/value cache bytes"),
+    ("3.2", "openherd.model.weights", "Hugging Face model directories: safetensors, config.json"),
+    ("3.3", "openherd.parallel.checkpoint", "training checkpoints, optimizer state"),
+    ("3.4", "openherd.training.loop", "the training loop: gradients, clipping, resume, averaging"),
+    ("3.4", "openherd.training.optimizer", "AdamW, weight decay, gradient clipping"),
+    ("3.4", "openherd.training.schedule", "learning-rate schedules: warm-up, cosine, linear"),
+    ("3.4", "openherd.data.batches", "batches as a pure function of seed, phase and index; shuffling, packing"),
+    ("3.1.2", "openherd.data.mix", "data mix: which source each sample comes from"),
+    ("4.1.1", "openherd.tokenizer.dialog", "chat format: headers, end of turn, template, loss mask"),
+    ("6", "openherd.inference.engine", "generation with a key/value cache, sampling, log-probabilities"),
+    ("6", "openherd.inference.chat", "chat in the terminal"),
+)
+
+
+def where(query: str) -> list[tuple[str, str, str]]:
+    """(section, module, what) of stages and parts, by paper section ('3.4.2', '3.4') or by words ('annealing').
+
+    Of several words all must fit.
+    """
+    rows = [(s.section, s.target.replace(":", "."), f"{s.name}: {s.summary}", s.words) for s in STAGES]
+    rows += [(section, module, what, "") for section, module, what in PARTS]
+    terms = query.lower().replace("_", "-").split()
+    return [row[:3] for row in rows if terms and all(_fits(term, row) for term in terms)]
+
+
+def _fits(term: str, row: tuple[str, str, str, str]) -> bool:
+    section, *texts = row
+    if term.replace(".", "").isdigit():
+        return section == term or section.startswith(term + ".")
+    stem = term.removesuffix("ing").removesuffix("s")
+    return any(word in " ".join(texts).lower() for word in (term, stem))

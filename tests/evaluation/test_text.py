@@ -99,7 +99,7 @@ def test_other_weights_than_the_manifests_are_refused(model_run):
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1
     weights.write_bytes(bytes(data))
-    with pytest.raises(InputError, match="not the weights that the manifest names"):
+    with pytest.raises(InputError, match="damaged: its SHA-256 is not the manifest's"):
         checked_weights(run)
 
 

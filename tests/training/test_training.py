@@ -169,7 +169,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(tmp_path):
 
     model = new_model()
     out = Output(tmp_path)
-    with pytest.raises(OpenherdError, match=r"gradient norm nan at step 6; lower learning_rate"):
+    with pytest.raises(OpenherdError, match=r"step 6: loss nan, gradient norm nan; lower learning_rate"):
         train(model, NextToken(), poisoned, infinite, 10, CONFIG, out, what="test", precision="float32")
     assert [r["step"] for r in out.metrics.read()] == [0, 1, 2, 3, 4, 5]
 
@@ -226,12 +226,12 @@ def test_a_ramp_that_does_not_fit_is_refused(change, message):
 
 def test_a_context_is_raised_again_and_again():
     short = replace(SHAPE, rope_theta=1e4, max_positions=256)
-    once = rescaled(short, LongContextConfig(sequence_lengths=(384, 512), rope_factor=2.0))
+    once = rescaled(short, LongContextConfig(sequence_lengths=(384, 512), stage_steps=(1, 1), batch_tokens=1536, rope_factor=2.0))
     assert once == replace(short, rope_scaling=RopeScaling(factor=2.0, original_positions=256), max_positions=512)
-    twice = rescaled(once, LongContextConfig(sequence_lengths=(1024,), rope_factor=4.0, rope_theta=8e6))
+    twice = rescaled(once, LongContextConfig(sequence_lengths=(1024,), stage_steps=(1,), rope_factor=4.0, rope_theta=8e6))
     assert twice.rope_scaling == RopeScaling(factor=4.0, original_positions=256)
     assert (twice.rope_theta, twice.max_positions) == (8e6, 1024)
-    assert rescaled(twice, LongContextConfig(sequence_lengths=(1024,), rope_factor=1.0)) == twice
+    assert rescaled(twice, LongContextConfig(sequence_lengths=(1024,), stage_steps=(1,), rope_factor=1.0)) == twice
     llama = SIZES["llama3-8b"]  # going on at its own length changes nothing
     assert rescaled(llama, LongContextConfig()) == llama
     with pytest.raises(ConfigError, match="1, which leaves the base's 4, or at least that"):

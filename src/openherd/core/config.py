@@ -7,6 +7,7 @@ name; types are strict (0.5 is no integer); a value from the command line is rea
 import dataclasses
 import difflib
 import json
+import re
 import tomllib
 import types
 import typing
@@ -82,7 +83,7 @@ def load_config(cls: type[Config], values: Mapping[str, Any], where: object) -> 
     except ValidationError as error:
         first = error.errors()[0]
         path = ".".join(str(p) for p in first["loc"])
-        message = first["msg"].removeprefix("Value error, ")
+        message = re.sub(" after validation, not [0-9]+", "", first["msg"].removeprefix("Value error, "))
         found = f"{path} = {json.dumps(first['input'])}" if path else "settings"
         allowed = message.removeprefix("Input should be ")
         setting = settings.get(str(first["loc"][0])) if first["loc"] else None
@@ -117,4 +118,4 @@ def read_toml(path: Path) -> dict[str, Any]:
     except IsADirectoryError:
         raise ConfigError(path, "is a directory", do="give the path of a TOML file") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(path, f"not valid TOML ({error})") from None
+        raise ConfigError(path, f"not valid TOML ({error})", do="mend the file") from None

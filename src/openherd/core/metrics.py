@@ -23,31 +23,37 @@ class Estimate(TypedDict):
 def mean_estimate(values: Sequence[float]) -> Estimate:
     """Mean and 95% normal interval; for proportions this is the paper's 1.96 sqrt(S (1-S) / N) (paper 5.1.1).
 
-    The interval of values between 0 and 1 is cut to that range.
+    The interval of values between 0 and 1 is cut to that range; where all are 0, or all 1, it is Clopper and Pearson's.
     """
     n = len(values)
     if n == 0:
         raise ValueError("no values")
     mean = sum(values) / n
     half = 1.96 * math.sqrt(sum((v - mean) ** 2 for v in values) / n / n)
-    return _cut({"value": mean, "low": mean - half, "high": mean + half, "n": n}, values)
+    return _share({"value": mean, "low": mean - half, "high": mean + half, "n": n}, values)
 
 
 def cluster_estimate(values: Sequence[float], clusters: Sequence[object]) -> Estimate:
     """Mean of values and 95% interval, where those of one cluster are not independent of each other; `n` counts clusters.
 
-    The interval is cut as in `mean_estimate`, and is the same where each cluster holds one value.
+    The interval is as in `mean_estimate`, and the same where each cluster holds one value.
     """
     by_cluster: dict[object, list[float]] = {}
     for value, cluster in zip(values, clusters, strict=True):
         by_cluster.setdefault(cluster, []).append(value)
-    return _cut(ratio_estimate([sum(v) for v in by_cluster.values()], [len(v) for v in by_cluster.values()]), values)
+    return _share(ratio_estimate([sum(v) for v in by_cluster.values()], [len(v) for v in by_cluster.values()]), values)
 
 
-def _cut(estimate: Estimate, values: Sequence[float]) -> Estimate:
-    if all(0 <= v <= 1 for v in values):
-        return {**estimate, "low": max(estimate["low"], 0.0), "high": min(estimate["high"], 1.0)}
-    return estimate
+def _share(estimate: Estimate, values: Sequence[float]) -> Estimate:
+    if not all(0 <= v <= 1 for v in values):
+        return estimate
+    low, high = max(estimate["low"], 0.0), min(estimate["high"], 1.0)
+    unseen = 1 - 0.025 ** (1 / estimate["n"])  # the largest share that n cases miss with a probability of 2.5%
+    if all(v == 0 for v in values):
+        high = unseen
+    elif all(v == 1 for v in values):
+        low = 1 - unseen
+    return {**estimate, "low": low, "high": high}
 
 
 def ratio_estimate(numerators: Sequence[float], denominators: Sequence[float], scale: float = 1.0) -> Estimate:
@@ -70,6 +76,8 @@ def is_estimate(value: object) -> bool:
 def format_metric(value: object) -> str:
     """A metric as a person reads it."""
     if isinstance(value, dict) and is_estimate(value):
+        if value.get("n") == 1 and value["low"] == value["high"]:
+            return f"{format_metric(value['value'])} (n = 1)"
         return f"{format_metric(value['value'])} [{format_metric(value['low'])}, {format_metric(value['high'])}]"
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return str(value)

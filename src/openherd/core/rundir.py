@@ -21,7 +21,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from openherd.core.errors import InputError, StaleError
+from openherd.core.config import read_toml
+from openherd.core.errors import ConfigError, InputError, StaleError
 from openherd.core.metrics import MetricsLog
 from openherd.core.records import count_rows
 
@@ -95,8 +96,18 @@ class Run:
 
         return [str(self.path / name) for name in sorted(self.manifest["outputs"]) if fnmatch(name, pattern)]
 
+    def verified(self, name: str) -> Path:
+        """The path of an output whose content is the one that was written. Raises InputError where its SHA-256 is another."""
+        file = self.file(name)
+        if file_sha256(file) != self.manifest["outputs"][name]["sha256"]:
+            raise InputError(file, "damaged: its SHA-256 is not the manifest's", do=f"remove {self.path} and run again")
+        return file
+
     def input(self, name: str) -> "Run":
-        """The run that an input came from. Raises InputError where it is gone or was made anew."""
+        """The run that an input came from. Raises InputError where there is none, or it is gone or was made anew."""
+        if name not in self.manifest["inputs"]:
+            there = ", ".join(self.manifest["inputs"])
+            raise InputError(self.path, f"stage {self.manifest['stage']!r} has no input {name!r}", allowed=f"inputs: {there}")
         entry = self.manifest["inputs"][name]
         run = Run.open(Path(os.path.normpath(self.path / entry["source"])))
         if run.digest != entry["digest"]:
@@ -124,7 +135,8 @@ class Outside:
         else:
             found = sorted(glob.glob(str(path), recursive=True))
         if not found:
-            raise InputError(self.location, "no such file", allowed="a file, a folder, a glob, or a URL (s3://, https://)")
+            what = "an empty folder" if path.is_dir() else "no such file"
+            raise InputError(self.location, what, allowed="a file, a folder, a glob, or a URL (s3://, https://)")
         return found
 
     def _remote_files(self) -> list[str]:
@@ -154,7 +166,9 @@ class Outside:
         try:
             filesystem, path = fsspec.url_to_fs(name)
             info = filesystem.info(path)
-        except (OSError, ImportError, ValueError) as error:
+        except ImportError:
+            raise InputError(name, "needs more packages", do="pip install 'openherd[remote]'") from None
+        except (OSError, ValueError) as error:
             raise InputError(name, f"cannot be opened ({error})", do="check the address and your access to it") from None
         tag = next((info[key] for key in ("ETag", "etag", "LastModified", "mtime") if info.get(key)), "")
         return [name, str(info.get("size")), str(tag)]
@@ -177,7 +191,7 @@ class Output:
     def write(self, name: str) -> Iterator[Path]:
         """A temporary path that becomes the output `name` (a file or a folder) when the block ends well."""
         final = self.path / name
-        final.parent.mkdir(parents=True, exist_ok=True)
+        make_directory(final.parent)
         temporary = final.with_name(f".{final.name}.tmp")
         _remove(temporary)
         try:
@@ -185,12 +199,32 @@ class Output:
         except BaseException:
             _remove(temporary)
             raise
+        flush_to_disk(temporary)
         _remove(final)
         os.replace(temporary, final)
 
     def log(self, **record: Any) -> None:
         """Append one record to `metrics.jsonl`."""
         self.metrics.append(record)
+
+
+def make_directory(path: Path) -> None:
+    """Make a directory and those above it. Raises InputError where something else stands in the way."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError, FileNotFoundError) as error:
+        raise InputError(path, f"no directory can be made here ({error.strerror})", do="give another --out") from None
+
+
+def flush_to_disk(path: Path) -> None:
+    """Wait until a file, or every file of a folder, is on the disk: a rename that a power cut follows may else name nothing."""
+    for file in path.rglob("*") if path.is_dir() else [path]:
+        if file.is_file():
+            descriptor = os.open(file, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
 
 
 def _remove(path: Path) -> None:
@@ -238,7 +272,7 @@ def prepare(job: Job, path: Path) -> Iterator[Output]:
     """
     import tomli_w
 
-    path.mkdir(parents=True, exist_ok=True)
+    make_directory(path)
     with (path / ".lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -249,7 +283,7 @@ def prepare(job: Job, path: Path) -> Iterator[Output]:
         if not (path / CONFIG).exists():
             with output.write(CONFIG) as temporary:
                 temporary.write_text(tomli_w.dumps(_config_document(job)), encoding="utf-8")
-        for leftover in path.glob(".*.tmp"):  # of a process that was killed
+        for leftover in list(path.rglob(".*.tmp")):  # of a process that was killed
             _remove(leftover)
         yield output
     (path / ".lock").unlink(missing_ok=True)
@@ -269,13 +303,14 @@ def is_in_use(path: Path) -> bool:
 
 def check_same_job(job: Job, path: Path) -> None:
     """Raise StaleError, naming what differs, where the directory's `config.toml` is another job's."""
-    from openherd.core.config import read_toml
-
     if not (path / CONFIG).exists():
         if any(not p.name.startswith(".") for p in path.iterdir()):
-            raise StaleError(path, "not empty, and no run directory", do="give another --out")
+            raise StaleError(path, "not empty, and no run directory (no config.toml)", do="remove it, or give another --out")
         return
-    found = read_toml(path / CONFIG)
+    try:
+        found = read_toml(path / CONFIG)
+    except ConfigError as error:
+        raise InputError(path / CONFIG, error.found, do=f"remove {path} and run the same command again") from None
     if found.get("digest") == job.digest:
         return
     differences = []
@@ -300,7 +335,7 @@ def finish(job: Job, output: Output, metrics: Mapping[str, Any], seconds: float,
     outputs = {}
     for file in sorted(output.path.rglob("*")):
         name = str(file.relative_to(output.path))
-        if file.is_file() and not name.startswith(".") and name not in (CONFIG, METRICS, MANIFEST) and "/." not in name:
+        if file.is_file() and not name.startswith(".") and name not in (CONFIG, METRICS, MANIFEST):
             outputs[name] = {"bytes": file.stat().st_size, "rows": count_rows(file), "sha256": file_sha256(file)}
     manifest = {
         "stage": job.stage,

@@ -68,6 +68,9 @@ class SourcesConfig:
     ] = ("text", "content")
     on_damage: Annotated[Literal["stop", "skip"], Field(description="at a damaged record stop, or drop it and read on")] = "stop"
 
+    def __post_init__(self) -> None:
+        compiled(self)
+
 
 @dataclass(frozen=True)
 class Page:

@@ -19,7 +19,7 @@ from openherd.evaluation.retrieval import NearestQuestion
 from openherd.evaluation.scoring import exact_match, token_f1
 from openherd.evaluation.text import checked_weights
 from openherd.inference.engine import Sampling, generate
-from openherd.model.device import choose_device
+from openherd.model.device import Device, choose_device
 from openherd.model.weights import load_model
 from openherd.tokenizer.dialog import encode_dialog
 from openherd.tokenizer.tokenizer import Tokenizer
@@ -40,7 +40,7 @@ class EvaluateAnswersConfig:
     max_questions: Annotated[int, Field(description="questions asked of each set, in a seeded order; 0 = all", ge=0)] = 0
     turns_before: Annotated[int, Field(description="questions asked and rightly answered before those of later_turns", ge=1)] = 2
     max_new_tokens: Annotated[int, Field(description="tokens of an answer", ge=1)] = 64
-    device: Annotated[str, Field(description="auto, cpu, cuda or mps")] = "auto"
+    device: Annotated[Device, Field(description="where to compute; auto: CUDA, else mps, else cpu")] = "auto"
     seed: Annotated[int, Field(description="seed of the choice of questions")] = 0
 
 

@@ -18,11 +18,11 @@ from openherd.core.errors import ConfigError, InputError
 from openherd.core.metrics import ratio_estimate
 from openherd.core.progress import track
 from openherd.core.records import read_parquet, write_jsonl
-from openherd.core.rundir import Output, Run, file_sha256
+from openherd.core.rundir import Output, Run
 from openherd.core.seeds import uniform
 from openherd.evaluation.ngram import SMOOTHING, Trigram
 from openherd.inference.engine import Sampling, generate, log_probabilities
-from openherd.model.device import choose_device
+from openherd.model.device import Device, choose_device
 from openherd.model.transformer import Transformer
 from openherd.model.weights import WEIGHTS, load_model
 from openherd.tokenizer.tokenizer import Tokenizer
@@ -43,17 +43,14 @@ class EvaluateTextConfig:
     temperature: Annotated[
         float, Field(description="of the sampled continuations; each prompt is continued greedily as well", ge=0)
     ] = 0.8
-    device: Annotated[str, Field(description="auto, cpu, cuda or mps")] = "auto"
+    device: Annotated[Device, Field(description="where to compute; auto: CUDA, else mps, else cpu")] = "auto"
     seed: Annotated[int, Field(description="seed of the choice of documents and of the samples")] = 0
 
 
 def checked_weights(run: Run) -> tuple[Path, str]:
-    """The model directory of a run and the SHA-256 of its weights. Raises InputError where the manifest's is another."""
-    weights = run.file(f"model/{WEIGHTS}")
-    digest = file_sha256(weights)
-    if digest != run.manifest["outputs"][f"model/{WEIGHTS}"]["sha256"]:
-        raise InputError(weights, "not the weights that the manifest names", do="run the stage again")
-    return weights.parent, digest
+    """The model directory of a run and the SHA-256 of its weights, which are the manifest's. Raises InputError."""
+    name = f"model/{WEIGHTS}"
+    return run.verified(name).parent, str(run.manifest["outputs"][name]["sha256"])
 
 
 def choose_texts(file: Path, max_bytes: int, seed: int) -> list[str]:

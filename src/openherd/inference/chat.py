@@ -52,15 +52,15 @@ def opening(system: str) -> list[Message]:
     return [{"role": "system", "content": system}] if system else []
 
 
-def chat(directory: Path, sampling: Sampling, system: str) -> None:
+def chat(directory: Path, sampling: Sampling, system: str, example: str = "") -> None:
     """Read lines, answer each; '/new' forgets the conversation, '/quit' or the end of input leaves.
 
-    The oldest turns go when the conversation outgrows the model's context.
+    The oldest turns go when the conversation outgrows the model's context. `example` is a question to begin with.
     """
     model, tokenizer = load_model(directory), Tokenizer.load(directory)
     interactive = sys.stdin.isatty()
     if interactive:
-        sys.stdout.write("Ask something; /new starts again, /quit leaves.\n")
+        sys.stdout.write(f"Ask something{f', such as: {example}' if example else '.'}\n/new starts again, /quit leaves.\n")
     turns: list[Message] = []
     while True:
         if interactive:

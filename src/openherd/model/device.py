@@ -7,6 +7,7 @@ import torch
 
 from openherd.core.errors import ConfigError
 
+Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["float32", "bfloat16"]
 WORTH_IT = 1.1  # bf16 must be this much faster than fp32 to be chosen
 
@@ -51,10 +52,10 @@ def choose_precision(setting: str, device: torch.device) -> Precision:
     return "bfloat16" if step_seconds(device, "float32") > WORTH_IT * step_seconds(device, "bfloat16") else "float32"
 
 
-OPTIONAL = {  # package: what it is for
-    "s3fs": "reading s3:// inputs",
-    "aiohttp": "reading https:// inputs",
-    "transformers": "the tests' oracle",
+OPTIONAL = {  # package: what it is for, and how it is installed
+    "s3fs": ("reading s3:// inputs", "pip install 'openherd[remote]'"),
+    "aiohttp": ("reading https:// inputs", "pip install 'openherd[remote]'"),
+    "transformers": ("the tests' oracle", "make install-dev"),
 }
 
 
@@ -89,7 +90,7 @@ def doctor_text() -> str:
         enough = "enough" if memory >= 4 * 2**30 else "little"
         lines.append(f"{memory / 2**30:.1f} GiB of memory; recipes/laptop.toml asks for 4: {enough}.")
     lines.append(f"{shutil.disk_usage('.').free / 2**30:.1f} GiB are free on this disk; the laptop run writes under 1.")
-    for package, use in OPTIONAL.items():
+    for package, (use, command) in OPTIONAL.items():
         if importlib.util.find_spec(package) is None:
-            lines.append(f"Not installed: {package} ({use}). Install it when you need it: pip install {package}")
+            lines.append(f"Not installed: {package} ({use}). When you need it: {command}")
     return "\n".join(lines)

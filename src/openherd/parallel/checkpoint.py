@@ -4,6 +4,7 @@ A checkpoint is written aside and published by rename: a directory that is there
 """
 
 import errno
+import logging
 import os
 import shutil
 import warnings
@@ -20,8 +21,10 @@ from torch.distributed.checkpoint.state_dict import (
 )
 
 from openherd.core.errors import InputError
+from openherd.core.rundir import flush_to_disk
 
 FULL_BYTES = 1 << 20  # a disk with less free space is full
+WRITE_FAILED = "inline_container"  # the part of torch that writes, named in its errors
 
 
 def save_state(directory: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, extra: dict[str, Any]) -> None:
@@ -33,11 +36,16 @@ def save_state(directory: Path, model: torch.nn.Module, optimizer: torch.optim.O
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # one process needs no group
             dcp.save({"model": weights, "optimizer": moments, "extra": extra}, checkpoint_id=temporary, no_dist=True)
-    except BaseException as error:
-        full = shutil.disk_usage(temporary.parent).free < FULL_BYTES  # torch's own error does not say so
+        flush_to_disk(temporary)
+    except KeyboardInterrupt:
         shutil.rmtree(temporary, ignore_errors=True)
-        if full and not isinstance(error, KeyboardInterrupt):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(directory)) from error
+        raise
+    except BaseException as error:  # torch's own errors do not say what the disk said
+        full = shutil.disk_usage(temporary.parent).free < FULL_BYTES
+        shutil.rmtree(temporary, ignore_errors=True)
+        if full or WRITE_FAILED in str(error):
+            code = errno.ENOSPC if full else errno.EIO
+            raise OSError(code, os.strerror(code), str(directory)) from error
         raise
     os.replace(temporary, directory)
 
@@ -66,6 +74,7 @@ def load_moments(directory: Path, model: torch.nn.Module, optimizer: torch.optim
 
 
 def _read(directory: Path, state: dict[str, Any]) -> None:
+    logging.disable(logging.WARNING)  # torch logs the tracebacks of what it raises then
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="torch.distributed is disabled")
@@ -73,3 +82,5 @@ def _read(directory: Path, state: dict[str, Any]) -> None:
     except (dcp.api.CheckpointException, RuntimeError, ValueError, OSError) as error:  # the first is no Exception
         reason = str(error).strip().splitlines()[-1:] or [type(error).__name__]
         raise InputError(directory, f"not a checkpoint of this model ({reason[0]})", do="remove it and run again") from None
+    finally:
+        logging.disable(logging.NOTSET)

@@ -2,12 +2,14 @@
 
 import json
 import os
+import statistics
 import string
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from openherd.core.metrics import format_metric, is_estimate
+from openherd.core.records import read_jsonl
 from openherd.core.rundir import MANIFEST, Run
 
 Rows = Sequence[Sequence[str]]
@@ -50,7 +52,7 @@ def says(run: Run) -> tuple[str, str]:
 
 def told(run: Run) -> str:
     """What a run did, in one line."""
-    return " → ".join(part for part in says(run) if part) or "done"
+    return " → ".join(part for part in says(run) if part)
 
 
 def _fill(text: str, values: Mapping[str, Any]) -> str:
@@ -65,15 +67,24 @@ def _fill(text: str, values: Mapping[str, Any]) -> str:
     return filled
 
 
-def run_table(recipe: Path | None, out: Path, done: Sequence[tuple[str, Run, bool]]) -> str:
-    """Each stage of a run: what went in and out, seconds, where to look; and what to do next."""
+def run_table(recipe: Path | None, out: Path, done: Sequence[tuple[str, Run, bool]], width: int = 0) -> str:
+    """Each stage of a run: what went in and out, seconds, where to look; and what to do next.
+
+    Where that is wider than `width` columns (0: any width is right) a stage takes two lines.
+    """
     rows = []
     for name, run, before in done:
         seconds = f"{run.manifest['wall_s']:.1f}" + (" *" if before and recipe is not None else "  ")
         place = os.path.relpath(run.path, out) if run.path.is_relative_to(out) else str(run.path)
         rows.append((name, *says(run), seconds, place))
     runs = {run.manifest["stage"]: run for _, run, _ in done}
-    lines = [table(("stage", "in", "out", "s  ", "where"), rows, right=[3])]
+    text = table(("stage", "in", "out", "s  ", "where"), rows, right=[3])
+    if width and max(map(len, text.splitlines())) > width:
+        first = table(("stage", "s  ", "where"), [(name, seconds, place) for name, _, _, seconds, place in rows], right=[1])
+        second = [" → ".join(filter(None, row[1:3])) for row in rows]
+        head, *others = first.splitlines()
+        text = "\n".join([head, *(f"{line}\n    {told}" for line, told in zip(others, second, strict=True))])
+    lines = [text]
     if recipe is not None and any(before for _, _, before in done):
         lines.append("* was done before and is up to date")
     if "report" in runs:
@@ -81,10 +92,17 @@ def run_table(recipe: Path | None, out: Path, done: Sequence[tuple[str, Run, boo
     if "sft" in runs:
         parameters = runs["sft"].metrics["parameters"]
         lines.append(f"chat     openherd chat {out}")
+        if "dialogs" in runs:
+            lines.append(f"ask      {example_question(runs['dialogs'])}")
         if parameters < TOY_PARAMETERS:
-            toy = f"{parameters / 1e6:.1f}M parameters: it repeats what it read and knows nothing else"
-            lines.append(f"         This model is a toy ({toy}). recipes/1b.toml makes a real one: your crawl, a large GPU.")
+            lines.append(f"         This model is a toy of {parameters / 1e6:.1f}M parameters: it repeats what it read.")
+            lines.append("         recipes/1b.toml makes a real one: your crawl, a large GPU.")
     return "\n".join(lines)
+
+
+def example_question(dialogs: Run) -> str:
+    """What the model of a run can be asked: a held-out phrasing of an entry that it was trained on."""
+    return str(next(read_jsonl(dialogs.file("heldout_phrasings.jsonl")))["messages"][0]["content"])
 
 
 def table(head: Sequence[str], rows: Rows, right: Iterable[int] = ()) -> str:
@@ -199,22 +217,33 @@ def _lineage(run: Run, depth: int) -> list[str]:
     return lines
 
 
-def sweep_table(variants: Mapping[str, Sequence[tuple[str, Run]]]) -> str:
-    """One row a variant: the scores with intervals and final losses of the stages that differ between variants."""
-    columns: dict[tuple[str, str], None] = {}
-    for runs in variants.values():
-        for stage, run in runs:
-            for name, value in flat_metrics(run.metrics).items():
-                if is_estimate(value) or name == "final_loss_nats":
-                    columns[stage, name] = None
+def sweep_table(variants: Mapping[tuple[str, int], Sequence[tuple[str, Run]]]) -> str:
+    """For each score and final loss that differs: a line a variant, with its interval; over several seeds mean and deviation."""
     cells = {
-        label: {(stage, name): value for stage, run in runs for name, value in flat_metrics(run.metrics).items()}
-        for label, runs in variants.items()
+        key: {
+            f"{stage} {name}": value
+            for stage, run in runs
+            for name, value in flat_metrics(run.metrics).items()
+            if is_estimate(value) or name == "final_loss_nats"
+        }
+        for key, runs in variants.items()
     }
-    differing = [c for c in columns if len({json.dumps(row.get(c)) for row in cells.values()}) > 1] or list(columns)
-    head = ["variant", *(f"{stage} {name}" for stage, name in differing)]
-    rows = [[label, *(_cell(row.get(c)) for c in differing)] for label, row in cells.items()]
-    if len(head) <= 4:
-        return table(head, rows)
-    turned = [[head[i], *(row[i] for row in rows)] for i in range(1, len(head))]  # many columns: one row a metric instead
-    return table(["metric", *(row[0] for row in rows)], turned)
+    names = dict.fromkeys(name for row in cells.values() for name in row)
+    differing = [n for n in names if len({json.dumps(row.get(n)) for row in cells.values()}) > 1] or list(names)
+    by_label: dict[str, list[dict[str, Any]]] = {}
+    for (label, _), row in cells.items():
+        by_label.setdefault(label, []).append(row)
+    blocks = []
+    for name in differing:
+        rows = [(label, _over_seeds([row[name] for row in rows if name in row])) for label, rows in by_label.items()]
+        width = max(len(label) for label, _ in rows)
+        blocks.append("\n".join([name, *(f"  {label:<{width}}  {text}" for label, text in rows)]))
+    return "\n".join(blocks)
+
+
+def _over_seeds(found: Sequence[Any]) -> str:
+    if len(found) < 2:
+        return _cell(found[0] if found else None)
+    values = [value["value"] if is_estimate(value) else value for value in found]
+    mean, deviation = statistics.mean(values), statistics.stdev(values)
+    return f"{format_metric(mean)} ± {format_metric(deviation)} ({', '.join(map(format_metric, values))})"

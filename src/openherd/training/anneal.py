@@ -14,7 +14,7 @@ from pydantic import Field
 from openherd.core.errors import ConfigError
 from openherd.core.rundir import Output, Run
 from openherd.training.loop import average_snapshots
-from openherd.training.phase import Base, PhaseConfig, piece, train_phase, write_model
+from openherd.training.phase import Base, PhaseConfig, Piece, piece, train_phase, write_model
 from openherd.training.schedule import linear_to_zero
 
 
@@ -33,6 +33,16 @@ class AnnealConfig(PhaseConfig):
         float, Field(description="share of the steps, at the end, that they are spread over; ours", gt=0, le=1)
     ] = 0.25
 
+    def __post_init__(self) -> None:
+        self.piece()
+        if self.averaged_checkpoints > self.steps:
+            found = f"averaged_checkpoints = {self.averaged_checkpoints}"
+            raise ConfigError("anneal", found, allowed=f"at most steps = {self.steps}")
+
+    def piece(self) -> Piece:
+        """The steps. Raises ConfigError where a batch is no whole number of sequences."""
+        return piece("anneal", self.sequence_length, self.batch_tokens, self.steps)
+
 
 def snapshot_steps(steps: int, n: int, over: float) -> tuple[int, ...]:
     """Steps after which the averaged checkpoints are taken: evenly over the last `over` of the phase, the last step among them."""
@@ -42,7 +52,6 @@ def snapshot_steps(steps: int, n: int, over: float) -> tuple[int, ...]:
 
 def anneal(config: AnnealConfig, *, base: Run, shards: Run, out: Output) -> dict[str, Any]:
     """Go on from `base` with a learning rate that falls to zero, and average its last checkpoints (paper 3.4.3)."""
-    pieces = [piece("anneal", config.sequence_length, config.batch_tokens, config.steps)]
     before = Base.open(base, config, out)
     model = before.model
     if config.sequence_length > model.config.max_positions:
@@ -55,7 +64,7 @@ def anneal(config: AnnealConfig, *, base: Run, shards: Run, out: Output) -> dict
         "anneal",
         model,
         shards,
-        pieces,
+        [config.piece()],
         lambda step: linear_to_zero(step, peak=config.learning_rate, steps=config.steps),
         config,
         out,

@@ -15,7 +15,7 @@ from pydantic import Field
 from openherd.core.errors import ConfigError
 from openherd.core.rundir import Output, Run
 from openherd.model.config import ModelConfig, RopeScaling
-from openherd.training.phase import Base, PhaseConfig, piece, train_phase, write_model
+from openherd.training.phase import Base, PhaseConfig, Piece, piece, train_phase, write_model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +41,17 @@ class LongContextConfig(PhaseConfig):
         Field(description="RoPE base; 0 keeps it, as the paper its 500,000; the tutorial raises it to 8,000,000", ge=0),
     ] = 0.0
 
+    def __post_init__(self) -> None:
+        if len(self.sequence_lengths) != len(self.stage_steps) or min(self.stage_steps) < 1:
+            found = f"{len(self.sequence_lengths)} sequence_lengths, stage_steps {list(self.stage_steps)}"
+            raise ConfigError("long-context", found, allowed="as many of one as of the other, and at least 1 step in each stage")
+        self.pieces()
+
+    def pieces(self) -> list[Piece]:
+        """The stages. Raises ConfigError where a batch is no whole number of sequences."""
+        stages = zip(self.sequence_lengths, self.stage_steps, strict=True)
+        return [piece("long-context", length, self.batch_tokens, steps) for length, steps in stages]
+
 
 def rescaled(shape: ModelConfig, config: LongContextConfig) -> ModelConfig:
     """The shape with the longer context and its RoPE change. Raises ConfigError for a factor under that of the base."""
@@ -56,12 +67,6 @@ def rescaled(shape: ModelConfig, config: LongContextConfig) -> ModelConfig:
 
 def long_context(config: LongContextConfig, *, base: Run, shards: Run, out: Output) -> dict[str, Any]:
     """Go on from `base` with longer sequences (paper 3.4.2)."""
-    if len(config.sequence_lengths) != len(config.stage_steps):
-        found = f"{len(config.sequence_lengths)} sequence_lengths, {len(config.stage_steps)} stage_steps"
-        raise ConfigError("long-context", found, allowed="as many of one as of the other")
-    pieces = [
-        piece("long-context", n, config.batch_tokens, k) for n, k in zip(config.sequence_lengths, config.stage_steps, strict=True)
-    ]
     before = Base.open(base, config, out)
     model = before.model
     short = model.config.max_positions
@@ -70,7 +75,7 @@ def long_context(config: LongContextConfig, *, base: Run, shards: Run, out: Outp
         "long-context",
         model,
         shards,
-        pieces,
+        config.pieces(),
         lambda step: config.learning_rate,
         config,
         out,

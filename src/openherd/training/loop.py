@@ -18,10 +18,10 @@ import safetensors.torch
 import torch
 from pydantic import Field
 
-from openherd.core.errors import OpenherdError
+from openherd.core.errors import InputError, OpenherdError
 from openherd.core.progress import Progress
 from openherd.core.rundir import Output
-from openherd.model.device import choose_device, choose_precision
+from openherd.model.device import Device, choose_device, choose_precision
 from openherd.model.transformer import Transformer
 from openherd.parallel.checkpoint import load_moments, load_state, save_state
 from openherd.training.objective import Batch, Objective
@@ -38,9 +38,7 @@ class TrainingConfig:
     """Settings that every training stage has."""
 
     seed: Annotated[int, Field(description="seed of initial weights and data order")] = 0
-    device: Annotated[
-        Literal["auto", "cpu", "cuda", "mps"], Field(description="where to compute; auto: CUDA, else mps, else cpu")
-    ] = "auto"
+    device: Annotated[Device, Field(description="where to compute; auto: CUDA, else mps, else cpu")] = "auto"
     # The paper computes in bf16 and accumulates gradients in fp32 (3.3.2).
     precision: Annotated[
         Literal["auto", "float32", "bfloat16"],
@@ -59,12 +57,21 @@ class TrainingConfig:
     checkpoint_steps: Annotated[int, Field(description="steps between checkpoints; the paper is silent, ours", ge=1)] = 100
 
 
+def read_compute(file: Path) -> dict[str, Any]:
+    """Device, precision and threads of a run. Raises InputError where the file is damaged."""
+    try:
+        chosen = json.loads(file.read_text(encoding="utf-8"))
+        return {"device": str(chosen["device"]), "precision": str(chosen["precision"]), "threads": int(chosen["threads"])}
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(file, f"damaged ({error})", do=f"remove {file.parent} and run again") from None
+
+
 def compute_settings(config: TrainingConfig, out: Output, base: dict[str, Any] | None = None) -> tuple[torch.device, str]:
     """Device and precision of this run: decided once, written to `compute.json`, inherited from the base run's where 'auto'."""
     device = choose_device(config.device)
     file = out.path / COMPUTE
     if file.exists():
-        chosen = json.loads(file.read_text(encoding="utf-8"))
+        chosen = read_compute(file)
     else:
         setting = config.precision
         if setting == "auto" and base is not None and base["device"] == device.type:
@@ -73,7 +80,7 @@ def compute_settings(config: TrainingConfig, out: Output, base: dict[str, Any] |
         with out.write(COMPUTE) as path:
             path.write_text(json.dumps(chosen) + "\n", encoding="utf-8")
     torch.set_num_threads(chosen["threads"])
-    return torch.device(chosen["device"]), str(chosen["precision"])
+    return torch.device(chosen["device"]), chosen["precision"]
 
 
 def split_batch(batch: Batch, rows: int) -> list[Batch]:
@@ -138,7 +145,7 @@ def train(
             losses = backward(model, objective, batch, config.micro_batch_sequences, precision)
             gradient_norm = clip_gradients(model.parameters(), config.gradient_clip)
             if not math.isfinite(gradient_norm) or not all(math.isfinite(v) for v in losses.values()):
-                found = f"loss {losses}, gradient norm {gradient_norm} at step {step}"
+                found = f"step {step}: loss {losses['loss_nats']:.4g}, gradient norm {gradient_norm:.4g}"
                 raise OpenherdError(out.path, found, do="lower learning_rate, or raise warmup_steps; the checkpoint before is kept")
             set_learning_rate(optimizer, learning_rate)
             optimizer.step()

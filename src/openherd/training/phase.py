@@ -5,7 +5,6 @@ Lengths are in tokens. Every phase writes `model/`, a Hugging Face directory wit
 optimizer's, which the next phase takes up.
 """
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,9 +20,9 @@ from openherd.data.batches import BatchSource
 from openherd.data.token_shards import TokenShards
 from openherd.model.flops import flops_per_token, parameters
 from openherd.model.transformer import Transformer
-from openherd.model.weights import load_model, save_model
+from openherd.model.weights import WEIGHTS, load_model, save_model
 from openherd.tokenizer.tokenizer import Tokenizer
-from openherd.training.loop import COMPUTE, STATE, TrainingConfig, compute_settings, train
+from openherd.training.loop import COMPUTE, STATE, TrainingConfig, compute_settings, read_compute, train
 from openherd.training.objective import Batch, NextToken
 
 
@@ -53,7 +52,9 @@ class Piece:
 
 def piece(name: str, sequence_length: int, batch_tokens: int, steps: int) -> Piece:
     """Steps of `batch_tokens` tokens. Raises ConfigError where that is no whole number of sequences."""
-    if sequence_length < 1 or batch_tokens % sequence_length:
+    if sequence_length < 1 or batch_tokens < 1:
+        raise ConfigError(name, f"sequence length {sequence_length}, batch_tokens {batch_tokens}", allowed="at least 1")
+    if batch_tokens % sequence_length:
         raise ConfigError(name, f"batch_tokens = {batch_tokens}", allowed=f"a multiple of the sequence length {sequence_length}")
     return Piece(sequence_length, batch_tokens // sequence_length, steps)
 
@@ -115,8 +116,8 @@ class Base:
     @classmethod
     def open(cls, run: Run, config: TrainingConfig, out: Output) -> "Base":
         """Read model, tokenizer and where the optimizer's state lies; compute as that phase did where the settings say 'auto'."""
-        device, precision = compute_settings(config, out, json.loads(run.file(COMPUTE).read_text(encoding="utf-8")))
-        directory = run.file("model/config.json").parent
+        device, precision = compute_settings(config, out, read_compute(run.file(COMPUTE)))
+        directory = run.verified(f"model/{WEIGHTS}").parent
         return cls(load_model(directory, str(device)), Tokenizer.load(directory), run.path / STATE, precision)
 
 

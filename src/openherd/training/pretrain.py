@@ -52,6 +52,11 @@ class PretrainConfig(PhaseConfig):
     warmup_steps: Annotated[int, Field(description="steps of linear warm-up", ge=0)] = 8_000
     decay_steps: Annotated[int, Field(description="step at which the cosine reaches its floor", ge=1)] = 1_200_000
 
+    def __post_init__(self) -> None:
+        if self.size not in SIZES:
+            raise ConfigError("pretrain", f"unknown size {self.size!r}", do=nearest(self.size, SIZES))
+        ramp(self)
+
 
 def ramp(config: PretrainConfig) -> list[Piece]:
     """The pieces of the batch ramp that `steps` steps go through. Raises ConfigError where the lists do not fit together."""
@@ -72,8 +77,6 @@ def ramp(config: PretrainConfig) -> list[Piece]:
 
 def pretrain(config: PretrainConfig, *, shards: Run, tokenizer: Run, out: Output) -> dict[str, Any]:
     """Train a new model on token shards (paper 3.4.1)."""
-    if config.size not in SIZES:
-        raise ConfigError("pretrain", f"unknown size {config.size!r}", do=nearest(config.size, SIZES))
     file = tokenizer.file("tokenizer/tokenizer.json")
     if TokenShards.open(shards).tokenizer_sha256 != file_sha256(file):
         raise InputError(
