@@ -307,11 +307,14 @@ def check_same_job(job: Job, path: Path) -> None:
         if any(not p.name.startswith(".") for p in path.iterdir()):
             raise StaleError(path, "not empty, and no run directory (no config.toml)", do="remove it, or give another --out")
         return
+    again = f"remove {path} and run the same command again"
     try:
         found = read_toml(path / CONFIG)
     except ConfigError as error:
-        raise InputError(path / CONFIG, error.found, do=f"remove {path} and run the same command again") from None
-    if found.get("digest") == job.digest:
+        raise InputError(path / CONFIG, error.found, do=again) from None
+    if "digest" not in found:
+        raise InputError(path / CONFIG, "damaged: it names no digest", do=again)
+    if found["digest"] == job.digest:
         return
     differences = []
     for part, wanted in (("stage", job.stage), ("version", job.version)):
