@@ -114,6 +114,14 @@ def test_conversations_lose_no_dialog_and_fit_their_row(lengths, most, row_token
     assert most > 1 or found == [[i] for i in order]
 
 
+def test_joining_wastes_no_more_of_a_row():
+    dialogs = [Encoded(list(range(n)), [True] * n) for n in [40, 50, 46] * 100]
+    order = list(range(len(dialogs)))
+    found = conversations([len(d.ids) for d in dialogs], order, 5, 256, 1)
+    assert sum(len(group) > 1 for group in found) > 50
+    assert len(pack([join([dialogs[i] for i in group]) for group in found], 256)) <= len(pack(dialogs, 256))
+
+
 def test_conversations_have_all_lengths_equally_often():
     found = conversations([5] * 4000, range(4000), 4, 1000, 3)[:-1]
     share = [sum(len(group) == n for group in found) / len(found) for n in (1, 2, 3, 4)]

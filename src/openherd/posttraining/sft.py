@@ -62,17 +62,18 @@ def read_dialogs(dialogs: Run, tokenizer: Tokenizer) -> list[Encoded]:
 
 
 def conversations(lengths: Sequence[int], order: Sequence[int], most: int, row_tokens: int, key: int) -> list[list[int]]:
-    """Dialogs in `order`, 1 to `most` of them joined, equally often, as long as they fit a row together."""
+    """Dialogs in `order`, 1 to `most` of them joined, equally often but for those that the end of a row of `pack` cuts short."""
     found: list[list[int]] = []
     wanted = room = 0
     for i in order:
         more = lengths[i] - 1  # joined, it begins with no token of its own
-        if not found or len(found[-1]) == wanted or more > room:
+        if found and len(found[-1]) < wanted and more <= room:
+            found[-1].append(i)
+            room -= more
+        else:
             wanted = 1 + int(most * uniform(key, len(found)))
-            found.append([])
-            room = row_tokens - 1
-        found[-1].append(i)
-        room -= more
+            found.append([i])
+            room = (room if lengths[i] <= room else row_tokens) - lengths[i]
     return found
 
 
