@@ -30,7 +30,7 @@ from openherd.core.errors import ConfigError, InputError, OpenherdError, StaleEr
 from openherd.core.metrics import format_metric, is_estimate
 from openherd.core.progress import format_duration
 from openherd.core.rundir import Job, Outside, Run
-from openherd.report.terminal import told
+from openherd.report.terminal import flat_metrics, told
 from openherd.stages import BY_NAME, Stage
 
 RUN_FILE = "run.json"
@@ -348,10 +348,11 @@ def check_gate(step: Step, run: Run) -> None:
     if not step.require:
         return
     metric, comparison, bound = _parse_gate(step.require, step.name)
-    found = run.metrics.get(metric)
+    metrics = flat_metrics(run.metrics)
+    found = metrics.get(metric)
     value = found["value"] if isinstance(found, dict) and is_estimate(found) else found
     if not isinstance(value, (int, float)):
-        raise ConfigError(f"stage {step.name!r}", f"require names no metric of it: {metric!r}", do=nearest(metric, run.metrics))
+        raise ConfigError(f"stage {step.name!r}", f"require names no metric of it: {metric!r}", do=nearest(metric, metrics))
     met = {">=": value >= bound, "<=": value <= bound, ">": value > bound, "<": value < bound}[comparison]
     if not met:
         raise OpenherdError(

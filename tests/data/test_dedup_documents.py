@@ -1,7 +1,7 @@
 """MinHash beside its slow twin; clusters beside brute force over exact sets."""
 
 import random
-from itertools import combinations
+from itertools import combinations, permutations
 
 import numpy as np
 import pytest
@@ -157,6 +157,15 @@ def test_the_order_of_documents_does_not_matter(documents_run, run_stage, rows_o
         run = run_stage(dedup_documents, config, documents=documents_run(given_rows))
         outcomes.append({row["id"]: (row["reason"], row["detail"]) for row in rows_of(run, DROPPED)})
     assert outcomes[0] == outcomes[1]
+
+
+def test_exact_twins_hold_and_are_held_in_any_order(documents_run, run_stage, rows_of):
+    small, large, other = "a b c d e", "a b c d e f g h", "p q r s t"
+    rows = rows_of(documents_run([small, small + "!", large, large + "!", other]))
+    config = DedupDocumentsConfig(shingle_words=2, max_containment=0.9)
+    for order in permutations(rows):
+        kept = {row["text"] for row in rows_of(run_stage(dedup_documents, config, documents=documents_run(order)))}
+        assert kept == {large + "!", other}
 
 
 def test_the_newest_is_kept_else_the_longest_else_the_smallest_id(documents_run, run_stage, rows_of):

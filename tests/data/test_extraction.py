@@ -83,6 +83,9 @@ def test_lines_of_a_definition_keep_their_indentation():
             "Грамматика русского языка и её правила. " * 5,
         ),
         (b"", "text/html", ""),
+        (b'<meta charset="utf-16">plain', "text/html", '<meta charset="utf-16">plain'),
+        ("\ufeffcafé".encode(), "text/html; charset=iso-8859-2", "café"),
+        ("wide €".encode("utf-16"), "text/html; charset=iso-8859-1", "wide €"),
     ],
 )
 def test_encodings(content, content_type, expected):
@@ -133,6 +136,7 @@ def test_text_passes_as_it_is():
         ("~~~~\n```\n**kept**\n~~~\n~~~~\n*gone*", "```\n**kept**\n~~~\ngone"),
         ("text:\n\n    # comment\n    x = *args*\n\n    y\n\n*after*", "text:\n\n    # comment\n    x = *args*\n\n    y\n\nafter"),
         ("```\nnever closed *a*", "never closed *a*"),
+        ("before *x*\n```inline code``` is said\nafter *y*\n\n# Head", "before x\ninline code is said\nafter y\n\nHead"),
     ],
 )
 def test_markdown_markers_go_and_code_stays(source, plain):
@@ -167,7 +171,10 @@ def test_a_page_without_text_is_dropped_and_lineage_stays(documents_run, run_sta
     run = run_stage(extraction, MAIN, documents=documents_run(pages, PAGE_SCHEMA))
     kept = rows_of(run)
     assert [(r["id"], r["offset"], r["file"], r["title"]) for r in kept] == [("1" * 32, 7, "a.warc", "On bridges")]
-    assert [(r["id"], r["reason"]) for r in rows_of(run, DROPPED)] == [("2" * 32, "no text"), ("3" * 32, "no text")]
+    dropped = rows_of(run, DROPPED)
+    assert [(r["id"], r["reason"]) for r in dropped] == [("2" * 32, "no text"), ("3" * 32, "no text")]
+    assert [r["text"] for r in dropped] == [pages[1]["content"].decode(), ""]  # nothing that was dropped is lost
+    assert run.metrics["dropped"]["no text"] == {"documents": 2, "bytes": len(pages[1]["content"])}
     assert run.metrics["bytes_out"] == len(kept[0]["text"].encode())
 
 

@@ -202,7 +202,7 @@ def test_a_list_of_dirty_words_can_be_given(documents_run, run_stage, rows_of, t
     assert rows_of(run, DROPPED)[0]["detail"] == f"{3 / 64:.4g}, allowed: at most 0.01"
     assert len(rows_of(run_stage(heuristics, config, documents=documents_run([text])))) == 1
     file.write_text("two words\n", encoding="utf-8")
-    with pytest.raises(InputError, match="line 1: 'two words'; allowed: one word on each line"):
+    with pytest.raises(InputError, match=r"words.txt: 'two words'; allowed: one word on each line"):
         run_stage(heuristics, config, documents=documents_run([text]), dirty_words=Outside(str(file)))
 
 

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from openherd.core.errors import ConfigError, InputError
 from openherd.core.rundir import Outside
 from openherd.data.documents import DROPPED
-from openherd.data.sources import SourcesConfig, sources
+from openherd.data.extraction import decode
+from openherd.data.sources import SourcesConfig, iso_date, sources
 from openherd.data.warc import DamageError, read_warc
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
@@ -86,7 +87,10 @@ def test_records_become_pages_or_are_dropped_with_a_reason(read):
         "moved": response(b"", status="301 Moved"),
         "blank": response(b" \n"),
         "part": record("response", b"HTTP/1.1 200 OK\r\n\r\n" + html, **{"WARC-Segment-Number": 1}),
-        "no page": record("request", b"GET / HTTP/1.1\r\n\r\n") + record("revisit", b"") + record("metadata", b"a: b"),
+        "no page": record("request", b"GET / HTTP/1.1\r\n\r\n") + record("metadata", b"a: b"),
+        "again": record("revisit", b""),
+        "more": record("continuation", b"half a page"),
+        "cut chunks": response(b"3e8\r\n<html>", **{"Transfer-Encoding": "chunked"}),
     }
     records = [r.replace(b"https://example.org/", f"https://example.org/{name}".encode()) for name, r in given.items()]
     kept, dropped, metrics = read(b"".join(records))
@@ -112,6 +116,9 @@ def test_records_become_pages_or_are_dropped_with_a_reason(read):
         "moved": ("http status", "301"),
         "blank": ("empty", ""),
         "part": ("segment", "one part of a record that is spread over several"),
+        "again": ("revisit", "what it goes on from stands elsewhere"),
+        "more": ("segment", "what it goes on from stands elsewhere"),
+        "cut chunks": ("content encoding", ""),
     }
     assert {row["date"] for row in kept} == {DATE}
     assert by_name["plain"]["id"] == hashlib.sha256(b"https://example.org/plain\0" + html).hexdigest()[:32]
@@ -235,7 +242,7 @@ def test_real_files_through_the_stage(crawls, read):
     for path in crawls:
         kept, dropped, _ = read(path, SourcesConfig())
         assert kept
-        assert dropped == []
+        assert {row["reason"] for row in dropped} <= {"revisit"}
         assert all(b"<html" in row["content"].lower() or b"<!doctype" in row["content"].lower() for row in kept)
         assert {row["file"] for row in kept} == {str(path)}
         assert all(b"HTTP/1" not in row["content"][:20] for row in kept)
@@ -293,6 +300,48 @@ def test_rows_of_parquet(read, tmp_path):
         read((tmp_path / "a.parquet").read_bytes()[:-9], SourcesConfig(), "b.parquet")
 
 
+def test_a_damaged_row_group_alone_is_lost(read, tmp_path):
+    path = tmp_path / "a.parquet"
+    random = [hashlib.sha256(str(i).encode()).hexdigest() for i in range(300)]
+    pq.write_table(pa.table({"text": random}), path, row_group_size=100, compression="zstd", use_dictionary=False)
+    group = pq.read_metadata(path).row_group(1).column(0)
+    data = bytearray(path.read_bytes())
+    start = group.data_page_offset + group.total_compressed_size // 2
+    data[start : start + 200] = bytes(200)
+    kept, dropped, _ = read(bytes(data), SKIP, "b.parquet")
+    assert [row["offset"] for row in kept] == [*range(1, 101), *range(201, 301)]
+    assert [row["content"].decode() for row in kept] == random[:100] + random[200:]
+    assert [(row["offset"], row["reason"]) for row in dropped] == [(101, "damaged")]
+    assert "rows up to 200 cannot be read" in dropped[0]["detail"]
+
+
+def test_text_that_is_decoded_already_is_read_as_it_stands(read):
+    rows = [
+        {"text": "<meta charset=windows-1251>Привет", "content_type": "text/html"},
+        {"text": "Müller žije", "content_type": "text/plain; charset=iso-8859-2"},
+    ]
+    kept, _, _ = read("\n".join(map(json.dumps, rows)).encode(), SKIP, "a.jsonl")
+    assert [row["content_type"] for row in kept] == ["text/html; charset=utf-8", "text/plain; charset=utf-8"]
+    assert [decode(row["content"], row["content_type"]) for row in kept] == [row["text"] for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        ("2024-07-23T01:00:00+02:00", "2024-07-22T23:00:00Z"),
+        ("2024-07-23T00:30:00Z", "2024-07-23T00:30:00Z"),
+        ("2024-07-23 00:30:00", "2024-07-23T00:30:00Z"),
+        ("2024-07-23", "2024-07-23"),
+        ("Tue, 23 Jul 2024 12:00:00 GMT", "2024-07-23T12:00:00Z"),
+        ("yesterday", ""),
+        (1721692800, ""),
+        (None, ""),
+    ],
+)
+def test_dates_can_be_compared(given, found):
+    assert iso_date(given) == found
+
+
 def test_a_folder_of_files(read, tmp_path):
     folder = tmp_path / "my folder"
     (folder / "sub").mkdir(parents=True)
@@ -331,9 +380,18 @@ def test_the_outputs_of_a_run(run_stage, rows_of, documents_run):
     again = run_stage(sources, SourcesConfig(), pages=documents_run(["some text"]))
     assert [(row["file"], row["content"]) for row in rows_of(again)] == [("documents.parquet", b"some text")]
 
+    def split(config, *, out):
+        for name in ("heldout", "train"):
+            with out.write(f"{name}.parquet") as path:
+                pq.write_table(pa.table({"text": [name]}), path)
+        return {}
 
-def test_wrong_patterns_are_refused(read):
+    trained = run_stage(sources, SourcesConfig(), pages=run_stage(split, None))
+    assert [row["content"] for row in rows_of(trained)] == [b"train"]
+
+
+def test_wrong_patterns_are_refused():
     with pytest.raises(ConfigError, match=r"source_patterns: '\('"):
-        read(page(1), SourcesConfig(source_patterns={"a": "("}))
+        SourcesConfig(source_patterns={"a": "("})
     with pytest.raises(ConfigError, match="source 'A b'"):
-        read(page(1), SourcesConfig(source_patterns={"A b": "a"}))
+        SourcesConfig(source_patterns={"A b": "a"})

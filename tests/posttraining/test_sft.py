@@ -11,6 +11,7 @@ from openherd.core import rundir
 from openherd.core.errors import InputError
 from openherd.core.records import write_jsonl
 from openherd.core.rundir import Job, Run
+from openherd.data.batches import IGNORED
 from openherd.inference.engine import Sampling, generate
 from openherd.model.config import ModelConfig
 from openherd.model.weights import load_model
@@ -28,7 +29,7 @@ from openherd.tokenizer.dialog import Encoded, encode_dialog
 from openherd.tokenizer.tokenizer import Tokenizer
 from openherd.tokenizer.train import train_backend, write_tokenizer
 from openherd.training.loop import COMPUTE
-from openherd.training.objective import IGNORED, NextToken
+from openherd.training.objective import NextToken
 from openherd.training.phase import write_model
 from tiny import tiny_model
 

@@ -11,6 +11,7 @@ import torch
 
 from openherd.core.errors import ConfigError, OpenherdError
 from openherd.core.rundir import Output
+from openherd.data.batches import IGNORED
 from openherd.model.attention import CausalAttend
 from openherd.model.config import SIZES, ModelConfig, RopeScaling
 from openherd.model.init import initialise
@@ -19,7 +20,7 @@ from openherd.parallel.checkpoint import load_moments, load_state
 from openherd.training.anneal import snapshot_steps
 from openherd.training.long_context import LongContextConfig, rescaled
 from openherd.training.loop import TrainingConfig, average_snapshots, backward, latest_checkpoint, train
-from openherd.training.objective import IGNORED, NextToken
+from openherd.training.objective import NextToken
 from openherd.training.optimizer import make_adamw
 from openherd.training.pretrain import PretrainConfig, ramp
 from openherd.training.schedule import linear_to_zero, warmup_cosine

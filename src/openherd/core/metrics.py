@@ -106,6 +106,8 @@ class MetricsLog:
 
     def rewind(self, keep: Callable[[dict[str, Any]], bool]) -> None:
         """Keep only some records: what a resumed run is going to do again is taken out first."""
+        if not self.path.exists():
+            return
         kept = [r for r in self.read() if keep(r)]
         temporary = self.path.with_name(self.path.name + ".tmp")
         temporary.write_text("".join(json.dumps(r) + "\n" for r in kept), encoding="utf-8")

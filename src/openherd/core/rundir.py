@@ -14,7 +14,6 @@ import hashlib
 import json
 import os
 import platform
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -34,8 +33,8 @@ PACKAGES = ("torch", "numpy", "pyarrow", "tokenizers", "safetensors")  # their v
 
 
 def digest_of(value: Any) -> str:
-    """SHA-256 of a plain value's canonical JSON."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    """SHA-256 of a plain value's JSON; the order of keys counts, since that of a setting's may."""
+    return hashlib.sha256(json.dumps(value, separators=(",", ":")).encode()).hexdigest()
 
 
 def file_sha256(path: Path) -> str:
@@ -170,7 +169,9 @@ class Outside:
             raise InputError(name, "needs more packages", do="pip install 'openherd[remote]'") from None
         except (OSError, ValueError) as error:
             raise InputError(name, f"cannot be opened ({error})", do="check the address and your access to it") from None
-        tag = next((info[key] for key in ("ETag", "etag", "LastModified", "mtime") if info.get(key)), "")
+        tag = next(
+            (info[key] for key in ("ETag", "etag", "LastModified", "Last-Modified", "Content-MD5", "mtime") if info.get(key)), ""
+        )
         return [name, str(info.get("size")), str(tag)]
 
 
@@ -182,6 +183,8 @@ class Output:
     """The run directory that a stage is writing."""
 
     path: Path
+    device: str = "cpu"  # where the stage computes, as it says
+    threads: int = 1
     metrics: MetricsLog = field(init=False)
 
     def __post_init__(self) -> None:
@@ -250,7 +253,7 @@ class Job:
     @property
     def digest(self) -> str:
         """The digest that makes two jobs the same."""
-        return digest_of([self.stage, self.version, self.settings, self.inputs])
+        return digest_of([self.stage, self.version, self.settings, sorted(self.inputs.items())])
 
 
 def _config_document(job: Job) -> dict[str, Any]:
@@ -285,6 +288,7 @@ def prepare(job: Job, path: Path) -> Iterator[Output]:
                 temporary.write_text(tomli_w.dumps(_config_document(job)), encoding="utf-8")
         for leftover in list(path.rglob(".*.tmp")):  # of a process that was killed
             _remove(leftover)
+        output.metrics.rewind(lambda record: True)  # a line that a kill cut short
         yield output
     (path / ".lock").unlink(missing_ok=True)
 
@@ -333,7 +337,7 @@ def check_same_job(job: Job, path: Path) -> None:
     raise StaleError(path, "holds another run: " + "; ".join(differences or ["digest differs"]), do="give another --out")
 
 
-def finish(job: Job, output: Output, metrics: Mapping[str, Any], seconds: float, device: Mapping[str, Any]) -> Run:
+def finish(job: Job, output: Output, metrics: Mapping[str, Any], seconds: float) -> Run:
     """Write the manifest: the run is done."""
     outputs = {}
     for file in sorted(output.path.rglob("*")):
@@ -353,7 +357,7 @@ def finish(job: Job, output: Output, metrics: Mapping[str, Any], seconds: float,
         "packages": package_versions(),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "device": dict(device),
+        "device": {"device": output.device, "threads": output.threads},
         "wall_s": round(seconds, 3),
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
@@ -373,14 +377,6 @@ def package_versions() -> dict[str, str]:
     return found
 
 
-def execution_device() -> dict[str, Any]:
-    """Where this process computes: device and threads, as far as torch was loaded."""
-    torch = sys.modules.get("torch")
-    if torch is None:
-        return {"device": "cpu", "threads": 1}
-    return {"device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu", "threads": torch.get_num_threads()}
-
-
 def make(job: Job, path: Path, stage: Any, config: Any, inputs: Mapping[str, Any]) -> tuple[Run, bool]:
     """Run `stage(config, **inputs, out=...)` into `path` unless that was done; returns the run and whether it was done before."""
     if (path / MANIFEST).exists():
@@ -391,4 +387,4 @@ def make(job: Job, path: Path, stage: Any, config: Any, inputs: Mapping[str, Any
             return Run.open(path), True
         start = time.monotonic()
         metrics = stage(config, **inputs, out=output)
-        return finish(job, output, metrics, time.monotonic() - start, execution_device()), False
+        return finish(job, output, metrics, time.monotonic() - start), False

@@ -68,6 +68,10 @@ class Corpus:
     shingled: dict[int, Hashes] = field(default_factory=dict)  # of first ones
     signatures: dict[int, Signature] = field(default_factory=dict)
 
+    def shingles_of(self, number: int) -> Hashes:
+        """A document's shingles, which are those of the first one with the same terms; none where it has no terms."""
+        return self.shingled.get(self.same[number], np.empty(0, np.uint64))
+
     def by_preference(self) -> list[int]:
         """All numbers: the newest first, else the longest, else the smallest id."""
         numbers = sorted(range(len(self.ids)), key=lambda n: (-self.n_bytes[n], self.ids[n]))
@@ -137,11 +141,12 @@ def near_duplicates(config: DedupDocumentsConfig, corpus: Corpus) -> dict[int, D
 
 def contained(max_containment: float, corpus: Corpus, numbers: set[int]) -> dict[int, Drop]:
     """Why each of these documents goes whose shingles stand in a larger kept one by more than `max_containment`."""
-    order = sorted((n for n in corpus.by_preference() if n in numbers), key=lambda n: -len(corpus.shingled[n]))
+    own = {n: corpus.shingles_of(n) for n in corpus.by_preference() if n in numbers}
+    order = sorted((n for n in own if len(own[n])), key=lambda n: -len(own[n]))
     if not order:
         return {}
-    sizes = np.array([len(corpus.shingled[n]) for n in order])
-    _, shingle = np.unique(np.concatenate([corpus.shingled[n] for n in order]), return_inverse=True)
+    sizes = np.array([len(own[n]) for n in order])
+    _, shingle = np.unique(np.concatenate([own[n] for n in order]), return_inverse=True)
     places = np.repeat(np.arange(len(order)), sizes)[
         np.argsort(shingle, kind="stable")
     ]  # the documents of each shingle side by side
@@ -169,7 +174,7 @@ def dedup_documents(config: DedupDocumentsConfig, *, documents: Run, out: Output
     corpus = read_corpus(config, documents)
     drops = near_duplicates(config, corpus)
     if config.max_containment < 1:
-        drops |= contained(config.max_containment, corpus, corpus.shingled.keys() - drops.keys())
+        drops |= contained(config.max_containment, corpus, set(range(len(corpus.ids))) - drops.keys())
 
     def decide(rows: Iterable[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], Drop | None]]:
         for number, row in enumerate(rows):

@@ -6,6 +6,7 @@ definition lists. Finding main content takes it time that grows with the square 
 page cannot be given a time limit inside one process.
 """
 
+import codecs
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -23,9 +24,10 @@ HELD = "\ufdd0"  # stands for code while a line's markers are removed; no text m
 UNWANTED = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ufeff\ufdd0-\ufdef\ufffe\uffff]")
 CHARSET = re.compile(r"charset\s*=\s*[\"']?([\w.:-]+)", re.IGNORECASE)
 META_CHARSET = re.compile(rb"<meta[^>]+charset\s*=\s*[\"']?([\w.:-]+)", re.IGNORECASE)
+MARKS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 META_BYTES = 1024  # where HTML allows a page to name its encoding
 
-FENCE = re.compile(r" {0,3}(`{3,}|~{3,})")
+FENCE = re.compile(r" {0,3}(`{3,}(?=[^`]*$)|~{3,})")
 LINE_MARKERS = (
     (re.compile(r"^ {0,3}(?:> ?)+"), ""),
     (re.compile(r"^ {0,3}#{1,6}(?:[ \t]+|$)"), ""),
@@ -51,13 +53,16 @@ class ExtractionConfig:
 
 
 def decode(content: bytes, content_type: str) -> str:
-    """A page's bytes as text: by the encoding that its header or its head names, else UTF-8, else the one that it looks like.
+    """A page's bytes as text: by its byte-order mark, its header or its head, else UTF-8, else the encoding that it looks like.
 
     Latin 1 is named so often by servers that do not know that UTF-8 goes before it. What cannot be decoded becomes U+FFFD.
     """
     head = META_CHARSET.search(content[:META_BYTES])
     declared = CHARSET.search(content_type)
     name = declared[1] if declared else head[1].decode("ascii") if head else ""
+    if not declared and name.lower().startswith("utf-16"):
+        name = "utf-8"  # a page whose head can be read as ASCII is none in UTF-16
+    name = next((marked for mark, marked in MARKS if content.startswith(mark)), name)
     named = map_encoding_to_html5(name, fallback_utf8=False) if name else None
     candidates = ["utf-8", named] if named == "cp1252" else [named, "utf-8"]
     for encoding in filter(None, candidates):
@@ -140,6 +145,10 @@ def extraction(config: ExtractionConfig, *, documents: Run, out: Output) -> dict
     def decide(rows: Iterable[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], Drop | None]]:
         for row in rows:
             title, text = extract(row, config)
-            yield {**row, "title": title, "text": text}, None if text.strip() else Drop("no text")
+            if text.strip():
+                yield {**row, "title": title, "text": text}, None
+            else:
+                source = decode(row["content"], row["content_type"])
+                yield {**row, "title": title, "text": source}, Drop("no text", "the text here is its source")
 
     return curate("extraction", documents, out, TEXT_SCHEMA, decide)

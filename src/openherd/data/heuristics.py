@@ -16,7 +16,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-import fsspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -28,6 +27,7 @@ from openherd.core.progress import track
 from openherd.core.records import ParquetWriter, count_rows
 from openherd.core.rundir import Output, Outside, Run
 from openherd.data.documents import DOCUMENTS, Drop, curate, read_documents
+from openherd.data.lists import read_list
 from openherd.data.words import paragraphs, terms, words
 
 Integers = npt.NDArray[np.int64]
@@ -259,18 +259,14 @@ def broken_rule(measured: Mapping[str, float], allowed: Mapping[str, tuple[float
 
 
 def read_dirty_words(given: Outside | None) -> frozenset[str]:
-    """The built-in list, or the words of files with one on each line. Raises InputError for one that is not a single word."""
+    """The built-in list, or the words of files. Raises InputError for an entry that is not a single word."""
     if given is None:
         return DIRTY_WORDS
-    found = set()
-    for name in given.files():
-        with fsspec.open(name, "rt", encoding="utf-8") as file:
-            for number, line in enumerate(file, 1):
-                if line.strip() and not line.startswith("#"):
-                    if len(parts := terms(line)) != 1:
-                        raise InputError(f"{name}, line {number}", f"{line.strip()!r}", allowed="one word on each line")
-                    found.update(parts)
-    return frozenset(found)
+    found = [(entry, terms(entry)) for entry in read_list(given)]
+    for entry, parts in found:
+        if len(parts) != 1:
+            raise InputError(given.location, f"{entry!r}", allowed="one word on each line")
+    return frozenset(parts[0] for _, parts in found)
 
 
 def heuristics(config: HeuristicsConfig, *, documents: Run, dirty_words: Outside | None = None, out: Output) -> dict[str, Any]:

@@ -7,6 +7,7 @@ silence. A damaged file stops the stage and says where; `on_damage = "skip"` dro
 """
 
 import datetime
+import email.utils
 import gzip
 import hashlib
 import json
@@ -32,6 +33,7 @@ from openherd.data.warc import DamageError, read_warc
 
 SOURCE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 PAGE_RECORDS = (WarcRecordType.response, WarcRecordType.resource, WarcRecordType.conversion)
+POINTERS = (WarcRecordType.revisit, WarcRecordType.continuation)  # to what stands elsewhere
 # What is read, by a file's ending (before .gz).
 WARC = (".warc", ".wet")
 ROWS = (".jsonl", ".parquet")
@@ -50,6 +52,7 @@ READABLE = {
     "text/markdown": "text/markdown",
     "text/x-markdown": "text/markdown",
 }
+CHUNK = re.compile(rb"[0-9a-fA-F]{1,8}[ \t]*(;[^\r\n]*)?\r\n")
 HTML_START = re.compile(rb"(?i)\s*(\xef\xbb\xbf)?\s*<(!doctype html|html|head|body|!--|\?xml)")
 
 PlainFile = BinaryIO | gzip.GzipFile
@@ -118,11 +121,23 @@ def read_records(file: BinaryIO) -> Iterator[Page | DamageError]:
             continue
         if record.record_type in PAGE_RECORDS:
             yield _page_of(record, data, offset)
+        elif record.record_type in POINTERS:
+            reason = "revisit" if record.record_type == WarcRecordType.revisit else "segment"
+            yield Page(offset, address_of(record), date_of(record), drop=Drop(reason, "what it goes on from stands elsewhere"))
+
+
+def address_of(record: WarcRecord) -> str:
+    """A record's address."""
+    return (record.headers.get("WARC-Target-URI") or "").strip().strip("<>")
+
+
+def date_of(record: WarcRecord) -> str:
+    """A record's date."""
+    return iso_date(record.record_date) if record.record_date else ""
 
 
 def _page_of(record: WarcRecord, data: bytes, offset: int) -> Page:
-    url = (record.headers.get("WARC-Target-URI") or "").strip().strip("<>")
-    date = iso_date(record.record_date) if record.record_date else ""
+    url, date = address_of(record), date_of(record)
     if record.headers.get("WARC-Segment-Number"):
         return Page(offset, url, date, drop=Drop("segment", "one part of a record that is spread over several"))
     if not record.is_http:
@@ -144,17 +159,29 @@ def _page_of(record: WarcRecord, data: bytes, offset: int) -> Page:
     status = None if record.http_headers is None else record.http_headers.status_code
     if status != 200:
         return _dropped(page, "http status", str(status or "none"))
-    if not decoded and b"\0" in content[:1024]:
+    coding = "" if record.http_headers is None else record.http_headers.get("Transfer-Encoding") or ""
+    if not decoded and (b"\0" in content[:1024] or (coding.lower() == "chunked" and CHUNK.match(content))):
         return _dropped(page, "content encoding", record.http_headers.get("Content-Encoding") or "")
     return checked(page)
 
 
 def iso_date(value: Any) -> str:
-    """A date as text: ISO 8601 in UTC for a date and time (one without a time zone is UTC), as it stands for text."""
+    """A date as text: ISO 8601 in UTC (one without a time zone is UTC); empty for what is no date."""
+    if isinstance(value, str):
+        value = _parsed(value.strip())
     if isinstance(value, datetime.datetime):
         value = value.replace(tzinfo=value.tzinfo or datetime.UTC).astimezone(datetime.UTC)
         return value.isoformat(timespec="seconds").replace("+00:00", "Z")
-    return value.isoformat() if isinstance(value, datetime.date) else "" if value is None else str(value)
+    return value.isoformat() if isinstance(value, datetime.date) else ""
+
+
+def _parsed(text: str) -> datetime.date | None:
+    for parse in (datetime.date.fromisoformat, datetime.datetime.fromisoformat, email.utils.parsedate_to_datetime):
+        try:
+            return parse(text)
+        except (ValueError, TypeError):
+            continue
+    return None
 
 
 def _page_of_row(number: int, row: Any, text_fields: tuple[str, ...]) -> Page:
@@ -165,8 +192,10 @@ def _page_of_row(number: int, row: Any, text_fields: tuple[str, ...]) -> Page:
     page = Page(number, "" if url is None else str(url), iso_date(row.get("date")))
     if text is None:
         return _dropped(page, "no text", f"fields: {', '.join(map(str, row))}")
-    content = text.encode(errors="replace") if isinstance(text, str) else text
-    return checked(Page(number, page.url, page.date, str(row.get("content_type") or "text/plain; charset=utf-8"), content))
+    kind = str(row.get("content_type") or "text/plain; charset=utf-8")
+    if isinstance(text, str):  # decoded already, whatever the page says of its encoding
+        return checked(Page(number, page.url, page.date, f"{kind.partition(';')[0]}; charset=utf-8", text.encode(errors="replace")))
+    return checked(Page(number, page.url, page.date, kind, text))
 
 
 def read_json_lines(file: PlainFile, text_fields: tuple[str, ...]) -> Iterator[Page | DamageError]:
@@ -191,10 +220,16 @@ def read_parquet(file: BinaryIO, text_fields: tuple[str, ...]) -> Iterator[Page 
     try:
         with pq.ParquetFile(file) as table:
             wanted = [name for name in table.schema_arrow.names if name in (*text_fields, "url", "date", "id", "content_type")]
-            for batch in table.iter_batches(batch_size=1_000, columns=wanted):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield _page_of_row(number, row, text_fields)
+            for group in range(table.num_row_groups):
+                end = number + table.metadata.row_group(group).num_rows
+                try:
+                    for batch in table.iter_batches(batch_size=1_000, columns=wanted, row_groups=[group]):
+                        for row in batch.to_pylist():
+                            number += 1
+                            yield _page_of_row(number, row, text_fields)
+                except (pa.ArrowException, OSError) as error:
+                    yield DamageError(number + 1, f"rows up to {end:,} cannot be read ({error})")
+                number = end
     except (pa.ArrowException, OSError) as error:
         yield DamageError(number + 1, f"not a readable Parquet file ({error})")
 
@@ -262,7 +297,8 @@ def compiled(config: SourcesConfig) -> list[tuple[str, re.Pattern[str]]]:
 def files_of(pages: Source) -> tuple[list[tuple[str, str]], list[str]]:
     """The files to read as (path, name in the lineage), and files of other kinds. Raises InputError where there is none to read."""
     if isinstance(pages, Run):
-        outputs = pages.files(DOCUMENTS) or [p for p in pages.files() if not Path(p).name.startswith("dropped")]
+        documents = pages.files(DOCUMENTS) or pages.files("train.parquet")  # of a holdout run never what is held out
+        outputs = documents or [p for p in pages.files() if not Path(p).name.startswith(("dropped", "heldout"))]
         named = [(path, str(Path(path).relative_to(pages.path))) for path in outputs]
     else:
         named = [(path, path) for path in pages.files()]

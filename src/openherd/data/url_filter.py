@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
-import fsspec
 from pydantic import Field
 
 from openherd.core.errors import InputError
 from openherd.core.rundir import Output, Outside, Run
 from openherd.data.documents import PAGE_SCHEMA, Drop, curate, read_documents
+from openherd.data.lists import read_list
 
 ADULT_AND_SPAM_WORDS = (
     "porn",
@@ -91,18 +91,6 @@ class Denied:
         words = words_of(address)
         runs = (" ".join(words[i : i + n]) for n in self._lengths for i in range(len(words) - n + 1))
         return next((run for run in runs if run in self._phrases), "")
-
-
-def read_list(given: Outside | None) -> list[str]:
-    """The entries of list files. Raises InputError for a file that is missing or no text."""
-    entries: list[str] = []
-    for name in given.files() if given else []:
-        try:
-            with fsspec.open(name, "rt", encoding="utf-8") as file:
-                entries += [line.split("#")[0].strip() for line in file]
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(name, f"cannot be read as a list ({error})", allowed="text in UTF-8, one entry a line") from None
-    return [entry for entry in entries if entry]
 
 
 def checked_digests(digests: Iterable[str]) -> set[str]:

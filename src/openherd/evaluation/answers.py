@@ -19,7 +19,7 @@ from openherd.evaluation.retrieval import NearestQuestion
 from openherd.evaluation.scoring import exact_match, token_f1
 from openherd.evaluation.text import checked_weights
 from openherd.inference.engine import Sampling, generate
-from openherd.model.device import Device, choose_device
+from openherd.model.device import Device, announce, choose_device
 from openherd.model.weights import load_model
 from openherd.tokenizer.dialog import encode_dialog
 from openherd.tokenizer.tokenizer import Tokenizer
@@ -62,13 +62,17 @@ def read_questions(dialogs: Run, name: str, config: EvaluateAnswersConfig) -> li
 def evaluate_answers(config: EvaluateAnswersConfig, *, model: Run, dialogs: Run, out: Output) -> dict[str, Any]:
     """Ask all questions greedily; writes `answers.jsonl`."""
     directory, digest = checked_weights(model)
-    network, tokenizer = load_model(directory, str(choose_device(config.device))), Tokenizer.load(directory)
+    device = choose_device(config.device)
+    announce(out, device)
+    network, tokenizer = load_model(directory, str(device)), Tokenizer.load(directory)
     training = [row["messages"] for row in read_jsonl(dialogs.file("train.jsonl"))]
     baseline = NearestQuestion([m[0]["content"] for m in training], [m[1]["content"] for m in training])
     answers: list[dict[str, Any]] = []
+    too_long: dict[str, int] = {}
     for name in SETS:
         rows = read_questions(dialogs, name, config)
         prompts = [encode_dialog(tokenizer, row["messages"][:-1], generation_prompt=True).ids for row in rows]
+        too_long[name] = sum(len(prompt) >= network.config.max_positions for prompt in prompts)  # these get no answer
         said = generate(network, prompts, Sampling(config.max_new_tokens), tokenizer.stop_ids)
         for row, ids in zip(rows, said, strict=True):
             question, expected = row["messages"][-2]["content"], row["messages"][-1]["content"]
@@ -84,5 +88,5 @@ def evaluate_answers(config: EvaluateAnswersConfig, *, model: Run, dialogs: Run,
         rows = [a for a in answers if a["set"] == name]
         entries = [row["entry"] for row in rows]
         found = {s: cluster_estimate([row[s] for row in rows], entries) for s in ("f1", "exact", "retrieval_f1", "retrieval_exact")}
-        metrics[name] = {**found, "questions": len(rows)}
+        metrics[name] = {**found, "questions": len(rows), "prompts_too_long": too_long[name]}
     return metrics | {"questions": len(answers), "weights_sha256": digest}

@@ -22,7 +22,7 @@ from openherd.core.rundir import Output, Run
 from openherd.core.seeds import uniform
 from openherd.evaluation.ngram import SMOOTHING, Trigram
 from openherd.inference.engine import Sampling, generate, log_probabilities
-from openherd.model.device import Device, choose_device
+from openherd.model.device import Device, announce, choose_device
 from openherd.model.transformer import Transformer
 from openherd.model.weights import WEIGHTS, load_model
 from openherd.tokenizer.tokenizer import Tokenizer
@@ -86,8 +86,9 @@ def samples_of(name: str, model: Transformer, tokenizer: Tokenizer, config: Eval
 
 
 def xz_bits(text: bytes) -> int:
-    """Bits of a text after `xz -9`."""
-    return 8 * len(lzma.compress(text, preset=9))
+    """Bits of a text after `xz -9`, with a dictionary that holds all of it (at least the 64 MiB of `-9`)."""
+    filters = [{"id": lzma.FILTER_LZMA2, "preset": 9, "dict_size": max(64 << 20, len(text))}]
+    return 8 * len(lzma.compress(text, filters=filters))
 
 
 def evaluate_text(config: EvaluateTextConfig, *, models: tuple[Run, ...], documents: Run, out: Output) -> dict[str, Any]:
@@ -98,7 +99,8 @@ def evaluate_text(config: EvaluateTextConfig, *, models: tuple[Run, ...], docume
     names = [run.manifest["stage"] for run in models]
     if not names or len(set(names)) < len(names):
         raise ConfigError("evaluate-text", f"models {names}", allowed="runs of different stages, at least one")
-    device = str(choose_device(config.device))
+    device = choose_device(config.device)
+    announce(out, device)
     texts = choose_texts(documents.file("heldout.parquet"), config.max_heldout_bytes, config.seed)
     training = choose_texts(documents.file("train.parquet"), config.max_training_bytes, config.seed)
     sizes = [float(len(text.encode())) for text in texts]
@@ -109,7 +111,7 @@ def evaluate_text(config: EvaluateTextConfig, *, models: tuple[Run, ...], docume
     metrics: dict[str, Any] = {}
     samples: list[dict[str, Any]] = []
     for name, (directory, digest) in zip(names, directories, strict=True):
-        model, tokenizer = load_model(directory, device), Tokenizer.load(directory)
+        model, tokenizer = load_model(directory, str(device)), Tokenizer.load(directory)
         bits = bits_of(model, tokenizer, texts, name)
         less = [mine - its for mine, its in zip(bits, trigram_bits, strict=True)]
         metrics[name] = {

@@ -6,6 +6,7 @@ from typing import Literal
 import torch
 
 from openherd.core.errors import ConfigError
+from openherd.core.rundir import Output
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["float32", "bfloat16"]
@@ -22,6 +23,12 @@ def choose_device(name: str) -> torch.device:
             "device", f"{name!r} is not available", allowed=", ".join(n for n in ("auto", *available) if available.get(n, True))
         )
     return torch.device(name)
+
+
+def announce(out: Output, device: torch.device) -> None:
+    """Tell the run directory where its stage computes: the device's name, and torch's threads."""
+    out.device = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    out.threads = torch.get_num_threads()
 
 
 def step_seconds(device: torch.device, precision: Precision, repeats: int = 5) -> float:

@@ -17,12 +17,12 @@ from openherd.core.errors import InputError
 from openherd.core.records import read_jsonl
 from openherd.core.rundir import Output, Run
 from openherd.core.seeds import derive_seed, uniform
-from openherd.data.batches import permute
+from openherd.data.batches import IGNORED, permute
 from openherd.model.flops import parameters
 from openherd.tokenizer.dialog import Encoded, encode_dialog, render_mask
 from openherd.tokenizer.tokenizer import Tokenizer
 from openherd.training.loop import TrainingConfig, train
-from openherd.training.objective import IGNORED, Batch, NextToken
+from openherd.training.objective import Batch, NextToken
 from openherd.training.phase import Base, write_model
 from openherd.training.schedule import warmup_cosine
 

@@ -146,7 +146,8 @@ def diff_text(first: Mapping[str, Run], second: Mapping[str, Run]) -> str:
             ("setting", a["settings"], b["settings"]),
             ("data", {n: v["digest"][:12] for n, v in a["inputs"].items()}, {n: v["digest"][:12] for n, v in b["inputs"].items()}),
             ("metric", flat_metrics(a["metrics"]), flat_metrics(b["metrics"])),
-            ("package", a["packages"], b["packages"]),
+            ("package", {"python": a["python"], **a["packages"]}, {"python": b["python"], **b["packages"]}),
+            ("device", a["device"], b["device"]),
             ("output", here, there),
         ):
             if kind == "output" and a["digest"] != b["digest"]:

@@ -21,7 +21,7 @@ from pydantic import Field
 from openherd.core.errors import InputError, OpenherdError
 from openherd.core.progress import Progress
 from openherd.core.rundir import Output
-from openherd.model.device import Device, choose_device, choose_precision
+from openherd.model.device import Device, announce, choose_device, choose_precision
 from openherd.model.transformer import Transformer
 from openherd.parallel.checkpoint import load_moments, load_state, save_state
 from openherd.training.objective import Batch, Objective
@@ -80,7 +80,9 @@ def compute_settings(config: TrainingConfig, out: Output, base: dict[str, Any] |
         with out.write(COMPUTE) as path:
             path.write_text(json.dumps(chosen) + "\n", encoding="utf-8")
     torch.set_num_threads(chosen["threads"])
-    return torch.device(chosen["device"]), chosen["precision"]
+    device = torch.device(chosen["device"])
+    announce(out, device)
+    return device, chosen["precision"]
 
 
 def split_batch(batch: Batch, rows: int) -> list[Batch]:

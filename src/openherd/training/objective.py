@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from openherd.data.batches import IGNORED
 from openherd.model.attention import Attend, CausalAttend
 
 Batch = dict[str, Tensor]
-IGNORED = -100  # the label of a position without loss
 
 
 class Objective(Protocol):
