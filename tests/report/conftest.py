@@ -158,7 +158,8 @@ def make_runs(folder: Path, steps: int = 40, hostile: str = HOSTILE) -> tuple[Ru
     sft = made(folder, "sft", phase_metrics(n, 0.4), write_phase(n, 2.5, 0.3, lambda done: 1e-3 * (1 - done)), base=anneal)
 
     def bits(*values: float) -> dict:
-        return {"bits_per_byte": mean_estimate(values), "weights_sha256": "c0ffee" * 10}
+        less = {"value": -0.05, "low": -0.08, "high": -0.02, "n": 3}
+        return {"bits_per_byte": mean_estimate(values), "bits_per_byte_less_trigram": less, "weights_sha256": "c0ffee" * 10}
 
     samples = [
         {"model": model, "prompt": prompt, "continuation": f" a list\n    of {hostile} as {model} says", "temperature": 0.0}

@@ -15,7 +15,7 @@ from openherd.report.scores import example_answers, verdict
 from openherd.report.training import curves
 from openherd.runner import single_stage
 
-SECTIONS = ["stages", "curation", "tokenizer", "training", "samples", "scores", "lineage"]
+SECTIONS = ["stages", "curation", "tokenizer", "training", "scores", "samples", "lineage"]
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>&\"'"
 
 
@@ -97,7 +97,7 @@ def test_data_never_becomes_markup(whole):
         (("token-shards",), ["stages", "tokenizer", "lineage"]),
         (("long-context",), ["stages", "training", "lineage"]),
         (("sft",), ["stages", "training", "lineage"]),
-        (("evaluate-text",), ["stages", "samples", "scores", "lineage"]),
+        (("evaluate-text",), ["stages", "scores", "samples", "lineage"]),
         (("evaluate-answers",), ["stages", "scores", "lineage"]),
     ],
 )
@@ -155,9 +155,9 @@ def test_phases_follow_the_run_that_they_went_on_from(runs):
 
 def test_verdict(runs):
     (run,) = of(runs, "evaluate-text")
-    assert (
-        verdict(run)
-        == "The best model is anneal with 1.800 bits per byte, less than the trigram model's 1.850; their intervals overlap."
+    assert verdict(run) == (
+        "The best model is anneal with 1.800 bits per byte: 0.050 under token trigram's 1.850, 0.270 under xz, primed's 2.070, "
+        "0.810 under xz alone's 2.610. Document by document it is -0.050 from the trigram model, 95% interval -0.080 to -0.020."
     )
     assert verdict(of(runs, "evaluate-answers")[0]) is None
 

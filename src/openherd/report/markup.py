@@ -60,14 +60,23 @@ def details(summary: object, *children: object) -> Html:
     return element("details", element("summary", summary), *children)
 
 
-def table(caption: str, head: Sequence[object], rows: Iterable[Sequence[object]], right: Iterable[int] = ()) -> Html:
-    """A table that scrolls inside its own box; the columns `right` hold numbers."""
+def table(
+    caption: str, head: Sequence[object], rows: Iterable[Sequence[object]], right: Iterable[int] = (), stacked: bool = False
+) -> Html:
+    """A table that scrolls inside its own box; the columns `right` hold numbers.
+
+    A `stacked` one sets its cells one below the other where the page is narrow.
+    """
     right = set(right)
 
     def line(tag: str, cells: Sequence[object]) -> Html:
-        return element("tr", *(element(tag, cell, class_="number" if i in right else None) for i, cell in enumerate(cells)))
+        labels = head if stacked else [None] * len(cells)
+        looks = ["number" if i in right else None for i in range(len(cells))]
+        named = zip(cells, labels, looks, strict=True)
+        return element("tr", *(element(tag, cell, class_=look, data_label=label) for cell, label, look in named))
 
-    inner = element("table", element("thead", line("th", head)), element("tbody", *(line("td", row) for row in rows)))
+    body = element("tbody", *(line("td", row) for row in rows))
+    inner = element("table", element("thead", line("th", head)), body, class_="stacked" if stacked else None)
     return element("div", inner, class_="scroll", tabindex=0, role="region", aria_label=caption)
 
 
@@ -118,9 +127,9 @@ def document(title: str, sections: Sequence[tuple[str, str, Html]], header: Html
 
 STYLE = """
 :root { color-scheme: light dark; --paper: #fbfbfa; --panel: #ffffff; --ink: #1c2025; --muted: #5a6470; --line: #dcdfe4;
-  --accent: #0067a3; --tint-0: #cfe5f5; --tint-1: #fbe0cc; --tint-2: #cdeee2; --tint-3: #f3dcea; }
+  --shade: #1c202566; --accent: #0067a3; --tint-0: #cfe5f5; --tint-1: #fbe0cc; --tint-2: #cdeee2; --tint-3: #f3dcea; }
 @media (prefers-color-scheme: dark) { :root { --paper: #14171b; --panel: #1b1f25; --ink: #e5e8eb; --muted: #9ba5b1; --line: #303740;
-  --accent: #67b7e8; --tint-0: #1d4460; --tint-1: #5e3617; --tint-2: #14503f; --tint-3: #573049; } }
+  --shade: #e5e8eb59; --accent: #67b7e8; --tint-0: #1d4460; --tint-1: #5e3617; --tint-2: #14503f; --tint-3: #573049; } }
 * { box-sizing: border-box; }
 body { margin: 0 auto; padding: 1.5rem 1rem 4rem; max-width: 70rem; background: var(--paper); color: var(--ink);
   font: 1rem/1.55 system-ui, sans-serif; overflow-wrap: break-word; }
@@ -140,15 +149,21 @@ pre { margin: 0; white-space: pre-wrap; overflow-wrap: anywhere; }
 dt { color: var(--muted); font-size: .85rem; }
 .tiles dd { margin: 0; font-size: 1.35rem; font-variant-numeric: tabular-nums; }
 .scroll { overflow-x: auto; margin: .8rem 0; }
+.scroll { background: linear-gradient(90deg, var(--panel) 30%, transparent) 0 0 / 2.5rem 100% no-repeat local,
+  linear-gradient(270deg, var(--panel) 30%, transparent) 100% 0 / 2.5rem 100% no-repeat local,
+  radial-gradient(farthest-side at 0 50%, var(--shade), transparent) 0 0 / .8rem 100% no-repeat scroll,
+  radial-gradient(farthest-side at 100% 50%, var(--shade), transparent) 100% 0 / .8rem 100% no-repeat scroll, var(--panel); }
 table { border-collapse: collapse; width: 100%; font-size: .9rem; }
 th, td { text-align: left; vertical-align: top; padding: .4rem .75rem; white-space: nowrap; }
 th { color: var(--muted); font-weight: 600; }
 tbody tr { border-top: 1px solid var(--line); }
 td > pre, .prose { min-width: 14rem; white-space: pre-wrap; }
+.place { min-width: 9rem; white-space: normal; overflow-wrap: anywhere; }
 .number { text-align: right; font-variant-numeric: tabular-nums; }
-figure, .tiles div, .scroll, .tokens { background: var(--panel); border: 1px solid var(--line); border-radius: .4rem; }
+figure, .tiles div, .tokens { background: var(--panel); }
+figure, .tiles div, .scroll, .tokens { border: 1px solid var(--line); border-radius: .4rem; }
 figure { margin: .8rem 0; padding: .75rem; min-width: 0; }
-figcaption { color: var(--muted); font-size: .9rem; }
+figcaption { color: var(--muted); font-size: .9rem; margin-top: .5rem; }
 .columns { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(22rem, 100%), 1fr)); gap: 0 1rem; }
 details { margin: .5rem 0; }
 summary { cursor: pointer; }
@@ -156,6 +171,10 @@ summary { cursor: pointer; }
 .tokens span { border-radius: .2rem; padding: .1em 0; }
 .tint-0 { background: var(--tint-0); } .tint-1 { background: var(--tint-1); } .tint-2 { background: var(--tint-2); }
 .tint-3 { background: var(--tint-3); }
+@media (max-width: 40rem) { .place { white-space: nowrap; }
+  .stacked td::before { content: attr(data-label) " "; color: var(--muted); font: .8rem system-ui, sans-serif; }
+  .stacked .number { text-align: left; } .stacked thead { display: none; } .stacked tr, .stacked td { display: block; }
+  .stacked td { padding-block: .15rem; } .stacked td > pre { min-width: 0; } }
 @media print { .scroll { overflow: visible; } }
 """
 

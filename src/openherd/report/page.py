@@ -32,7 +32,7 @@ class ReportConfig:
     example_answers: Annotated[int, Field(description="example answers shown, over all sets of questions", ge=0)] = 12
     token_text: Annotated[str, Field(description="text shown split into tokens")] = (
         "def area(radius: float) -> float:\n    return 3.14159 * radius ** 2\n\n"
-        "Tokenizers don't see words: they see déjà vu, 2024 and 你好."
+        "Tokenizers don't see words: they see déjà vu, 2024 and naïveté."
     )
 
 
@@ -43,8 +43,8 @@ def report(config: ReportConfig, *, runs: tuple[Run, ...], out: Output) -> dict[
         ("curation", "Curation"): curation(runs, config.dropped_samples, config.sample_characters),
         ("tokenizer", "Tokenizer"): tokenizer(runs, config.token_text),
         ("training", "Training"): training(runs),
-        ("samples", "Samples"): samples(runs),
         ("scores", "Scores"): scores(runs, config.example_answers),
+        ("samples", "Samples"): samples(runs),
         ("lineage", "Lineage"): lineage(runs),
     }
     shown = [(name, title, content) for (name, title), content in parts.items() if content]
@@ -110,7 +110,7 @@ def stages(runs: Runs) -> Html:
             run.manifest["section"],
             *says(run),
             f"{run.manifest['wall_s']:,.1f}",
-            code(place),
+            element("div", code(place), class_="place"),
         )
         for run, place in zip(runs, places(runs), strict=True)
     ]
@@ -124,7 +124,11 @@ def tokenizer(runs: Runs, text: str) -> Html | None:
     if not made and not shards:
         return None
     name = names(runs)
-    facts = [table(name[run.digest], (name[run.digest], ""), scalars(run.metrics), right=(1,)) for run in [*made, *shards]]
+    read = {"tokenizer": "on the sample it learned from", "token-shards": "on all training text"}
+    facts = [
+        table(name[run.digest], (f"{name[run.digest]}: {read[run.manifest['stage']]}", ""), scalars(run.metrics), right=(1,))
+        for run in [*made, *shards]
+    ]
     counts = [
         table(key, (key.replace("_", " "), ""), [(source, f"{n:,}") for source, n in value.items()], right=(1,))
         for run in shards

@@ -11,7 +11,11 @@ from openherd.report.markup import Html, code, element, figure, join, paragraph,
 from openherd.report.runs import Runs, file_of, of_stage
 
 BASELINES = (("trigram", "token trigram"), ("xz_primed", "xz, primed"), ("xz", "xz alone"))
-SETS = (("heldout_phrasings", "trained entries, held-out phrasing"), ("heldout_entries", "held-out entries"))
+SETS = (
+    ("heldout_phrasings", "trained entries, held-out phrasing"),
+    ("later_turns", "the same as later turns of a chat"),
+    ("heldout_entries", "held-out entries"),
+)
 MEASURES = (("f1", "token F1"), ("exact", "exact match"))
 
 
@@ -39,18 +43,23 @@ def answer_scores(found: dict[str, Any]) -> list[Score]:
 
 
 def verdict(run: Run) -> str | None:
-    """The best model against the trigram, in words."""
-    models, trigram = model_bits(run), run.metrics.get("trigram")
-    if not models or not isinstance(trigram, dict):
+    """The best model against each baseline, in words: the trigram model with the interval of the difference, text by text."""
+    models = model_bits(run)
+    if not models:
         return None
     best = min(models, key=lambda name: models[name]["value"])
-    ours = models[best]
-    apart = ours["high"] < trigram["low"] or trigram["high"] < ours["low"]
-    relation = "less than" if ours["value"] < trigram["value"] else "no less than"
-    return (
-        f"The best model is {best} with {ours['value']:.3f} bits per byte, {relation} the trigram model's {trigram['value']:.3f}; "
-        f"their intervals {'lie apart' if apart else 'overlap'}."
-    )
+    ours = models[best]["value"]
+    against = []
+    for key, label in BASELINES:
+        if key in run.metrics:
+            its = run.metrics[key]["value"] if isinstance(run.metrics[key], dict) else run.metrics[key]
+            against.append(f"{abs(its - ours):.3f} {'under' if ours < its else 'above'} {label}'s {its:.3f}")
+    text = f"The best model is {best} with {ours:.3f} bits per byte: {', '.join(against)}."
+    less = run.metrics[best].get("bits_per_byte_less_trigram")
+    if less is None or less["n"] < 2:
+        return text
+    interval = f"95% interval {less['low']:+.3f} to {less['high']:+.3f}"
+    return f"{text} Document by document it is {less['value']:+.3f} from the trigram model, {interval}."
 
 
 def scores(runs: Runs, examples: int) -> Html | None:
@@ -87,28 +96,31 @@ def _answers(run: Run, examples: int) -> Html:
             "Nothing about a held-out entry was trained on in a dialog: the model can only have read of it, or guess."
         ),
         paragraph("Weights read: ", code(run.metrics.get("weights_sha256", "not recorded"))),
-        side_by_side(*(_answer_set(title, answer_scores(run.metrics[key])) for key, title in present)),
+        side_by_side(*(_answer_set(title, run.metrics[key]) for key, title in present)),
+        table(
+            "Answers",
+            ("questions about", "score", "value", "95% interval", "entries"),
+            [(title, s.label, *_numbers(s.value)) for key, title in present for s in answer_scores(run.metrics[key])],
+            right=(2, 3, 4),
+        ),
         *(_examples(title, [a for a in answers if a["set"] == key]) for key, title in present),
     ])  # fmt: skip
 
 
-def _answer_set(title: str, found: list[Score]) -> Html:
-    rows = [(s.label, *_numbers(s.value)) for s in found]
-    drawn = figure(score_bars(found, "score", 1.3), f"Answers: {title}; the baseline is hatched")
-    return element("div", drawn, table(f"Answers: {title}", ("score", "value", "95% interval", "questions"), rows, right=(1, 2, 3)))
+def _answer_set(title: str, metrics: dict[str, Any]) -> Html:
+    asked = f", {metrics['questions']:,} questions" if "questions" in metrics else ""
+    return figure(score_bars(answer_scores(metrics), "score", 1.3), f"Answers: {title}{asked}; the baseline is hatched")
 
 
 def _examples(title: str, answers: list[dict[str, Any]]) -> Html | None:
+    if not answers:
+        return None
     rows = [(prose(a["question"]), element("pre", a["expected"]), element("pre", a["answer"]), f"{a['f1']:.2f}") for a in answers]
-    head = ("question", "expected", "answer", "F1")
-    heading = element("h3", f"Examples: {title}")
-    return (
-        join(
-            [heading, paragraph("Evenly spaced through the set, not chosen."), table(f"Examples: {title}", head, rows, right=(3,))]
-        )
-        if rows
-        else None
-    )
+    return join([
+        element("h3", f"Examples: {title}"),
+        paragraph("Evenly spaced through the set, not chosen."),
+        table(f"Examples: {title}", ("question", "expected", "answer", "F1"), rows, right=(3,), stacked=True),
+    ])  # fmt: skip
 
 
 def example_answers(answers: Sequence[dict[str, Any]], examples: int) -> list[dict[str, Any]]:
@@ -123,5 +135,6 @@ def example_answers(answers: Sequence[dict[str, Any]], examples: int) -> list[di
 
 def _numbers(value: Estimate | float) -> tuple[str, str, str]:
     if isinstance(value, dict):
-        return f"{value['value']:.3f}", f"{value['low']:.3f} to {value['high']:.3f}", format_metric(value.get("n", ""))
+        interval = f"{value['low']:.3f} to {value['high']:.3f}" if value["low"] < value["high"] else ""
+        return f"{value['value']:.3f}", interval, format_metric(value.get("n", ""))
     return f"{value:.3f}", "", ""

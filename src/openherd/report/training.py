@@ -7,7 +7,7 @@ from openherd.core.metrics import format_metric
 from openherd.core.progress import format_duration
 from openherd.core.records import read_jsonl
 from openherd.report.figures import Curve, training_curves
-from openherd.report.markup import Html, element, figure, join, paragraph, table
+from openherd.report.markup import Html, details, element, figure, join, paragraph, table
 from openherd.report.runs import Runs, file_of, names, of_stage
 
 PHASES = ("pretrain", "long-context", "anneal")
@@ -35,6 +35,11 @@ def curves(runs: Runs) -> list[Curve]:
     return found
 
 
+def shown(key: str, value: object) -> str:
+    """A metric in the table of phases: losses with the same digits, to be compared."""
+    return f"{value:.3f}" if isinstance(value, float) and key.startswith("loss") else format_metric(value)
+
+
 def training(runs: Runs) -> Html | None:
     """The part on training, or None where there was none."""
     phases, finetuned = of_stage(runs, *PHASES), of_stage(runs, "sft")
@@ -44,7 +49,7 @@ def training(runs: Runs) -> Html | None:
     rows = [
         (
             name[run.digest],
-            *(format_metric(run.metrics.get(key, "")) for key, _ in COLUMNS),
+            *(shown(key, run.metrics.get(key, "")) for key, _ in COLUMNS),
             format_duration(run.manifest["wall_s"]),
         )
         for run in [*phases, *finetuned]
@@ -76,19 +81,19 @@ def samples(runs: Runs) -> Html | None:
     if not prompts:
         return None
     temperatures = sorted({s["temperature"] for found in prompts.values() for s in found})
-    shown = [
-        part
-        for prompt, found in prompts.items()
-        for part in (
-            element("h3", "Prompt: ", element("code", prompt)),
+    first, *others = [
+        (
+            join(["Prompt: ", element("code", prompt)]),
             table(
                 f"What follows {prompt}",
                 ("model", "temperature", "goes on with"),
-                [(s["model"], format_metric(s["temperature"]), element("pre", s["continuation"])) for s in found],
+                [(s["model"], f"at {format_metric(s['temperature'])}", element("pre", s["continuation"])) for s in found],
+                stacked=True,
             ),
         )
+        for prompt, found in prompts.items()
     ]
     text = (
         f"The same prompts, given to the model as each phase left it, at temperature {', '.join(map(format_metric, temperatures))}."
     )
-    return join([paragraph(text), *shown])
+    return join([paragraph(text), element("h3", first[0]), first[1], *(details(title, table) for title, table in others)])
