@@ -5,12 +5,14 @@ It runs on two threads, as `make run` is promised on two cores; the peers (xz, t
 
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
+RSS_BYTES = 1 if sys.platform == "darwin" else 1024  # the unit of ru_maxrss
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -27,6 +29,7 @@ def measure(recipe: str) -> None:
     text, answers = manifests["evaluate-text"]["metrics"], manifests["evaluate-answers"]["metrics"]
     figures = {
         "wall_s": round(seconds, 1),
+        "peak_memory_gb": round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * RSS_BYTES / 1e9, 2),
         "stage_s": {name: m["wall_s"] for name, m in manifests.items()},
         "tokens_per_s": manifests["pretrain"]["metrics"]["tokens_per_s"],
         "precision": manifests["pretrain"]["metrics"]["precision"],
@@ -35,7 +38,7 @@ def measure(recipe: str) -> None:
         "xz_bits_per_byte": text["xz"],
         "xz_primed_bits_per_byte": text["xz_primed"],
         "model_over_trigram": text["anneal"]["bits_per_byte"]["value"] / text["trigram"]["value"],
-        "answers": {name: answers[name] for name in ("heldout_phrasings", "heldout_entries")},
+        "answers": {name: answers[name] for name in ("heldout_phrasings", "later_turns", "heldout_entries")},
     }
     print(json.dumps(figures))
 
