@@ -11,7 +11,7 @@ RUN = "runs/laptop"
 MINIATURE = {
     "python-docs.pages": "120",
     "holdout.share": "0.15",
-    "tokenizer.vocabulary": "512",
+    "tokenizer.merges_base": "256",
     "pretrain.steps": "40",
     "pretrain.sequence_lengths": "[64, 128]",
     "pretrain.batch_tokens": "[256, 256]",

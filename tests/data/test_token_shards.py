@@ -12,7 +12,7 @@ from openherd.core import rundir
 from openherd.core.errors import InputError
 from openherd.core.records import ParquetWriter, read_parquet
 from openherd.core.rundir import Job, Run, file_sha256
-from openherd.data.documents import TEXT_SCHEMA
+from openherd.data.documents import LANGUAGE_SCHEMA
 from openherd.data.token_shards import TokenShards, TokenShardsConfig, file_name, token_shards
 from openherd.tokenizer.tokenizer import Tokenizer
 from openherd.tokenizer.train import TokenizerConfig, tokenizer
@@ -27,7 +27,7 @@ def holdout(tmp_path_factory):
 
     def make(pairs):
         def stage(config, *, out):
-            with out.write("train.parquet") as path, ParquetWriter(path, TEXT_SCHEMA) as writer:
+            with out.write("train.parquet") as path, ParquetWriter(path, LANGUAGE_SCHEMA) as writer:
                 for i, (source, text) in enumerate(pairs):
                     writer.write({"id": f"{i:032x}", "source": source, "text": text})
             return {}
@@ -44,7 +44,7 @@ def documents(holdout):
 
 @pytest.fixture(scope="module")
 def words(run_stage, documents):
-    return run_stage(tokenizer, TokenizerConfig(vocabulary=270), documents=documents)
+    return run_stage(tokenizer, TokenizerConfig(merges_base=14, merges_multilingual=0), documents=documents)
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from openherd.core.rundir import Job, Run
 from openherd.data.documents import TEXT_SCHEMA
 from openherd.model.config import ModelConfig
 from openherd.tokenizer.tokenizer import Tokenizer
-from openherd.tokenizer.train import train_backend, write_tokenizer
+from openherd.tokenizer.train import learn, write_tokenizer
 from openherd.training.phase import write_model
 from tiny import tiny_model
 
@@ -49,7 +49,7 @@ def documents(finished) -> Run:
 @pytest.fixture(scope="session")
 def tokenizer(tmp_path_factory) -> Tokenizer:
     path: Path = tmp_path_factory.mktemp("tokenizer")
-    write_tokenizer(train_backend(iter(TRAIN), 300), path, CONTEXT)
+    write_tokenizer(learn(iter(TRAIN), 300), path, CONTEXT)
     return Tokenizer.load(path)
 
 

@@ -27,7 +27,7 @@ from openherd.posttraining.sft import (
 )
 from openherd.tokenizer.dialog import Encoded, encode_dialog
 from openherd.tokenizer.tokenizer import Tokenizer
-from openherd.tokenizer.train import train_backend, write_tokenizer
+from openherd.tokenizer.train import learn, write_tokenizer
 from openherd.training.loop import COMPUTE
 from openherd.training.objective import NextToken
 from openherd.training.phase import write_model
@@ -49,7 +49,7 @@ def turns(*pairs):
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory) -> Tokenizer:
     path = tmp_path_factory.mktemp("tokenizer")
-    write_tokenizer(train_backend((text for pair in PAIRS for text in pair), 270), path, 128)
+    write_tokenizer(learn((text for pair in PAIRS for text in pair), 270), path, 128)
     return Tokenizer.load(path)
 
 

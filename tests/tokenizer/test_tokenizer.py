@@ -12,13 +12,13 @@ from openherd.core import rundir
 from openherd.core.errors import InputError
 from openherd.core.records import ParquetWriter
 from openherd.core.rundir import Job, Run
-from openherd.data.documents import TEXT_SCHEMA
+from openherd.data.documents import LANGUAGE_SCHEMA
 from openherd.tokenizer import reference
 from openherd.tokenizer.dialog import ROLES, decode_dialog, encode_dialog, render_mask
 from openherd.tokenizer.pattern import SPLIT_PATTERN
 from openherd.tokenizer.special import SPECIAL_TOKENS
 from openherd.tokenizer.tokenizer import Tokenizer, byte_letters
-from openherd.tokenizer.train import TokenizerConfig, tokenizer, train_backend, write_tokenizer
+from openherd.tokenizer.train import TokenizerConfig, learn, tokenizer, write_tokenizer
 
 N_PAIRS = 600
 LETTERS = {letter: byte for byte, letter in byte_letters().items()}
@@ -40,7 +40,7 @@ def corpus() -> list[str]:
 @pytest.fixture(scope="session")
 def directory(corpus, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("tokenizer")
-    write_tokenizer(train_backend(iter(corpus), N_PAIRS), path, 512)
+    write_tokenizer(learn(iter(corpus), N_PAIRS), path, 512)
     return path
 
 
@@ -241,9 +241,9 @@ def documents(corpus, tmp_path_factory) -> Run:
     """A finished run with the corpus in `train.parquet`."""
 
     def stage(config, *, out):
-        with out.write("train.parquet") as path, ParquetWriter(path, TEXT_SCHEMA) as writer:
-            for text in corpus:
-                writer.write({"text": text})
+        with out.write("train.parquet") as path, ParquetWriter(path, LANGUAGE_SCHEMA) as writer:
+            for i, text in enumerate(corpus):
+                writer.write({"id": f"{i:032x}", "language": "en", "text": text})
         return {}
 
     return rundir.make(Job("holdout", "3.1.3", 1, {}, {}, {}), tmp_path_factory.mktemp("documents"), stage, None, {})[0]
@@ -256,24 +256,30 @@ def run_tokenizer(path: Path, documents: Run, **settings) -> Run:
 
 
 def test_the_stage_writes_the_same_bytes_each_time(documents, corpus, tmp_path):
-    one, other = (run_tokenizer(tmp_path / name, documents, vocabulary=400) for name in ("one", "other"))
+    one, other = (run_tokenizer(tmp_path / name, documents, merges_base=144, merges_multilingual=0) for name in ("one", "other"))
     assert one.manifest["outputs"] == other.manifest["outputs"]
     assert set(one.manifest["outputs"]) == {"tokenizer/tokenizer.json", "tokenizer/tokenizer_config.json"}
     words = Tokenizer.load(one.path / "tokenizer")
     n_bytes = sum(len(text.encode()) for text in corpus)
-    expected = {"vocabulary": 656, "bytes_per_token": n_bytes / sum(len(words.encode(t)) for t in corpus), "sample_bytes": n_bytes}
+    n_tokens = sum(len(words.encode(t)) for t in corpus)
+    expected = {
+        "vocabulary": 656,
+        "bytes_per_token": n_bytes / n_tokens,
+        "sample_bytes": n_bytes,
+        "bytes_by_language": {"en": n_bytes},
+    }
     assert one.metrics == expected
 
 
 def test_the_bytes_alone_are_a_vocabulary(documents, tmp_path):
-    words = Tokenizer.load(run_tokenizer(tmp_path, documents, vocabulary=256).path / "tokenizer")
+    words = Tokenizer.load(run_tokenizer(tmp_path, documents, merges_base=0, merges_multilingual=0).path / "tokenizer")
     assert sorted(words.decode_bytes([i]) for i in range(256)) == [bytes([b]) for b in range(256)]
     assert len(words.encode("naïve 東京")) == len("naïve 東京".encode())
 
 
 def test_too_little_text_for_the_vocabulary_is_refused(documents, tmp_path):
     with pytest.raises(
-        InputError, match=r"train.parquet: the text gives only [\d,]+ tokens; allowed: 128,000 asked; lower vocabulary"
+        InputError, match=r"train.parquet: the text of the base part gives only [\d,]+ tokens; allowed: 100,256 asked; lower mer"
     ):
         run_tokenizer(tmp_path, documents)
     assert not (tmp_path / "tokenizer").exists()

@@ -48,9 +48,9 @@ class Stream:
     tokens: int = 0
     starts: array = field(default_factory=lambda: array("q"))
 
-    def append(self, document: list[int]) -> None:
+    def append(self, document: np.ndarray) -> None:
         """Add a document's tokens."""
-        self.file.write(np.array(document, TOKEN).tobytes())
+        self.file.write(document.astype(TOKEN, copy=False).data)
         self.starts.append(self.tokens)
         self.tokens += len(document)
 
@@ -77,6 +77,7 @@ def token_shards(config: TokenShardsConfig, *, documents: Run, tokenizer: Run, o
     words_file = tokenizer.file("tokenizer/tokenizer.json")
     words = Tokenizer.load(words_file.parent)
     source_file = documents.file("train.parquet")
+    begin, end = np.array([words.bos_id], TOKEN), np.array([words.eos_id], TOKEN)
     streams: dict[str, Stream] = {}
     n_bytes = 0
     with out.write("shards") as folder:
@@ -87,7 +88,7 @@ def token_shards(config: TokenShardsConfig, *, documents: Run, tokenizer: Run, o
             Progress("token-shards", count_rows(source_file) or 0, "documents") as progress,
         ):
             for batch in in_batches(read_parquet(source_file, ["id", "source", "text"]), config.batch_documents):
-                for row, ids in zip(batch, words.encode_batch([row["text"] for row in batch]), strict=True):
+                for row, ids in zip(batch, words.encode_arrays([row["text"] for row in batch]), strict=True):
                     source = row["source"]
                     if not source:
                         raise InputError(source_file, f"document {row['id']} has no source", do="give each document a source")
@@ -95,7 +96,7 @@ def token_shards(config: TokenShardsConfig, *, documents: Run, tokenizer: Run, o
                         name = file_name(len(streams), source)
                         streams[source] = Stream(name, files.enter_context((folder / f"{name}.bin").open("wb")))
                     document_ids.write({"source": source, "number": len(streams[source].starts), "id": row["id"]})
-                    streams[source].append([words.bos_id, *ids, words.eos_id])
+                    streams[source].append(np.concatenate([begin, ids, end]))
                     n_bytes += len(row["text"].encode())
                 progress.advance(len(batch))
         if not streams:

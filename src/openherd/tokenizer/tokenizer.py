@@ -1,17 +1,26 @@
 """The tokenizer in use (paper 3.2): byte-level byte-pair encoding, read from and written to `tokenizer.json`.
 
-Text never becomes a special token: a user who writes `<|eot_id|>` gets its letters, not the end of a turn. Special tokens are added
-by id, by `dialog.py` and by the shards.
+Text never becomes a special token unless that is asked for: a user who writes `<|eot_id|>` gets its letters, not the end of a turn.
+Special tokens are added by id, by `dialog.py` and by the shards.
+
+Much text is encoded by ranks (`encoder.py`) where the file's merges follow them, which is checked, so that the ids are the same;
+tokenizers, which transformers uses, encodes the rest.
 """
 
+import json
+import re
 import shutil
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import tokenizers
 
 from openherd.core.errors import InputError
+from openherd.tokenizer.encoder import RankEncoder
+from openherd.tokenizer.ranks import follow_ranks
 from openherd.tokenizer.special import BEGIN_OF_TEXT, END_OF_TEXT, END_OF_TURN, STOP_TOKENS
 
 FILES = ("tokenizer.json", "tokenizer_config.json")
@@ -48,9 +57,16 @@ class Tokenizer:
         for name in FILES:
             shutil.copyfile(self.directory / name, directory / name)
 
-    def encode(self, text: str) -> list[int]:
-        """Token ids of a text. Raises InputError for lone surrogates, which are no text."""
-        return self.encode_batch([text])[0]
+    def encode(self, text: str, *, allow_special: bool = False) -> list[int]:
+        """Token ids of a text; with `allow_special` the names of special tokens stand for them. Raises InputError for lone
+        surrogates, which are no text."""
+        if not allow_special:
+            return self.encode_batch([text])[0]
+        ids: list[int] = []
+        for part in self._special_names.split(text):
+            special = self._backend.token_to_id(part) if self._special_names.fullmatch(part) else None
+            ids += self.encode(part) if special is None else [special]
+        return ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of many texts, on all cores. Raises InputError for lone surrogates."""
@@ -61,6 +77,12 @@ class Tokenizer:
                 if any("\ud800" <= c <= "\udfff" for c in text):
                     raise InputError(f"text {i}", "holds a lone surrogate", do="decode the bytes as UTF-8 first") from None
             raise
+
+    def encode_arrays(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Token ids of many texts as arrays of uint32, on all cores: the fast way. Raises InputError for lone surrogates."""
+        if self._by_ranks is None:
+            return [np.array(ids, np.uint32) for ids in self.encode_batch(texts)]
+        return self._by_ranks.encode_batch(texts)
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of token ids; special tokens are written out, bytes that are no UTF-8 become U+FFFD."""
@@ -99,6 +121,29 @@ class Tokenizer:
         return frozenset(self._backend.get_added_tokens_decoder())
 
     @cached_property
+    def tokens(self) -> list[bytes]:
+        """The bytes of every token in the order of the ids, special ones left out."""
+        return [token for i, token in enumerate(self._bytes) if i not in self.special_ids]
+
+    @cached_property
+    def _special_names(self) -> re.Pattern[str]:
+        """Finds the special tokens in a text, the longest first."""
+        names = sorted((t.content for t in self._backend.get_added_tokens_decoder().values()), key=len, reverse=True)
+        return re.compile(f"({'|'.join(map(re.escape, names))})")
+
+    @cached_property
+    def _by_ranks(self) -> RankEncoder | None:
+        """An encoder by ranks, where it gives the same ids as this file on any text."""
+        file = json.loads(self._backend.to_str())
+        model, pattern = file["model"], split_pattern(file)
+        letters = {letter: byte for byte, letter in byte_letters().items()}
+        plain = model["type"] == "BPE" and model["ignore_merges"] and not model["dropout"] and not model["byte_fallback"]
+        if pattern is None or not plain or sorted(model["vocab"].values()) != list(range(len(self.tokens))):
+            return None
+        merges = [(bytes(letters[c] for c in left), bytes(letters[c] for c in right)) for left, right in model["merges"]]
+        return RankEncoder(self.tokens, pattern) if follow_ranks(self.tokens, merges) else None
+
+    @cached_property
     def _bytes(self) -> list[bytes]:
         """The bytes of every id."""
         letters = {letter: byte for byte, letter in byte_letters().items()}
@@ -106,6 +151,18 @@ class Tokenizer:
         for token, i in self._backend.get_vocab(with_added_tokens=True).items():
             table[i] = token.encode() if i in self.special_ids else bytes(letters[c] for c in token)
         return table
+
+
+def split_pattern(file: dict[str, Any]) -> str | None:
+    """The pattern of a `tokenizer.json` that cuts text by one and does nothing else to it, as Llama 3's does; None for another."""
+    try:
+        split, spell = file["pre_tokenizer"]["pretokenizers"]
+        pattern = split["pattern"]["Regex"]
+        plain = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False} == split
+    except (KeyError, TypeError, ValueError):
+        return None
+    spelt = spell.get("type") == "ByteLevel" and not spell.get("add_prefix_space") and not spell.get("use_regex")
+    return pattern if plain and spelt and file["normalizer"] is None else None
 
 
 def byte_letters() -> dict[int, str]:

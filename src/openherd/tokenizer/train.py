@@ -1,57 +1,126 @@
 """Training the tokenizer (paper 3.2): byte-level byte-pair encoding with Llama 3's split pattern and its 256 special tokens.
 
-The paper's vocabulary is 128,000 byte pairs (100K of tiktoken's and 28K for other languages) and 256 special tokens behind them.
-All 256 bytes are in the vocabulary, so any text can be encoded. Whole pieces are looked up before merging, as Meta's encoder does.
-Programs that read `tokenizer.json` begin a text with `<|begin_of_text|>`, as with Llama 3's own and as in training.
+The paper's 128,000 tokens are about 100,000 of tiktoken's and 28,000 for other languages than English. So are ours: a base part is
+learned from the base languages, then tokens are learned from the others, and those that the base part lacks are put behind it, in
+their order, as long as what stands before them can be joined to them. The 256 special tokens come last.
+
+All 256 bytes are tokens, so any text can be encoded. Whole pieces are looked up before merging, as Meta's encoder does. Programs
+that read `tokenizer.json` begin a text with `<|begin_of_text|>`, as with Llama 3's own and as in training.
 """
 
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
+import rustbpe
 import tokenizers
 from pydantic import Field
-from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, processors
 
-from openherd.core.errors import InputError
+from openherd.core.config import nearest
+from openherd.core.errors import ConfigError, InputError
+from openherd.core.progress import Progress
 from openherd.core.records import read_parquet
 from openherd.core.rundir import Output, Run
+from openherd.core.seeds import uniform
 from openherd.tokenizer.dialog import CHAT_TEMPLATE
+from openherd.tokenizer.encoder import long_spaces
 from openherd.tokenizer.pattern import SPLIT_PATTERN
+from openherd.tokenizer.ranks import merges_of, read_ranks, split_of, write_ranks
 from openherd.tokenizer.special import BEGIN_OF_TEXT, END_OF_TEXT, PAD, SPECIAL_TOKENS
-from openherd.tokenizer.tokenizer import Tokenizer
+from openherd.tokenizer.tokenizer import Tokenizer, byte_letters
 
+BYTES = 256
 SAMPLE_BYTES = 1_000_000  # of training text, on which bytes per token are measured
+TEXTS_AT_ONCE = 256  # held in memory while their pieces are counted
+BASE_PART = "base.tiktoken"
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerConfig:
-    """Settings of tokenizer training."""
+    """Settings of tokenizer training. The vocabulary is the 256 bytes, both kinds of merges and the 256 special tokens."""
 
-    vocabulary: Annotated[int, Field(description="tokens without the 256 special ones; at least the 256 bytes", ge=256)] = 128_000
+    # The paper: 100K of tiktoken's tokens and 28K more; its tokenizer has 128,000 with the bytes.
+    merges_base: Annotated[int, Field(description="merges learned from the base languages", ge=0)] = 100_000
+    merges_multilingual: Annotated[
+        int, Field(description="merges added for the others; 0: the base part learns from all", ge=0)
+    ] = 27_744
+    base_languages: Annotated[
+        tuple[str, ...], Field(description="whose text the base part is learned from; the paper took tiktoken's", min_length=1)
+    ] = ("en",)
+    language_weights: Annotated[
+        dict[str, float], Field(description="how often a language's documents count, 1 where none is given; the paper is silent")
+    ] = field(default_factory=dict)
+    max_bytes: Annotated[
+        int, Field(description="of text that each part learns from; of a larger corpus documents are drawn by seed; ours", ge=1)
+    ] = 10_000_000_000
     max_model_tokens: Annotated[int, Field(description="context written to tokenizer_config.json", ge=1)] = 131_072
+    seed: Annotated[int, Field(description="of the choice of documents")] = 0
+
+    def __post_init__(self) -> None:
+        if wrong := [f"{name} = {w:g}" for name, w in self.language_weights.items() if w < 0]:
+            raise ConfigError("tokenizer", f"language_weights: {wrong[0]}", allowed="at least 0")
 
 
-def train_backend(texts: Iterator[str], vocabulary: int) -> tokenizers.Tokenizer:
-    """Learn `vocabulary` tokens (the 256 bytes among them) from texts, and put the special ones behind them."""
-    backend = tokenizers.Tokenizer(models.BPE(ignore_merges=True))
+def learn(texts: Iterable[str], n: int) -> list[bytes]:
+    """The `n` tokens of byte-pair encoding, by rank, the bytes first; fewer where the text gives no more.
+
+    The most frequent pair is joined, of equally frequent ones that of the lowest ranks.
+    """
+    trainer = rustbpe.Tokenizer()
+    trainer.train_from_iterator(short_spaces(texts), n, buffer_size=TEXTS_AT_ONCE, pattern=SPLIT_PATTERN)
+    return [bytes(token) for token, _ in sorted(trainer.get_mergeable_ranks(), key=lambda entry: entry[1])]
+
+
+def short_spaces(texts: Iterable[str]) -> Iterator[str]:
+    """Texts without their very long runs of spaces, which the trainer's regular expressions cannot take."""
+    for text in texts:
+        at = 0
+        for start, end in long_spaces(text):
+            yield text[at:start]
+            at = end
+        yield text[at:] if at else text
+
+
+def extend(tokens: Sequence[bytes], others: Iterable[bytes], n: int) -> list[bytes]:
+    """`tokens`, and behind them the first `n` of the others that are new and can be joined from what stands before them."""
+    extended = list(tokens)
+    ranks = {token: rank for rank, token in enumerate(tokens)}
+    for token in others:
+        if len(extended) == len(tokens) + n:
+            break
+        if token not in ranks and split_of(token, ranks):
+            ranks[token] = len(extended)
+            extended.append(token)
+    return extended
+
+
+def backend_of(tokens: Sequence[bytes]) -> tokenizers.Tokenizer:
+    """A tokenizer that encodes by the ranks of `tokens`, the 256 special ones behind them."""
+    letters = byte_letters()
+
+    def spell(token: bytes) -> str:
+        return "".join(letters[byte] for byte in token)
+
+    merges = [(spell(left), spell(right)) for left, right in merges_of(tokens)]
+    vocabulary = {spell(token): rank for rank, token in enumerate(tokens)}
+    backend = tokenizers.Tokenizer(models.BPE(vocab=vocabulary, merges=merges, ignore_merges=True))
     split = pre_tokenizers.Split(Regex(SPLIT_PATTERN), behavior="isolated")
     backend.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
     backend.decoder = decoders.ByteLevel()
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    backend.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=vocabulary, initial_alphabet=alphabet, show_progress=False))
     backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS])
     begin = (BEGIN_OF_TEXT, backend.token_to_id(BEGIN_OF_TEXT))
     backend.post_processor = processors.TemplateProcessing(single=f"{BEGIN_OF_TEXT} $A", special_tokens=[begin])
     return backend
 
 
-def write_tokenizer(backend: tokenizers.Tokenizer, directory: Path, max_model_tokens: int) -> None:
+def write_tokenizer(tokens: Sequence[bytes], directory: Path, max_model_tokens: int) -> None:
     """Write tokenizer.json and tokenizer_config.json, which transformers loads as they are."""
     directory.mkdir(parents=True, exist_ok=True)
-    backend.save(str(directory / "tokenizer.json"))
+    backend_of(tokens).save(str(directory / "tokenizer.json"))
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": BEGIN_OF_TEXT,
@@ -65,16 +134,74 @@ def write_tokenizer(backend: tokenizers.Tokenizer, directory: Path, max_model_to
     (directory / "tokenizer_config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
+@dataclass(frozen=True)
+class Corpus:
+    """The documents of `train.parquet`, by language."""
+
+    file: Path
+    bytes_of: Counter[str]
+    config: TokenizerConfig
+
+    @classmethod
+    def open(cls, file: Path, config: TokenizerConfig) -> "Corpus":
+        """Measure the languages. Raises ConfigError for a weight of one that is not there."""
+        sizes: Counter[str] = Counter()
+        for row in read_parquet(file, ["language", "text"]):
+            sizes[row["language"] or ""] += len(row["text"].encode())
+        for language in config.language_weights:
+            if language not in sizes:
+                raise ConfigError("language_weights", f"no text in {language!r}", do=nearest(language, sizes))
+        return cls(file, sizes, config)
+
+    def texts(self, part: str, wanted: Callable[[str], bool]) -> Iterator[str]:
+        """Texts of the wanted languages, as often as they weigh, at most about `max_bytes` of them."""
+        config = self.config
+        weights = {language: config.language_weights.get(language, 1.0) for language in self.bytes_of if wanted(language)}
+        n_bytes = sum(self.bytes_of[language] * weight for language, weight in weights.items())
+        share = min(1.0, config.max_bytes / n_bytes) if n_bytes else 0.0
+        with Progress(f"tokenizer, {part} part", int(n_bytes * share / 1e6), "MB") as progress:
+            done = 0.0
+            for row in read_parquet(self.file, ["id", "language", "text"]):
+                often = weights.get(row["language"] or "", 0.0) * share
+                times = int(often + uniform(config.seed, part, row["id"]))  # the fraction is a chance
+                for _ in range(times):
+                    yield row["text"]
+                done += times * len(row["text"].encode()) / 1e6
+                progress.advance(int(done) - progress.done)
+
+
 def tokenizer(config: TokenizerConfig, *, documents: Run, out: Output) -> dict[str, Any]:
-    """Train a tokenizer on `train.parquet`; writes `tokenizer/`. Raises InputError where the text is too little."""
+    """Train a tokenizer on `train.parquet`; writes `tokenizer/`. Raises InputError where the text is too little.
+
+    Where there are two parts, the first is kept in `base.tiktoken`: a stopped run does not learn it again.
+    """
     file = documents.file("train.parquet")
-    backend = train_backend((row["text"] for row in read_parquet(file, ["text"])), config.vocabulary)
-    learned = backend.get_vocab_size(with_added_tokens=False)
-    if learned < config.vocabulary:
-        found = f"the text gives only {learned:,} tokens"
-        raise InputError(file, found, allowed=f"{config.vocabulary:,} asked", do="lower vocabulary or give more text")
+    corpus = Corpus.open(file, config)
+    n_base, n = BYTES + config.merges_base, BYTES + config.merges_base + config.merges_multilingual
+    multilingual = config.merges_multilingual > 0
+
+    def is_base(language: str) -> bool:
+        return not multilingual or language in config.base_languages
+
+    def enough(found: Sequence[bytes], wanted: int, part: str) -> None:
+        if len(found) < wanted:
+            text = f"the text of the {part} part gives only {len(found):,} tokens"
+            raise InputError(file, text, allowed=f"{wanted:,} asked", do=f"lower merges_{part} or give more text")
+
+    base_part = out.path / BASE_PART
+    if base_part.exists():
+        tokens = read_ranks(base_part)
+    else:
+        tokens = learn(corpus.texts("base", is_base), n_base)
+        enough(tokens, n_base, "base")
+        if multilingual:
+            with out.write(BASE_PART) as path:
+                write_ranks(tokens, path)
+    if multilingual:
+        tokens = extend(tokens, learn(corpus.texts("multilingual", lambda x: not is_base(x)), n), config.merges_multilingual)
+        enough(tokens, n, "multilingual")
     with out.write("tokenizer") as path:
-        write_tokenizer(backend, path, config.max_model_tokens)
+        write_tokenizer(tokens, path, config.max_model_tokens)
     trained = Tokenizer.load(out.path / "tokenizer")
     sample = []
     n_bytes = 0
@@ -84,4 +211,9 @@ def tokenizer(config: TokenizerConfig, *, documents: Run, out: Output) -> dict[s
         if n_bytes >= SAMPLE_BYTES:
             break
     n_tokens = sum(len(ids) for ids in trained.encode_batch(sample))
-    return {"vocabulary": trained.vocabulary, "bytes_per_token": n_bytes / n_tokens, "sample_bytes": n_bytes}
+    return {
+        "vocabulary": trained.vocabulary,
+        "bytes_per_token": n_bytes / n_tokens,
+        "sample_bytes": n_bytes,
+        "bytes_by_language": dict(sorted(corpus.bytes_of.items())),
+    }

@@ -1,0 +1,60 @@
+"""Encoding by ranks with tiktoken, on all cores (paper 3.2): the same ids as `tokenizer.json`'s merges give, several times faster.
+
+tiktoken looks a whole piece up before it joins anything, as Llama 3 does. Its regular expressions give up on a run of a million
+spaces; such a run is cut out at the borders that the split pattern would have found, so that the ids are those of the whole text.
+"""
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import tiktoken
+
+from openherd.core.errors import InputError
+
+LONG = 400_000  # of the 999,998 that tiktoken can take
+WHITE_SPACE = "\t\x0b\x0c \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"  # Unicode's, less line ends
+LONG_SPACE = re.compile(f"[{WHITE_SPACE}]{{{LONG},}}")
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def long_spaces(text: str) -> Iterator[tuple[int, int]]:
+    """Start and end of each long run of spaces that the split pattern makes one piece: all before the last, which begins a word."""
+    if any(c.isspace() for c in text[LONG - 1 :: LONG]):
+        for run in LONG_SPACE.finditer(text):
+            after = text[run.end() : run.end() + 1]
+            if after not in ("\r", "\n"):  # these belong to the run: another part of the pattern takes it, and can
+                yield run.start(), run.end() - 1 if after else run.end()
+
+
+class RankEncoder:
+    """Text to ids, where a token's id is its rank; special tokens are unknown here."""
+
+    def __init__(self, tokens: Sequence[bytes], pattern: str) -> None:
+        ranks = {token: rank for rank, token in enumerate(tokens)}
+        self._encoding = tiktoken.Encoding("openherd", pat_str=pattern, mergeable_ranks=ranks, special_tokens={})
+
+    def encode(self, text: str) -> np.ndarray:
+        """Ids of a text, uint32. Raises InputError for lone surrogates, which tiktoken would replace in silence."""
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise InputError("text", "holds a lone surrogate", do="decode the bytes as UTF-8 first") from None
+        found, at = [], 0
+        for start, end in long_spaces(text):
+            piece = self._encoding._core_bpe.encode_single_piece(text[start:end].encode())
+            found += [self._encoding.encode_to_numpy(text[at:start]), np.array(piece, np.uint32)]
+            at = end
+        rest = self._encoding.encode_to_numpy(text[at:] if at else text)
+        return np.concatenate([*found, rest]) if found else rest
+
+    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Ids of many texts, on all cores."""
+        with ThreadPoolExecutor(cores()) as pool:
+            return list(pool.map(self.encode, texts))
