@@ -9,16 +9,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from openherd.core import rundir
-from openherd.core.errors import InputError
+from openherd.core.errors import ConfigError, InputError
 from openherd.core.records import ParquetWriter
 from openherd.core.rundir import Job, Run
 from openherd.data.documents import LANGUAGE_SCHEMA
-from openherd.tokenizer import reference
+from openherd.tokenizer import reference, train
 from openherd.tokenizer.dialog import ROLES, decode_dialog, encode_dialog, render_mask
 from openherd.tokenizer.pattern import SPLIT_PATTERN
+from openherd.tokenizer.ranks import split_of
 from openherd.tokenizer.special import SPECIAL_TOKENS
 from openherd.tokenizer.tokenizer import Tokenizer, byte_letters
-from openherd.tokenizer.train import TokenizerConfig, learn, tokenizer, write_tokenizer
+from openherd.tokenizer.train import Corpus, TokenizerConfig, learn, tokenizer, write_tokenizer
 
 N_PAIRS = 600
 LETTERS = {letter: byte for byte, letter in byte_letters().items()}
@@ -283,3 +284,101 @@ def test_too_little_text_for_the_vocabulary_is_refused(documents, tmp_path):
     ):
         run_tokenizer(tmp_path, documents)
     assert not (tmp_path / "tokenizer").exists()
+
+
+GERMAN = ["Die Straße führt über die Brücke, und über den Fluss fährt ein Schiff. " * 20, "Über Österreich und Ölfässer. " * 20]
+ENGLISH = ["The road leads over the bridge, and over the river goes a ship. " * 20, "Of roads and bridges. " * 20]
+
+
+def corpus_run(path: Path, texts: list[tuple[str, str]]) -> Run:
+    """A finished run whose `train.parquet` holds texts with their languages."""
+
+    def stage(config, *, out):
+        with out.write("train.parquet") as file, ParquetWriter(file, LANGUAGE_SCHEMA) as writer:
+            for i, (language, text) in enumerate(texts):
+                writer.write({"id": f"{i:032x}", "language": language, "text": text})
+        return {}
+
+    return rundir.make(Job("holdout", "3.1.3", 1, {}, {}, {}), path, stage, None, {})[0]
+
+
+@pytest.fixture(scope="session")
+def two_languages(tmp_path_factory) -> Run:
+    texts = [*(("de", text) for text in GERMAN), *(("en", text) for text in ENGLISH)]
+    return corpus_run(tmp_path_factory.mktemp("two"), texts)
+
+
+TWO_PARTS = {"merges_base": 40, "merges_multilingual": 30}
+
+
+def test_the_part_for_other_languages_stands_behind_the_base(two_languages, tmp_path):
+    words = Tokenizer.load(run_tokenizer(tmp_path, two_languages, **TWO_PARTS).path / "tokenizer")
+    base = learn(ENGLISH, 296)
+    assert words.tokens[:296] == base
+    added = words.tokens[296:]
+    others = [token for token in learn(GERMAN, 326) if token not in base]
+    places = [others.index(token) for token in added]
+    assert len(added) == 30
+    assert places == sorted(places)
+    alone = Tokenizer.load(
+        run_tokenizer(tmp_path / "alone", two_languages, merges_base=40, merges_multilingual=0).path / "tokenizer"
+    )
+    assert alone.tokens == learn([*GERMAN, *ENGLISH], 296)
+    for token in added:  # every one of them can be reached by joining: it stands in a text that is no whole piece
+        split = split_of(token, {t: i for i, t in enumerate(words.tokens)})
+        assert split is not None
+        assert {*split} <= {*words.tokens[: words.tokens.index(token)]}
+
+
+def test_languages_count_as_they_weigh(two_languages, tmp_path):
+    """A weight of 2 is the same as every document twice, a weight of 0 as none."""
+    settings = {"merges_base": 40, "merges_multilingual": 0}
+    heavy = run_tokenizer(tmp_path / "2", two_languages, **settings, language_weights={"de": 2.0})
+    assert Tokenizer.load(heavy.path / "tokenizer").tokens == learn([*GERMAN, *GERMAN, *ENGLISH], 296)
+    without = run_tokenizer(tmp_path / "0", two_languages, **settings, language_weights={"de": 0.0})
+    assert Tokenizer.load(without.path / "tokenizer").tokens == learn(ENGLISH, 296)
+    with pytest.raises(ConfigError, match="language_weights: no text in 'fr'"):
+        run_tokenizer(tmp_path / "fr", two_languages, **settings, language_weights={"fr": 1.0})
+    with pytest.raises(ConfigError, match="at least 0"):
+        TokenizerConfig(language_weights={"de": -1.0})
+
+
+def test_of_a_larger_corpus_documents_are_drawn(tmp_path):
+    texts = [f"document number {i} of many, many documents. " * 3 for i in range(400)]
+    documents = corpus_run(tmp_path / "corpus", [("en", text) for text in texts])
+    config = TokenizerConfig(merges_base=0, merges_multilingual=0, max_bytes=10_000)
+    file = documents.file("train.parquet")
+    drawn = list(Corpus.open(file, config).texts("base", lambda language: True))
+    assert 5_000 < sum(len(text) for text in drawn) < 20_000
+    assert set(drawn) < set(texts)
+    assert drawn == list(Corpus.open(file, config).texts("base", lambda language: True))
+    other = TokenizerConfig(merges_base=0, merges_multilingual=0, max_bytes=10_000, seed=1)
+    assert drawn != list(Corpus.open(file, other).texts("base", lambda language: True))
+
+
+def test_a_stopped_run_keeps_its_base_part(two_languages, tmp_path, monkeypatch):
+    whole = run_tokenizer(tmp_path / "whole", two_languages, **TWO_PARTS)
+    learnt = []
+
+    def stopped(texts, n):
+        learnt.append(n)
+        if len(learnt) == 2:
+            raise KeyboardInterrupt
+        return learn(texts, n)
+
+    monkeypatch.setattr(train, "learn", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        run_tokenizer(tmp_path / "stopped", two_languages, **TWO_PARTS)
+    run = run_tokenizer(tmp_path / "stopped", two_languages, **TWO_PARTS)
+    assert learnt == [296, 326, 326]
+    assert run.manifest["outputs"] == whole.manifest["outputs"]
+
+
+def test_too_little_text_of_other_languages_is_refused(two_languages, tmp_path):
+    with pytest.raises(InputError, match=r"the text of the multilingual part gives only 3\d\d tokens; .*lower merges_multilingual"):
+        run_tokenizer(tmp_path, two_languages, merges_base=40, merges_multilingual=5_000)
+
+
+def test_a_million_spaces_can_be_learned_from():
+    parts = ["to be", " or not to be" * 9]
+    assert learn([parts[0] + " " * 1_000_100 + parts[1]], 262) == learn(parts, 262)
