@@ -32,6 +32,8 @@ commands:
   diff A B                   settings, data and metrics of two runs side by side
   sweep RECIPE --out DIR     variants of a recipe; they share what is the same
   clean DIR                  remove what no run names
+  tokenizer compare A B      two tokenizers on the same text, by language
+  tokenizer convert SOURCE   Meta's rank file to tokenizer.json, and back
   model NAME                 shapes, parameters, FLOPs and cache of a model size
   doctor                     what this machine offers, in words
   stages                     the stages in the paper's order
@@ -111,6 +113,8 @@ def dispatch(arguments: list[str]) -> int:
     if name in ("-V", "--version"):
         print(f"openherd {__version__}")
         return 0
+    if (words := " ".join(arguments[:2])) in COMMANDS:
+        return int(COMMANDS[words](rest[1:]) or 0)
     if name in COMMANDS:
         return int(COMMANDS[name](rest) or 0)
     if name in BY_NAME:
@@ -266,6 +270,35 @@ def command_model(arguments: list[str]) -> None:
     print(model_text(given.name, given.sequence_length))
 
 
+def command_tokenizer_compare(arguments: list[str]) -> None:
+    """`openherd tokenizer compare`"""
+    parser = Parser(prog="openherd tokenizer compare", description="Two tokenizers on the same text, by language.")
+    what = "a rank file (tokenizer.model), a directory with tokenizer.json, or a run directory"
+    parser.add_argument("first", type=Path, metavar="A", help=what)
+    parser.add_argument("second", type=Path, metavar="B", help="another")
+    on = "the text: .parquet or .jsonl with 'text' and perhaps 'language', .txt, a folder of .txt by language, or a run directory"
+    parser.add_argument("--on", type=Path, required=True, metavar="DATA", help=on)
+    parser.add_argument("--page", type=Path, metavar="FILE", help="also write a page with a picture")
+    given = parser.parse_args(arguments)
+    from openherd.tokenizer.compare import compare
+
+    print(compare(given.first, given.second, given.on, given.page))
+
+
+def command_tokenizer_convert(arguments: list[str]) -> None:
+    """`openherd tokenizer convert`"""
+    description = "Meta's rank file (tokenizer.model) to a directory with tokenizer.json, or such a directory to a rank file."
+    parser = Parser(prog="openherd tokenizer convert", description=description)
+    parser.add_argument(
+        "source", type=Path, metavar="SOURCE", help="a rank file, a directory with tokenizer.json, or a run directory"
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="PATH", help="the directory or the rank file to write")
+    given = parser.parse_args(arguments)
+    from openherd.tokenizer.files import convert
+
+    print(convert(given.source, given.out))
+
+
 def command_doctor(arguments: list[str]) -> None:
     """`openherd doctor`"""
     Parser(prog="openherd doctor", description="What this machine offers, in words.").parse_args(arguments)
@@ -381,6 +414,8 @@ COMMANDS = {
     "sweep": command_sweep,
     "clean": command_clean,
     "model": command_model,
+    "tokenizer compare": command_tokenizer_compare,
+    "tokenizer convert": command_tokenizer_convert,
     "doctor": command_doctor,
     "stages": command_stages,
     "where": command_where,

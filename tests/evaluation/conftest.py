@@ -11,8 +11,9 @@ from openherd.core.records import ParquetWriter, write_jsonl
 from openherd.core.rundir import Job, Run
 from openherd.data.documents import TEXT_SCHEMA
 from openherd.model.config import ModelConfig
+from openherd.tokenizer.files import write_tokenizer
 from openherd.tokenizer.tokenizer import Tokenizer
-from openherd.tokenizer.train import learn, write_tokenizer
+from openherd.tokenizer.train import learn
 from openherd.training.phase import write_model
 from tiny import tiny_model
 

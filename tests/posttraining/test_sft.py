@@ -26,8 +26,9 @@ from openherd.posttraining.sft import (
     show_mask,
 )
 from openherd.tokenizer.dialog import Encoded, encode_dialog
+from openherd.tokenizer.files import write_tokenizer
 from openherd.tokenizer.tokenizer import Tokenizer
-from openherd.tokenizer.train import learn, write_tokenizer
+from openherd.tokenizer.train import learn
 from openherd.training.loop import COMPUTE
 from openherd.training.objective import NextToken
 from openherd.training.phase import write_model

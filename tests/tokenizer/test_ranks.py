@@ -16,10 +16,11 @@ from tokenizers import models, pre_tokenizers
 from miniature import ROOT
 from openherd.core.errors import InputError
 from openherd.tokenizer import encoder, reference
+from openherd.tokenizer.files import read_ranks, write_ranks, write_tokenizer
 from openherd.tokenizer.pattern import SPLIT_PATTERN
-from openherd.tokenizer.ranks import follow_ranks, merges_of, read_ranks, write_ranks
+from openherd.tokenizer.ranks import follow_ranks, merges_of
 from openherd.tokenizer.tokenizer import Tokenizer, byte_letters
-from openherd.tokenizer.train import learn, write_tokenizer
+from openherd.tokenizer.train import learn
 
 LANGUAGES = ROOT.parent / "shared" / "data" / "lingua_langid"
 BYTES = [bytes([b]) for b in range(256)]
@@ -98,7 +99,8 @@ def test_which_merges_follow_the_ranks(tokens):
     assert not follow_ranks(tokens, [*merges, (b"\x00", b"\xff")])  # makes no token
 
 
-def test_rank_files_are_read_as_tiktoken_reads_them(tokens, tmp_path):
+def test_rank_files_are_read_as_tiktoken_reads_them(tokens, tmp_path, monkeypatch):
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", "")  # it copies what it reads into the temporary folder of all users
     file = tmp_path / "tokenizer.model"
     write_ranks(tokens, file)
     assert read_ranks(file) == tokens
@@ -134,6 +136,18 @@ def words(tokens, tmp_path_factory) -> Tokenizer:
 
 
 SIGNS = "'sSſtTKk dD01٣½  \n\r\t\xa0\u3000\x85\u2028\x1c\x1f.,!_-éß漢😀\u200d\u0301ıİ"
+
+
+@pytest.mark.parametrize("name", ["<|never|>", "<|eot_id|>"])
+def test_no_name_in_a_text_is_special_to_the_fast_encoder(name, words):
+    text = f"a {name}{name} b"
+    assert words.encode_arrays([text])[0].tolist() == words.encode(text)
+
+
+def test_batches_come_in_order(words):
+    batches = [[f"{i} {j} of many" * j for j in range(5)] for i in range(7)]
+    found = [[words.decode(ids.tolist()) for ids in batch] for batch in words.encode_batches(iter(batches))]
+    assert found == batches
 
 
 @given(text=st.text(max_size=60) | st.text(SIGNS, max_size=60))
@@ -200,9 +214,9 @@ def test_merges_that_do_not_follow_ranks_are_encoded_by_tokenizers(words, tmp_pa
         (tmp_path / "tokenizer.json").write_text(json.dumps({**file, "model": {**file["model"], **change}}))
         other = Tokenizer.load(tmp_path)
         text = " naïve text   with 東京 12345"
-        assert other._by_ranks is None
+        assert not other.follows_ranks
         assert other.encode_arrays([text])[0].tolist() == other.encode(text)
-    assert words._by_ranks is not None
+    assert words.follows_ranks
 
 
 def test_special_tokens_stand_for_themselves_only_where_that_is_allowed(words):

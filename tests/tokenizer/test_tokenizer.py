@@ -15,11 +15,12 @@ from openherd.core.rundir import Job, Run
 from openherd.data.documents import LANGUAGE_SCHEMA
 from openherd.tokenizer import reference, train
 from openherd.tokenizer.dialog import ROLES, decode_dialog, encode_dialog, render_mask
+from openherd.tokenizer.files import write_tokenizer
 from openherd.tokenizer.pattern import SPLIT_PATTERN
 from openherd.tokenizer.ranks import split_of
 from openherd.tokenizer.special import SPECIAL_TOKENS
 from openherd.tokenizer.tokenizer import Tokenizer, byte_letters
-from openherd.tokenizer.train import Corpus, TokenizerConfig, learn, tokenizer, write_tokenizer
+from openherd.tokenizer.train import Corpus, TokenizerConfig, learn, tokenizer
 
 N_PAIRS = 600
 LETTERS = {letter: byte for byte, letter in byte_letters().items()}

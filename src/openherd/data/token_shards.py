@@ -6,6 +6,7 @@ document's id by source and number, so that any token can be traced to its page.
 """
 
 import contextlib
+import itertools
 import json
 import re
 from array import array
@@ -87,8 +88,10 @@ def token_shards(config: TokenShardsConfig, *, documents: Run, tokenizer: Run, o
             ParquetWriter(folder / DOCUMENT_IDS, DOCUMENT_IDS_SCHEMA) as document_ids,
             Progress("token-shards", count_rows(source_file) or 0, "documents") as progress,
         ):
-            for batch in in_batches(read_parquet(source_file, ["id", "source", "text"]), config.batch_documents):
-                for row, ids in zip(batch, words.encode_arrays([row["text"] for row in batch]), strict=True):
+            batches, again = itertools.tee(in_batches(read_parquet(source_file, ["id", "source", "text"]), config.batch_documents))
+            encoded = words.encode_batches([row["text"] for row in batch] for batch in again)
+            for batch, found in zip(batches, encoded, strict=True):
+                for row, ids in zip(batch, found, strict=True):
                     source = row["source"]
                     if not source:
                         raise InputError(source_file, f"document {row['id']} has no source", do="give each document a source")

@@ -158,6 +158,23 @@ def score_bars(scores: Sequence[Score], axis: str, end: float | None = None) -> 
     return _dressed(drawing, 90 + 36 * len(scores), barmode="overlay", showlegend=False)
 
 
+def grouped_bars(groups: Sequence[str], parts: Mapping[str, Sequence[float]], axis: str) -> go.Figure:
+    """Horizontal bars side by side: one group a row, one bar in it for each of `parts`."""
+    drawing = go.Figure()
+    for (name, values), colour in zip(parts.items(), _phase_colours(len(parts)), strict=True):
+        drawing.add_bar(
+            name=html.escape(name),
+            y=[html.escape(group) for group in groups],
+            x=list(values),
+            orientation="h",
+            marker={"color": colour},
+            hovertemplate=f"<b>%{{y}}</b><br>{html.escape(name)}: %{{x:.3f}}<extra></extra>",
+        )
+    drawing.update_xaxes(title_text=axis, rangemode="tozero")
+    drawing.update_yaxes(autorange="reversed", showgrid=False)
+    return _dressed(drawing, 110 + (12 + 14 * len(parts)) * len(groups), barmode="group", legend_traceorder="normal")
+
+
 def _lines(text: str) -> str:
     return html.escape(text).replace("\n", "<br>")
 

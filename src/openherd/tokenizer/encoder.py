@@ -6,8 +6,9 @@ spaces; such a run is cut out at the borders that the split pattern would have f
 
 import os
 import re
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import tiktoken
@@ -38,7 +39,9 @@ class RankEncoder:
 
     def __init__(self, tokens: Sequence[bytes], pattern: str) -> None:
         ranks = {token: rank for rank, token in enumerate(tokens)}
-        self._encoding = tiktoken.Encoding("openherd", pat_str=pattern, mergeable_ranks=ranks, special_tokens={})
+        # Of a name that is never allowed: with none at all tiktoken looks for it at every character.
+        special = {"<|never|>": len(ranks)}
+        self._encoding = tiktoken.Encoding("openherd", pat_str=pattern, mergeable_ranks=ranks, special_tokens=special)
 
     def encode(self, text: str) -> np.ndarray:
         """Ids of a text, uint32. Raises InputError for lone surrogates, which tiktoken would replace in silence."""
@@ -49,12 +52,21 @@ class RankEncoder:
         found, at = [], 0
         for start, end in long_spaces(text):
             piece = self._encoding._core_bpe.encode_single_piece(text[start:end].encode())
-            found += [self._encoding.encode_to_numpy(text[at:start]), np.array(piece, np.uint32)]
+            found += [self._ordinary(text[at:start]), np.array(piece, np.uint32)]
             at = end
-        rest = self._encoding.encode_to_numpy(text[at:] if at else text)
+        rest = self._ordinary(text[at:] if at else text)
         return np.concatenate([*found, rest]) if found else rest
 
-    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """Ids of many texts, on all cores."""
+    def _ordinary(self, text: str) -> np.ndarray:
+        return self._encoding.encode_to_numpy(text, disallowed_special=())
+
+    def encode_batches(self, batches: Iterable[Sequence[str]]) -> Iterator[list[np.ndarray]]:
+        """Ids of batches of texts, on all cores, which are at work on the next batch while the caller has this one."""
         with ThreadPoolExecutor(cores()) as pool:
-            return list(pool.map(self.encode, texts))
+            waiting: deque[list[Future[np.ndarray]]] = deque()
+            for batch in batches:
+                waiting.append([pool.submit(self.encode, text) for text in batch])
+                if len(waiting) == 2:
+                    yield [found.result() for found in waiting.popleft()]
+            for last in waiting:
+                yield [found.result() for found in last]

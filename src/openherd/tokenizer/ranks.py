@@ -10,29 +10,27 @@ every token has one split, or none if its bytes never come down to two. Merges i
 therefore encode any text as the ranks do, and what else they list is never used.
 """
 
-import base64
-import binascii
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-
-from openherd.core.errors import InputError
 
 Split = tuple[bytes, bytes]
+NONE = 1 << 62  # a rank above all others
 
 
 def split_of(token: bytes, ranks: Mapping[bytes, int]) -> Split | None:
     """The two tokens that are joined to make `token`; None where its bytes are never joined to two, or it is a byte."""
-    parts = [token[i : i + 1] for i in range(len(token))]
-    while len(parts) > 2:
-        best, at = None, 0
-        for i in range(len(parts) - 1):
-            rank = ranks.get(parts[i] + parts[i + 1])
-            if rank is not None and (best is None or rank < best):
-                best, at = rank, i
-        if best is None:
+    if len(token) < 2:
+        return None
+    starts = list(range(len(token) + 1))  # of the parts, and the end
+    joined = [ranks.get(token[i : i + 2], NONE) for i in range(len(token) - 1)]  # the rank of each part with the next
+    while len(joined) > 1:
+        lowest = min(joined)
+        if lowest == NONE:
             return None
-        parts[at : at + 2] = [parts[at] + parts[at + 1]]
-    return (parts[0], parts[1]) if len(parts) == 2 else None
+        at = joined.index(lowest)
+        del starts[at + 1], joined[at]
+        for i in range(max(at - 1, 0), min(at + 1, len(joined))):
+            joined[i] = ranks.get(token[starts[i] : starts[i + 2]], NONE)
+    return token[: starts[1]], token[starts[1] :]
 
 
 def merges_of(tokens: Sequence[bytes]) -> list[Split]:
@@ -48,30 +46,3 @@ def follow_ranks(tokens: Sequence[bytes], merges: Sequence[Split]) -> bool:
     listed = set(merges)
     in_order = all(a <= b for a, b in zip([0, *made], made))
     return in_order and all((split := split_of(token, ranks)) is None or split in listed for token in tokens)
-
-
-def read_ranks(file: Path) -> list[bytes]:
-    """The tokens of a rank file, by rank. Raises InputError where it is another file, among them Llama 2's SentencePiece model."""
-    content = file.read_bytes()
-    tokens: list[bytes] = []
-    for number, line in enumerate(content.splitlines(), 1):
-        try:
-            token, rank = line.split()
-            tokens.append(base64.b64decode(token, validate=True))
-            in_order = int(rank) == number - 1
-        except (ValueError, binascii.Error):
-            in_order = False
-        if not in_order:
-            if b"<unk>" in content[:64] or b"\xe2\x96\x81" in content:
-                do = "Llama 3 has a tokenizer of its own; take a Llama 3 checkpoint, or train one with 'openherd tokenizer'"
-                raise InputError(file, "a SentencePiece model, as of Llama 2", allowed="a tiktoken rank file, as of Llama 3", do=do)
-            found = "no rank file" if number == 1 else "damaged"
-            raise InputError(f"{file}, line {number}", found, allowed="a token in base64, a space, and the line's number from 0")
-    if len(set(tokens)) != len(tokens) or not {bytes([b]) for b in range(256)} <= set(tokens):
-        raise InputError(file, "a token stands twice, or a byte is missing", allowed="each token once, the 256 bytes among them")
-    return tokens
-
-
-def write_ranks(tokens: Sequence[bytes], file: Path) -> None:
-    """Write a rank file, which tiktoken and Meta's own code read."""
-    file.write_bytes(b"".join(base64.b64encode(token) + b" %d\n" % rank for rank, token in enumerate(tokens)))

@@ -10,7 +10,7 @@ tokenizers, which transformers uses, encodes the rest.
 import json
 import re
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -80,9 +80,13 @@ class Tokenizer:
 
     def encode_arrays(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Token ids of many texts as arrays of uint32, on all cores: the fast way. Raises InputError for lone surrogates."""
+        return next(self.encode_batches([texts]))
+
+    def encode_batches(self, batches: Iterable[Sequence[str]]) -> Iterator[list[np.ndarray]]:
+        """As `encode_arrays`, batch by batch; the cores are at work on the next batch while the caller has this one."""
         if self._by_ranks is None:
-            return [np.array(ids, np.uint32) for ids in self.encode_batch(texts)]
-        return self._by_ranks.encode_batch(texts)
+            return ([np.array(ids, np.uint32) for ids in self.encode_batch(texts)] for texts in batches)
+        return self._by_ranks.encode_batches(batches)
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of token ids; special tokens are written out, bytes that are no UTF-8 become U+FFFD."""
@@ -125,6 +129,11 @@ class Tokenizer:
         """The bytes of every token in the order of the ids, special ones left out."""
         return [token for i, token in enumerate(self._bytes) if i not in self.special_ids]
 
+    @property
+    def follows_ranks(self) -> bool:
+        """Whether it encodes as the ranks of its tokens do."""
+        return self._by_ranks is not None
+
     @cached_property
     def _special_names(self) -> re.Pattern[str]:
         """Finds the special tokens in a text, the longest first."""
@@ -136,20 +145,18 @@ class Tokenizer:
         """An encoder by ranks, where it gives the same ids as this file on any text."""
         file = json.loads(self._backend.to_str())
         model, pattern = file["model"], split_pattern(file)
-        letters = {letter: byte for byte, letter in byte_letters().items()}
         plain = model["type"] == "BPE" and model["ignore_merges"] and not model["dropout"] and not model["byte_fallback"]
         if pattern is None or not plain or sorted(model["vocab"].values()) != list(range(len(self.tokens))):
             return None
-        merges = [(bytes(letters[c] for c in left), bytes(letters[c] for c in right)) for left, right in model["merges"]]
+        merges = [(spelt_bytes(left), spelt_bytes(right)) for left, right in model["merges"]]
         return RankEncoder(self.tokens, pattern) if follow_ranks(self.tokens, merges) else None
 
     @cached_property
     def _bytes(self) -> list[bytes]:
         """The bytes of every id."""
-        letters = {letter: byte for byte, letter in byte_letters().items()}
         table = [b""] * self.vocabulary
         for token, i in self._backend.get_vocab(with_added_tokens=True).items():
-            table[i] = token.encode() if i in self.special_ids else bytes(letters[c] for c in token)
+            table[i] = token.encode() if i in self.special_ids else spelt_bytes(token)
         return table
 
 
@@ -170,3 +177,11 @@ def byte_letters() -> dict[int, str]:
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     others = [b for b in range(256) if b not in printable]
     return {b: chr(b) for b in printable} | {b: chr(256 + i) for i, b in enumerate(others)}
+
+
+BYTES_OF_LETTERS = {ord(letter): byte for byte, letter in byte_letters().items()}
+
+
+def spelt_bytes(token: str) -> bytes:
+    """The bytes of a token as byte-level vocabularies spell it."""
+    return token.translate(BYTES_OF_LETTERS).encode("latin-1")

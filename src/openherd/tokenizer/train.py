@@ -8,7 +8,6 @@ All 256 bytes are tokens, so any text can be encoded. Whole pieces are looked up
 that read `tokenizer.json` begin a text with `<|begin_of_text|>`, as with Llama 3's own and as in training.
 """
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -16,9 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import rustbpe
-import tokenizers
 from pydantic import Field
-from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, processors
 
 from openherd.core.config import nearest
 from openherd.core.errors import ConfigError, InputError
@@ -26,12 +23,11 @@ from openherd.core.progress import Progress
 from openherd.core.records import read_parquet
 from openherd.core.rundir import Output, Run
 from openherd.core.seeds import uniform
-from openherd.tokenizer.dialog import CHAT_TEMPLATE
 from openherd.tokenizer.encoder import long_spaces
+from openherd.tokenizer.files import read_ranks, write_ranks, write_tokenizer
 from openherd.tokenizer.pattern import SPLIT_PATTERN
-from openherd.tokenizer.ranks import merges_of, read_ranks, split_of, write_ranks
-from openherd.tokenizer.special import BEGIN_OF_TEXT, END_OF_TEXT, PAD, SPECIAL_TOKENS
-from openherd.tokenizer.tokenizer import Tokenizer, byte_letters
+from openherd.tokenizer.ranks import split_of
+from openherd.tokenizer.tokenizer import Tokenizer
 
 BYTES = 256
 SAMPLE_BYTES = 1_000_000  # of training text, on which bytes per token are measured
@@ -96,42 +92,6 @@ def extend(tokens: Sequence[bytes], others: Iterable[bytes], n: int) -> list[byt
             ranks[token] = len(extended)
             extended.append(token)
     return extended
-
-
-def backend_of(tokens: Sequence[bytes]) -> tokenizers.Tokenizer:
-    """A tokenizer that encodes by the ranks of `tokens`, the 256 special ones behind them."""
-    letters = byte_letters()
-
-    def spell(token: bytes) -> str:
-        return "".join(letters[byte] for byte in token)
-
-    merges = [(spell(left), spell(right)) for left, right in merges_of(tokens)]
-    vocabulary = {spell(token): rank for rank, token in enumerate(tokens)}
-    backend = tokenizers.Tokenizer(models.BPE(vocab=vocabulary, merges=merges, ignore_merges=True))
-    split = pre_tokenizers.Split(Regex(SPLIT_PATTERN), behavior="isolated")
-    backend.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
-    backend.decoder = decoders.ByteLevel()
-    backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS])
-    begin = (BEGIN_OF_TEXT, backend.token_to_id(BEGIN_OF_TEXT))
-    backend.post_processor = processors.TemplateProcessing(single=f"{BEGIN_OF_TEXT} $A", special_tokens=[begin])
-    return backend
-
-
-def write_tokenizer(tokens: Sequence[bytes], directory: Path, max_model_tokens: int) -> None:
-    """Write tokenizer.json and tokenizer_config.json, which transformers loads as they are."""
-    directory.mkdir(parents=True, exist_ok=True)
-    backend_of(tokens).save(str(directory / "tokenizer.json"))
-    config = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "bos_token": BEGIN_OF_TEXT,
-        "eos_token": END_OF_TEXT,
-        "pad_token": PAD,
-        "clean_up_tokenization_spaces": False,
-        "model_input_names": ["input_ids", "attention_mask"],
-        "model_max_length": max_model_tokens,
-        "chat_template": CHAT_TEMPLATE,
-    }
-    (directory / "tokenizer_config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 @dataclass(frozen=True)
