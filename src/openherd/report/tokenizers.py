@@ -14,7 +14,7 @@ def comparison_page(
     rows: Sequence[Sequence[str]],
 ) -> str:
     """One self-contained page: bytes per token by language as bars, and the whole table."""
-    drawing = grouped_bars(languages, bytes_per_token, "bytes per token; more is shorter")
+    drawing = grouped_bars(languages, bytes_per_token, "bytes per token (more: fewer tokens for the same text)")
     sections = [
         ("picture", "Bytes per token", figure(drawing, "Bytes per token of both tokenizers, by language.")),
         ("table", "By language", table("By language", head, rows, right=range(1, len(head)))),
