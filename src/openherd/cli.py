@@ -12,11 +12,14 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from openherd import __version__
 from openherd.core.errors import ConfigError, OpenherdError
 from openherd.stages import BY_NAME, STAGES, where
+
+if TYPE_CHECKING:
+    from openherd.core.rundir import Run
 
 EXIT_ERROR = 2
 EXIT_INTERRUPTED = 130
@@ -28,6 +31,7 @@ commands:
   run RECIPE --out DIR       run a recipe; what is done is not done again
   chat DIR                   talk to the model of a run
   generate DIR PROMPT        continue or answer one prompt
+  import SOURCE --out DIR    a Llama 3 of Hugging Face's or Meta's, checked
   show DIR [--mask]          manifest, metrics, lineage; a dialog with its mask
   diff A B                   settings, data and metrics of two runs side by side
   sweep RECIPE --out DIR     variants of a recipe; they share what is the same
@@ -118,7 +122,8 @@ def dispatch(arguments: list[str]) -> int:
     if name in COMMANDS:
         return int(COMMANDS[name](rest) or 0)
     if name in BY_NAME:
-        return run_stage(name, rest)
+        run_stage(name, rest)
+        return 0
     from openherd.core.config import nearest
 
     raise ConfigError("command line", f"unknown command {name!r}", do=nearest(name, [*COMMANDS, *BY_NAME]))
@@ -299,6 +304,20 @@ def command_tokenizer_convert(arguments: list[str]) -> None:
     print(convert(given.source, given.out))
 
 
+def command_import(arguments: list[str]) -> int:
+    """`openherd import`: the stage, its source named first, and the check printed."""
+    words = ["--check", "false"] if "--no-check" in arguments else []
+    rest = [a for a in arguments if a != "--no-check"]
+    if rest and not rest[0].startswith("-"):
+        rest.insert(0, "--source")
+    run = run_stage("import", [*rest, *words])
+    from openherd.interchange.check import Check
+
+    found = run.metrics["check"]
+    print(f"check: {Check(**found).text() if isinstance(found, dict) else found}")
+    return 0
+
+
 def command_doctor(arguments: list[str]) -> None:
     """`openherd doctor`"""
     Parser(prog="openherd doctor", description="What this machine offers, in words.").parse_args(arguments)
@@ -362,13 +381,14 @@ def model_directory(path: Path) -> Path:
     """The model directory behind a run, a stage's run, or a path to one."""
     if (path / "config.json").exists():
         return path
+    from openherd.model.weights import model_of
     from openherd.runner import open_stage
 
-    return open_stage(path, "sft").verified("model/model.safetensors").parent
+    return model_of(open_stage(path, "sft"))[0]
 
 
-def run_stage(name: str, arguments: list[str]) -> int:
-    """One stage as a command: its inputs and settings are options."""
+def run_stage(name: str, arguments: list[str]) -> "Run":
+    """One stage as a command: its inputs and settings are options. Returns its run."""
     import dataclasses
 
     from openherd.core.config import parse_value, settings_of
@@ -402,7 +422,7 @@ def run_stage(name: str, arguments: list[str]) -> int:
     paths = {n: given[f"input_{n}"] for n in stage.inputs if given[f"input_{n}"] is not None}
     run, before = single_stage(name, values, paths, given["out"])
     print(f"{'up to date' if before else 'done'}: {run.path} · {told(run)}")
-    return 0
+    return run
 
 
 COMMANDS = {
@@ -413,6 +433,7 @@ COMMANDS = {
     "diff": command_diff,
     "sweep": command_sweep,
     "clean": command_clean,
+    "import": command_import,
     "model": command_model,
     "tokenizer compare": command_tokenizer_compare,
     "tokenizer convert": command_tokenizer_convert,

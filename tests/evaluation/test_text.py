@@ -11,9 +11,9 @@ import torch
 from openherd.core.errors import ConfigError, InputError
 from openherd.core.records import read_jsonl, read_parquet
 from openherd.evaluation.ngram import Trigram
-from openherd.evaluation.text import EvaluateTextConfig, bits_of, checked_weights, choose_texts, evaluate_text
+from openherd.evaluation.text import EvaluateTextConfig, bits_of, choose_texts, evaluate_text
 from openherd.inference.reference import generate_greedy
-from openherd.model.weights import load_model
+from openherd.model.weights import load_model, model_of
 
 PROMPTS = ("The module", "The class number1 ")
 CONFIG = EvaluateTextConfig(device="cpu", prompts=PROMPTS, sample_tokens=6)
@@ -94,13 +94,13 @@ def test_scores_name_the_weights_they_read(evaluated, models):
 
 def test_other_weights_than_the_manifests_are_refused(model_run):
     run = model_run("sft", 4)
-    assert checked_weights(run)[0] == run.path / "model"
+    assert model_of(run)[0] == run.path / "model"
     weights = run.file("model/model.safetensors")
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1
     weights.write_bytes(bytes(data))
     with pytest.raises(InputError, match="damaged: its SHA-256 is not the manifest's"):
-        checked_weights(run)
+        model_of(run)
 
 
 def test_samples_continue_each_prompt_greedily_and_by_chance(evaluated, models, tokenizer):

@@ -17,10 +17,9 @@ from openherd.core.rundir import Output, Run
 from openherd.core.seeds import uniform
 from openherd.evaluation.retrieval import NearestQuestion
 from openherd.evaluation.scoring import exact_match, token_f1
-from openherd.evaluation.text import checked_weights
 from openherd.inference.engine import Sampling, generate
 from openherd.model.device import Device, announce, choose_device
-from openherd.model.weights import load_model
+from openherd.model.weights import load_model, model_of
 from openherd.tokenizer.dialog import encode_dialog
 from openherd.tokenizer.tokenizer import Tokenizer
 
@@ -61,7 +60,7 @@ def read_questions(dialogs: Run, name: str, config: EvaluateAnswersConfig) -> li
 
 def evaluate_answers(config: EvaluateAnswersConfig, *, model: Run, dialogs: Run, out: Output) -> dict[str, Any]:
     """Ask all questions greedily; writes `answers.jsonl`."""
-    directory, digest = checked_weights(model)
+    directory, digest = model_of(model)
     device = choose_device(config.device)
     announce(out, device)
     network, tokenizer = load_model(directory, str(device)), Tokenizer.load(directory)

@@ -24,7 +24,7 @@ from openherd.evaluation.ngram import SMOOTHING, Trigram
 from openherd.inference.engine import Sampling, generate, log_probabilities
 from openherd.model.device import Device, announce, choose_device
 from openherd.model.transformer import Transformer
-from openherd.model.weights import WEIGHTS, load_model
+from openherd.model.weights import load_model, model_of
 from openherd.tokenizer.tokenizer import Tokenizer
 
 PROMPTS = ("Return the ", "The module ", "class ", "def ")
@@ -45,12 +45,6 @@ class EvaluateTextConfig:
     ] = 0.8
     device: Annotated[Device, Field(description="where to compute; auto: CUDA, else mps, else cpu")] = "auto"
     seed: Annotated[int, Field(description="seed of the choice of documents and of the samples")] = 0
-
-
-def checked_weights(run: Run) -> tuple[Path, str]:
-    """The model directory of a run and the SHA-256 of its weights, which are the manifest's. Raises InputError."""
-    name = f"model/{WEIGHTS}"
-    return run.verified(name).parent, str(run.manifest["outputs"][name]["sha256"])
 
 
 def choose_texts(file: Path, max_bytes: int, seed: int) -> list[str]:
@@ -104,7 +98,7 @@ def evaluate_text(config: EvaluateTextConfig, *, models: tuple[Run, ...], docume
     texts = choose_texts(documents.file("heldout.parquet"), config.max_heldout_bytes, config.seed)
     training = choose_texts(documents.file("train.parquet"), config.max_training_bytes, config.seed)
     sizes = [float(len(text.encode())) for text in texts]
-    directories = [checked_weights(run) for run in models]
+    directories = [model_of(run) for run in models]
     tokenizer = Tokenizer.load(directories[0][0])
     trigram = Trigram(tokenizer.encode_batch(training), tokenizer.vocabulary, tokenizer.bos_id)
     trigram_bits = [-float(trigram.log2_probabilities(ids).sum()) for ids in tokenizer.encode_batch(texts)]

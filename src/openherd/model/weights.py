@@ -4,6 +4,7 @@ them.
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,20 @@ import torch
 from torch import Tensor
 
 from openherd.core.errors import InputError
+from openherd.core.rundir import Run, digest_of
 from openherd.model.config import ModelConfig, RopeScaling
 from openherd.model.transformer import Transformer
 
 WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
 CONFIG = "config.json"
+SUPPORTED = {  # what a Llama 3 may say of itself; the first is what transformers takes where nothing is said
+    "model_type": ("llama",),
+    "architectures": (None, ["LlamaForCausalLM"]),
+    "hidden_act": ("silu",),
+    "attention_bias": (False,),
+    "mlp_bias": (False,),
+}
 
 # Our parameter names to Hugging Face's.
 NAMES = {
@@ -82,38 +92,97 @@ def hugging_face_config(config: ModelConfig, dtype: str, bos: int | None = None,
 
 
 def read_config(directory: Path) -> ModelConfig:
-    """The shape of a model directory. Raises InputError where config.json is missing, damaged or of another architecture."""
+    """The shape of a model directory. Raises InputError where config.json is missing, damaged, or of what is not built here."""
     file = directory / CONFIG
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
-        if found["model_type"] != "llama":
-            raise InputError(file, f"model_type {found['model_type']!r}", allowed="llama")
-        scaling = None
-        if found.get("rope_scaling"):
-            scaling = RopeScaling(
-                factor=found["rope_scaling"]["factor"],
-                low_frequency_factor=found["rope_scaling"]["low_freq_factor"],
-                high_frequency_factor=found["rope_scaling"]["high_freq_factor"],
-                original_positions=found["rope_scaling"]["original_max_position_embeddings"],
-            )
+        for key, allowed in SUPPORTED.items():
+            if found.get(key, allowed[0]) not in allowed:
+                raise InputError(file, f"{key} = {found[key]!r}", allowed=" or ".join(map(str, allowed)))
+        rope = found.get("rope_parameters") or found.get("rope_scaling") or {}  # as transformers 5 writes it, and before
+        kind = rope.get("rope_type", rope.get("type", "default"))
+        if kind not in ("default", "llama3"):
+            raise InputError(file, f"RoPE of type {kind!r}", allowed="llama3, or none")
+        heads = found["num_attention_heads"]
         return ModelConfig(
             n_layers=found["num_hidden_layers"],
             d_model=found["hidden_size"],
-            n_heads=found["num_attention_heads"],
-            n_kv_heads=found["num_key_value_heads"],
-            head_width=found["head_dim"],
+            n_heads=heads,
+            n_kv_heads=found.get("num_key_value_heads") or heads,
+            head_width=found.get("head_dim") or found["hidden_size"] // heads,
             d_feed_forward=found["intermediate_size"],
             vocabulary=found["vocab_size"],
-            rope_theta=found["rope_theta"],
-            rope_scaling=scaling,
-            norm_epsilon=found["rms_norm_eps"],
-            tied_embeddings=found["tie_word_embeddings"],
-            max_positions=found["max_position_embeddings"],
+            rope_theta=float(rope.get("rope_theta", found.get("rope_theta", 10_000.0))),  # transformers' default
+            rope_scaling=None
+            if kind == "default"
+            else RopeScaling(
+                factor=rope["factor"],
+                low_frequency_factor=rope["low_freq_factor"],
+                high_frequency_factor=rope["high_freq_factor"],
+                original_positions=rope["original_max_position_embeddings"],
+            ),
+            norm_epsilon=found.get("rms_norm_eps", 1e-6),
+            tied_embeddings=found.get("tie_word_embeddings", False),
+            max_positions=found.get("max_position_embeddings", 2_048),
         )
     except FileNotFoundError:
         raise InputError(directory, f"no model directory (it holds no {CONFIG})") from None
-    except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+    except (json.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(file, f"not a readable model configuration ({error!r})") from None
+
+
+def weight_files(directory: Path) -> list[Path]:
+    """The safetensors files of a model directory: one, or the shards that its index names. Raises InputError."""
+    if (directory / WEIGHTS).exists():
+        return [directory / WEIGHTS]
+    try:
+        index = json.loads((directory / INDEX).read_text(encoding="utf-8"))
+        names = sorted(set(index["weight_map"].values()))
+    except FileNotFoundError:
+        raise InputError(directory, f"no {WEIGHTS} and no {INDEX}") from None
+    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(directory / INDEX, f"damaged ({error!r})", do="get the model again") from None
+    for name in names:
+        if Path(name).name != name or not (directory / name).exists():
+            raise InputError(directory / INDEX, f"names {name!r}, which is not there", do="get the missing shard")
+    return [directory / name for name in names]
+
+
+def open_weights(file: Path, device: str = "cpu") -> Any:
+    """One safetensors file, memory-mapped; a context manager. Raises InputError where it is damaged."""
+    try:
+        return safetensors.safe_open(file, framework="pt", device=device)
+    except safetensors.SafetensorError as error:
+        raise InputError(file, f"damaged ({error})", do="make it again") from None
+
+
+def expected_tensors(config: ModelConfig) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Hugging Face name of each tensor: our name and its shape."""
+    with torch.device("meta"):
+        model = Transformer(config)
+    return {hugging_face_name(name): (name, tuple(p.shape)) for name, p in model.named_parameters()}
+
+
+def check_tensors(where: Path, config: ModelConfig, found: Mapping[str, tuple[int, ...]]) -> None:
+    """Raises InputError that names missing, unexpected and wrongly shaped tensors."""
+    expected = {name: shape for name, (_, shape) in expected_tensors(config).items()}
+    missing, extra = (
+        sorted(expected.keys() - found.keys()),
+        sorted(n for n in found.keys() - expected.keys() if not is_idle(n, config)),
+    )
+    if missing:
+        raise InputError(where, f"{len(missing)} tensors are missing: {', '.join(missing[:4])}")
+    if extra:
+        raise InputError(where, f"{len(extra)} unexpected tensors: {', '.join(extra[:4])}")
+    wrong = [name for name in sorted(expected) if found[name] != expected[name]]
+    if wrong:
+        text = f"{len(wrong)} tensors of another shape: {wrong[0]} is {found[wrong[0]]}"
+        raise InputError(where, text, allowed=str(expected[wrong[0]]))
+
+
+def is_idle(name: str, config: ModelConfig) -> bool:
+    """Whether a file may hold this tensor although nothing reads it: old tables of frequencies, the head of a tied model."""
+    return name.endswith("rotary_emb.inv_freq") or (config.tied_embeddings and name == NAMES["head.weight"])
 
 
 def save_model(model: Transformer, directory: Path, bos: int | None = None, eos: list[int] | None = None) -> None:
@@ -130,37 +199,34 @@ def save_model(model: Transformer, directory: Path, bos: int | None = None, eos:
 
 
 def load_model(directory: Path, device: str = "cpu", dtype: torch.dtype | None = None) -> Transformer:
-    """Read a model directory; `dtype` None keeps the file's.
+    """Read a model directory; `dtype` None keeps the file's. On the processor tensors are the mapped file, read when used.
 
     Raises InputError that names missing, unexpected and wrongly shaped tensors.
     """
     config = read_config(directory)
     with torch.device("meta"):
         model = Transformer(config)
-    expected = {hugging_face_name(n): (n, p.shape) for n, p in model.named_parameters()}
-    file = directory / WEIGHTS
-    try:
-        with safetensors.safe_open(file, framework="pt", device=device) as tensors:
-            found = {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
-            _check_tensors(file, {name: tuple(shape) for name, (_, shape) in expected.items()}, found)
-            state = {ours: tensors.get_tensor(name).to(dtype) for name, (ours, _) in expected.items()}
-    except FileNotFoundError:
-        raise InputError(directory, f"no {WEIGHTS}") from None
-    except safetensors.SafetensorError as error:
-        raise InputError(file, f"damaged ({error})", do="make it again") from None
+    ours = {hugging_face: name for hugging_face, (name, _) in expected_tensors(config).items()}
+    found: dict[str, tuple[int, ...]] = {}
+    state: dict[str, Tensor] = {}
+    for file in weight_files(directory):
+        with open_weights(file, device) as tensors:
+            shapes = {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
+            found |= shapes
+            state |= {ours[name]: tensors.get_tensor(name).to(dtype) for name in shapes if name in ours}
+    check_tensors(directory, config, found)
     model.load_state_dict(state, assign=True, strict=False)
     if config.tied_embeddings:
         model.head.weight = model.embed.weight
     return model
 
 
-def _check_tensors(file: Path, expected: dict[str, tuple[int, ...]], found: dict[str, tuple[int, ...]]) -> None:
-    missing, extra = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
-    if missing:
-        raise InputError(file, f"{len(missing)} tensors are missing: {', '.join(missing[:4])}")
-    if extra:
-        raise InputError(file, f"{len(extra)} unexpected tensors: {', '.join(extra[:4])}")
-    wrong = [f"{n} is {found[n]}" for n in sorted(expected) if found[n] != expected[n]]
-    if wrong:
-        name = wrong[0].split(" ")[0]
-        raise InputError(file, f"{len(wrong)} tensors of another shape: {wrong[0]}", allowed=str(expected[name]))
+def model_of(run: Run) -> tuple[Path, str]:
+    """The model directory of a run and the digest of its weights: the SHA-256 of the file, or one over those of its shards.
+
+    Raises InputError where the weights are not those that the run wrote.
+    """
+    names = [name for name in sorted(run.manifest["outputs"]) if name.startswith("model/") and name.endswith(".safetensors")]
+    files = [run.verified(name) for name in names or [f"model/{WEIGHTS}"]]
+    digests = [str(run.manifest["outputs"][name]["sha256"]) for name in names]
+    return files[0].parent, digests[0] if len(digests) == 1 else digest_of(digests)

@@ -22,6 +22,7 @@ SAYS = {
     "python-docs": ("Python {python}", "{pages:,} pages, {bytes:.1f} MB"),
     "holdout": (CURATION[0], "{train_documents:,} to train on, {heldout_documents:,} held out"),
     "tokenizer": ("", "{vocabulary:,} tokens, {bytes_per_token:.2f} bytes each"),
+    "import": ("{format} directory", "{parameters:,} parameters, {dtype}"),
     "token-shards": ("{documents:,} documents", "{train_tokens:,} tokens"),
     "pretrain": TRAINING,
     "long-context": TRAINING,

@@ -20,7 +20,7 @@ from openherd.data.batches import BatchSource
 from openherd.data.token_shards import TokenShards
 from openherd.model.flops import flops_per_token, parameters
 from openherd.model.transformer import Transformer
-from openherd.model.weights import WEIGHTS, load_model, save_model
+from openherd.model.weights import load_model, model_of, save_model
 from openherd.tokenizer.tokenizer import Tokenizer
 from openherd.training.loop import COMPUTE, STATE, TrainingConfig, compute_settings, read_compute, train
 from openherd.training.objective import Batch, NextToken
@@ -110,15 +110,17 @@ class Base:
 
     model: Transformer
     tokenizer: Tokenizer
-    state: Path
+    state: Path | None
     precision: str
 
     @classmethod
     def open(cls, run: Run, config: TrainingConfig, out: Output) -> "Base":
         """Read model, tokenizer and where the optimizer's state lies; compute as that phase did where the settings say 'auto'."""
-        device, precision = compute_settings(config, out, read_compute(run.file(COMPUTE)))
-        directory = run.verified(f"model/{WEIGHTS}").parent
-        return cls(load_model(directory, str(device)), Tokenizer.load(directory), run.path / STATE, precision)
+        imported = run.manifest["stage"] == "import"  # which brings neither settings nor an optimizer
+        device, precision = compute_settings(config, out, None if imported else read_compute(run.file(COMPUTE)))
+        directory = model_of(run)[0]
+        model = load_model(directory, str(device), torch.float32)
+        return cls(model, Tokenizer.load(directory), None if imported else run.path / STATE, precision)
 
 
 def train_phase(
