@@ -259,8 +259,9 @@ def test_ctrl_c_ends_with_130_and_the_same_command_goes_on(capsys, tmp_path, mon
 def test_show_diff_and_clean_on_a_run(run, capsys):
     assert main(["show", str(run)]) == 0
     table = capsys.readouterr().out
-    assert [line.split()[0] for line in table.splitlines()[1:20]] == [stage.name for stage in STAGES]
     places = open_runs(run)
+    rows = table.splitlines()[1 : len(places) + 1]
+    assert [line.split()[0] for line in rows] == [stage.name for stage in STAGES if stage.name in places]
     assert main(["show", str(places["sft"].path)]) == 0
     assert places["sft"].digest in capsys.readouterr().out
     assert main(["diff", str(run), str(run)]) == 0
