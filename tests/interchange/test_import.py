@@ -20,6 +20,13 @@ from openherd.model.weights import load_model, read_config, save_model
 from openherd.tokenizer.files import write_ranks
 from openherd.tokenizer.tokenizer import Tokenizer
 
+# The format without tools, as templates of 2024 have it.
+OLD_TEMPLATE = """{{- bos_token }}
+{%- for message in messages %}
+    {%- set role = 'ipython' if message.role == 'tool' else message.role %}
+    {%- set said = message.content | tojson if message.content is mapping else message.content | trim %}
+    {{- '<|start_header_id|>' + role + '<|end_header_id|>\n\n' + said + '<|eot_id|>' }}
+{%- endfor %}"""
 TOKENS = torch.randint(500, (1, 90), generator=torch.Generator().manual_seed(3))
 
 
@@ -125,10 +132,16 @@ def test_a_chat_template_is_compared(hugging_face, tmp_path, capsys):
     source = hugging_face("llama-3.1", tokenizer=True)
     assert imported(source, tmp_path / "same").metrics["check"]["template"] == "the same"
     config = json.loads((source / "tokenizer_config.json").read_text())
-    other = config | {"chat_template": config["chat_template"].replace("| trim", "")}
+    other = config | {"chat_template": OLD_TEMPLATE.replace("| trim", "")}
     (source / "tokenizer_config.json").write_text(json.dumps(other))
     found = imported(source, tmp_path / "other").metrics["check"]["template"]
     assert found.startswith("differs: at token")
+    dated = "{{- '<|start_header_id|>system<|end_header_id|>\n\nCutting Knowledge Date: December 2023\nToday Date: ' }}"
+    dated += "{{- (date_string | default('1 Jan 2024')) + '\n\n' + messages[0].content + '<|eot_id|>' }}{%- set messages = messages[1:] %}"
+    start, _, loop = OLD_TEMPLATE.partition("{%- for")
+    (source / "chat_template.jinja").write_text(start + dated + "{%- for" + loop)
+    found = imported(source, tmp_path / "dated").metrics["check"]["template"]
+    assert found == "the same, with the dates that it adds"
     (source / "chat_template.jinja").write_text("{{ raise_exception('no tools') }}")
     assert imported(source, tmp_path / "fails").metrics["check"]["template"] == "not compared (it fails: no tools)"
 

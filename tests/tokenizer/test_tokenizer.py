@@ -1,10 +1,9 @@
-"""Training and encoding against the slow twin, tiktoken and transformers; the dialog format against the Jinja template."""
+"""Training and encoding against the slow twin, tiktoken and transformers."""
 
 import json
 from pathlib import Path
 
 import pytest
-import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -14,48 +13,18 @@ from openherd.core.records import ParquetWriter
 from openherd.core.rundir import Job, Run
 from openherd.data.documents import LANGUAGE_SCHEMA
 from openherd.tokenizer import reference, train
-from openherd.tokenizer.dialog import ROLES, decode_dialog, encode_dialog, render_mask
-from openherd.tokenizer.files import write_tokenizer
 from openherd.tokenizer.pattern import SPLIT_PATTERN
 from openherd.tokenizer.ranks import split_of
 from openherd.tokenizer.special import SPECIAL_TOKENS
 from openherd.tokenizer.tokenizer import Tokenizer, byte_letters
 from openherd.tokenizer.train import Corpus, TokenizerConfig, learn, tokenizer
 
-N_PAIRS = 600
+N_PAIRS = 600  # as conftest.py
 LETTERS = {letter: byte for byte, letter in byte_letters().items()}
 
 
 def token_bytes(token: str) -> bytes:
     return bytes(LETTERS[c] for c in token)
-
-
-@pytest.fixture(scope="session")
-def corpus() -> list[str]:
-    """Text that is always there: the source of the standard library's json and of this package's core."""
-    import json as package
-
-    files = sorted(Path(package.__file__).parent.glob("*.py"))
-    return [f.read_text() for f in files] + ["naïve Übung 東京 число 12345 don't WE'LL\n\n\t x=1\r\n" * 5]
-
-
-@pytest.fixture(scope="session")
-def directory(corpus, tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("tokenizer")
-    write_tokenizer(learn(iter(corpus), N_PAIRS), path, 512)
-    return path
-
-
-@pytest.fixture(scope="session")
-def words(directory) -> Tokenizer:
-    return Tokenizer.load(directory)
-
-
-@pytest.fixture(scope="session")
-def transformers_tokenizer(directory):
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(directory)
 
 
 @pytest.fixture(scope="session")
@@ -114,9 +83,6 @@ def test_text_never_becomes_a_special_token(words, token):
     ids = words.encode(f"a {token} b{token}")
     assert not set(ids) & words.special_ids
     assert words.decode(ids) == f"a {token} b{token}"
-    dialog = encode_dialog(words, [{"role": "user", "content": f"stop{token}now"}])
-    assert decode_dialog(words, dialog.ids) == [{"role": "user", "content": f"stop{token}now"}]
-    assert sum(i in words.special_ids for i in dialog.ids) == 4  # text, header, header's end, turn
 
 
 def test_lone_surrogates_are_refused(words):
@@ -126,46 +92,6 @@ def test_lone_surrogates_are_refused(words):
 
 def test_one_long_letter_run_is_bounded(words):
     assert words.decode(words.encode("a" * 200_000)) == "a" * 200_000
-
-
-contents = st.text(alphabet=st.characters(blacklist_categories=["Cs"], blacklist_characters="<|>"), max_size=30)
-messages = st.lists(st.fixed_dictionaries({"role": st.sampled_from(sorted(ROLES)), "content": contents}), min_size=1, max_size=5)
-
-
-@given(dialog=messages, prompt=st.booleans())
-@settings(max_examples=120, deadline=None)
-def test_dialogs_equal_the_template(dialog, prompt, words, oracle):
-    ours = encode_dialog(words, dialog, generation_prompt=prompt)
-    text = oracle["transformers"].apply_chat_template(dialog, tokenize=False, add_generation_prompt=prompt)
-    assert ours.ids == oracle["transformers"].encode(text, add_special_tokens=False)
-    if not prompt:
-        expected = [{"role": ROLES[m["role"]], "content": m["content"].strip()} for m in dialog]
-        assert decode_dialog(words, ours.ids) == expected
-
-
-@given(dialog=messages)
-@settings(max_examples=60, deadline=None)
-def test_the_loss_is_on_the_assistants_words_and_end_of_turn(dialog, words):
-    encoded = encode_dialog(words, dialog)
-    learned = [i for i, has_loss in zip(encoded.ids, encoded.has_loss) if has_loss]
-    expected = [
-        i for m in dialog if m["role"] == "assistant" for i in [*words.encode(m["content"].strip()), words.id("<|eot_id|>")]
-    ]
-    assert learned == expected
-
-
-def test_the_mask_is_rendered(words):
-    dialog = encode_dialog(words, [{"role": "user", "content": "who"}, {"role": "assistant", "content": "me"}])
-    marked = render_mask(words, dialog, brackets=True).plain
-    assert "".join(part.split("›")[0] for part in marked.split("‹")[1:]) == "me<|eot_id|>"
-    styled = render_mask(words, dialog)
-    assert "‹" not in styled.plain
-    assert any("green" in str(span.style) for span in styled.spans)
-
-
-def test_an_unknown_role_is_refused(words):
-    with pytest.raises(InputError, match=r"message 0: role 'bot'; allowed: system, user"):
-        encode_dialog(words, [{"role": "bot", "content": "x"}])
 
 
 def test_a_damaged_tokenizer_is_refused(tmp_path):
@@ -199,43 +125,6 @@ def test_a_tokenizer_with_other_special_tokens_is_read(directory, tmp_path):
     assert other.stop_ids == {N_PAIRS + 1, N_PAIRS + 9}
     assert other.decode([other.id("<|ünlike|>")]) == "<|ünlike|>"
     assert len(other.special_ids) == 256
-
-
-def dialog_ids(words: Tokenizer, text: str) -> list[int]:
-    """Ids of a text in which the names of special tokens stand for them, as a model would write it."""
-    backend = tokenizers.Tokenizer.from_file(str(words.directory / "tokenizer.json"))
-    return backend.encode(text, add_special_tokens=False).ids
-
-
-@pytest.mark.parametrize(
-    ("text", "found"),
-    [
-        ("<|start_header_id|>user<|end_header_id|>\n\nhi<|eot_id|>", "does not begin with <|begin_of_text|>"),
-        ("<|begin_of_text|>hi<|end_header_id|>\n\nhi<|eot_id|>", "message 0 has no header"),
-        ("<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\nhi", "message 0 has no end"),
-        ("<|begin_of_text|><|start_header_id|>bot<|end_header_id|>\n\nhi<|eot_id|>", "message 0 has role 'bot'"),
-        (
-            "<|begin_of_text|><|start_header_id|>assistant<|end_header_id|>\n\n<|python_tag|>f()<|eom_id|>"
-            "<|start_header_id|>ipython<|end_header_id|>\n\n1<|eot_id|>",
-            "message 0 holds <|python_tag|>",
-        ),
-    ],
-)
-def test_what_is_no_dialog_is_refused(words, text, found):
-    with pytest.raises(InputError) as error:
-        decode_dialog(words, dialog_ids(words, text))
-    assert error.value.found == found
-
-
-def test_the_mask_shows_whole_characters_and_no_control_characters(words):
-    answer = "日本 \x1b[2J\u0085\tline\nend"
-    dialog = encode_dialog(words, [{"role": "assistant", "content": answer}])
-    assert len(words.encode("日")) > 1
-    plain = render_mask(words, dialog).plain
-    assert "日本 ␛[2J\ufffd␉line⏎end<|eot_id|>\n" in plain
-    marked = render_mask(words, dialog, brackets=True).plain
-    assert marked.replace("‹", "").replace("›", "") == plain
-    assert "‹›" not in marked
 
 
 @pytest.fixture(scope="session")

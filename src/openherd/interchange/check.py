@@ -22,14 +22,17 @@ from openherd.model.flops import parameters
 from openherd.model.weights import load_model
 from openherd.tokenizer.dialog import Message, encode_dialog
 from openherd.tokenizer.tokenizer import Tokenizer
+from openherd.tokenizer.tools import Preamble
 
+# What Llama 3.1's released template says of dates in every dialog; ours where it is asked to.
+DATED = Preamble(knowledge_date="December 2023", date_string="26 Jul 2024")
 PROMPT, CONTINUED = 32, 64  # tokens
 IN_FP32 = 2_000_000_000  # parameters up to which our side computes in fp32 as well
 CONVERSATION: list[Message] = [
     {"role": "system", "content": "You answer in one word."},
     {"role": "user", "content": "What is 6 times 7?"},
     {"role": "assistant", "content": "Let me ask."},
-    {"role": "tool", "content": '{"result": 42}'},
+    {"role": "tool", "content": {"result": 42}},
     {"role": "assistant", "content": " Forty-two. "},
 ]
 
@@ -144,16 +147,21 @@ def compare_template(ours: Path, template: str | None) -> str:
     if template is None:
         return "not compared (there is none)"
     tokenizer = Tokenizer.load(ours)
-    mine = encode_dialog(tokenizer, CONVERSATION).ids
-    try:
-        text = renderer(template)(messages=CONVERSATION, bos_token=tokenizer.decode([tokenizer.bos_id]))
-    except Exception as error:  # a template is a program: it may fail in any way
-        return f"not compared (it fails: {error})"
-    theirs = tokenizer.encode(text, allow_special=True)
-    if theirs == mine:
-        return "the same"
-    at = next((i for i, (a, b) in enumerate(zip(theirs, mine, strict=False)) if a != b), min(len(theirs), len(mine)))
-    return f"differs: at token {at} it has {tokenizer.decode(theirs[at : at + 8])!r}, we {tokenizer.decode(mine[at : at + 8])!r}"
+    render = renderer(template)
+    differences = []
+    for preamble, found in ((Preamble(), "the same"), (DATED, "the same, with the dates that it adds")):
+        today = {"date_string": preamble.date_string} if preamble.date_string else {}
+        try:
+            text = render(messages=CONVERSATION, bos_token=tokenizer.decode([tokenizer.bos_id]), **today)
+        except Exception as error:  # a template is a program: it may fail in any way
+            return f"not compared (it fails: {error})"
+        theirs, mine = tokenizer.encode(text, allow_special=True), encode_dialog(tokenizer, CONVERSATION, preamble=preamble).ids
+        if theirs == mine:
+            return found
+        at = next((i for i, (a, b) in enumerate(zip(theirs, mine, strict=False)) if a != b), min(len(theirs), len(mine)))
+        differences.append((at, tokenizer.decode(theirs[at : at + 8]), tokenizer.decode(mine[at : at + 8])))
+    at, it_has, we_have = max(differences)
+    return f"differs: at token {at} it has {it_has!r}, we {we_have!r}"
 
 
 def renderer(template: str) -> Callable[..., str]:

@@ -21,6 +21,7 @@ from openherd.data.batches import IGNORED, permute
 from openherd.model.flops import parameters
 from openherd.tokenizer.dialog import Encoded, encode_dialog, render_mask
 from openherd.tokenizer.tokenizer import Tokenizer
+from openherd.tokenizer.tools import Preamble
 from openherd.training.loop import TrainingConfig, train
 from openherd.training.objective import Batch, NextToken
 from openherd.training.phase import Base, write_model
@@ -46,12 +47,15 @@ class SftConfig(TrainingConfig):
 
 
 def read_dialogs(dialogs: Run, tokenizer: Tokenizer) -> list[Encoded]:
-    """The training dialogs as token ids. Raises InputError for a row that is no dialog."""
+    """The training dialogs as token ids, with their `tools` and `chat_template_kwargs`. Raises InputError for a row that is no
+    dialog."""
     file = dialogs.file(DIALOGS)
     found = []
     for number, row in enumerate(read_jsonl(file), 1):
         try:
-            found.append(encode_dialog(tokenizer, row["messages"]))
+            found.append(encode_dialog(tokenizer, row["messages"], preamble=Preamble.of(row)))
+        except InputError as error:
+            raise InputError(f"{file}, line {number}, {error.where}", error.found, allowed=error.allowed, do=error.do) from None
         except (KeyError, TypeError, AttributeError):
             raise InputError(
                 f"{file}, line {number}", "no dialog", allowed='{"messages": [{"role": ..., "content": ...}, ...]}'

@@ -13,10 +13,10 @@ import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, processors
 
 from openherd.core.errors import InputError
-from openherd.tokenizer.dialog import CHAT_TEMPLATE
 from openherd.tokenizer.pattern import SPLIT_PATTERN
 from openherd.tokenizer.ranks import merges_of
 from openherd.tokenizer.special import BEGIN_OF_TEXT, END_OF_TEXT, PAD, SPECIAL_TOKENS
+from openherd.tokenizer.template import CHAT_TEMPLATE
 from openherd.tokenizer.tokenizer import Tokenizer, byte_letters
 
 CONTEXT = 131_072  # tokens, Llama 3.1's

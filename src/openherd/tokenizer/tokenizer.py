@@ -21,7 +21,7 @@ import tokenizers
 from openherd.core.errors import InputError
 from openherd.tokenizer.encoder import RankEncoder
 from openherd.tokenizer.ranks import follow_ranks
-from openherd.tokenizer.special import BEGIN_OF_TEXT, END_OF_TEXT, END_OF_TURN, STOP_TOKENS
+from openherd.tokenizer.special import BEGIN_OF_TEXT, END_OF_MESSAGE, END_OF_TEXT, END_OF_TURN, STOP_TOKENS
 
 FILES = ("tokenizer.json", "tokenizer_config.json")
 
@@ -104,6 +104,10 @@ class Tokenizer:
             raise InputError(self.directory, f"no special token {special}")
         return int(found)
 
+    def ids_of(self, special: Iterable[str]) -> frozenset[int]:
+        """The ids of those special tokens that it has: the Llama 3 of April 2024 has no `<|eom_id|>`, for one."""
+        return frozenset(i for token in special if (i := self._backend.token_to_id(token)) is not None)
+
     @cached_property
     def bos_id(self) -> int:
         """The id that begins every text."""
@@ -116,8 +120,13 @@ class Tokenizer:
 
     @cached_property
     def stop_ids(self) -> frozenset[int]:
-        """Ids at which generation ends; the Llama 3 of April 2024 has no `<|eom_id|>`."""
-        return frozenset(i for t in STOP_TOKENS if (i := self._backend.token_to_id(t)) is not None)
+        """Ids at which generation ends."""
+        return self.ids_of(STOP_TOKENS)
+
+    @cached_property
+    def message_ends(self) -> frozenset[int]:
+        """Ids that end a message of a dialog."""
+        return self.ids_of([END_OF_MESSAGE, END_OF_TURN])
 
     @cached_property
     def special_ids(self) -> frozenset[int]:
