@@ -32,6 +32,7 @@ commands:
   chat DIR                   talk to the model of a run
   generate DIR PROMPT        continue or answer one prompt
   import SOURCE --out DIR    a Llama 3 of Hugging Face's or Meta's, checked
+  export DIR --to FORMAT     hf, meta or gguf (llama.cpp, ollama), checked
   show DIR [--mask]          manifest, metrics, lineage; a dialog with its mask
   diff A B                   settings, data and metrics of two runs side by side
   sweep RECIPE --out DIR     variants of a recipe; they share what is the same
@@ -318,6 +319,23 @@ def command_import(arguments: list[str]) -> int:
     return 0
 
 
+def command_export(arguments: list[str]) -> None:
+    """`openherd export`"""
+    parser = Parser(prog="openherd export", description="A model to where others use it, with the check that nothing changed.")
+    parser.add_argument("directory", type=Path, metavar="DIR", help="a run, a stage's run directory, or a model directory")
+    formats = "hf: a Hugging Face directory; meta: consolidated.00.pth and params.json; gguf: one file for llama.cpp and ollama"
+    parser.add_argument("--to", required=True, choices=("hf", "meta", "gguf"), help=formats)
+    parser.add_argument("--out", type=Path, required=True, metavar="PATH", help="the directory, or the GGUF file, to write")
+    parser.add_argument(
+        "--type", default="", choices=("f16", "bf16", "q8_0"), help="of a GGUF file's weights (default: their own, f16 for fp32)"
+    )
+    parser.add_argument("--no-check", action="store_true", help="do not compare; the manifest says so")
+    given = parser.parse_args(arguments)
+    from openherd.interchange.exporting import export
+
+    print(export(model_directory(given.directory), given.to, given.out, given.type, not given.no_check))
+
+
 def command_doctor(arguments: list[str]) -> None:
     """`openherd doctor`"""
     Parser(prog="openherd doctor", description="What this machine offers, in words.").parse_args(arguments)
@@ -434,6 +452,7 @@ COMMANDS = {
     "sweep": command_sweep,
     "clean": command_clean,
     "import": command_import,
+    "export": command_export,
     "model": command_model,
     "tokenizer compare": command_tokenizer_compare,
     "tokenizer convert": command_tokenizer_convert,

@@ -74,6 +74,8 @@ PARTS = (
     ("3.2", "openherd.tokenizer.encoder", "encoding by ranks on all cores, tiktoken"),
     ("3.2", "openherd.tokenizer.files", "tokenizer.json and Meta's rank files (tokenizer.model)"),
     ("3.2", "openherd.tokenizer.compare", "two tokenizers on the same text"),
+    ("3.2", "openherd.interchange.exporting", "export of a model: Hugging Face, Meta, GGUF for llama.cpp and ollama"),
+    ("3.2", "openherd.interchange.llama_cpp", "GGUF files: f16, bf16, q8_0"),
     ("3.2", "openherd.interchange.check", "whether an imported or exported model is the same"),
     ("3.3", "openherd.parallel.checkpoint", "training checkpoints, optimizer state"),
     ("3.4", "openherd.training.loop", "the training loop: gradients, clipping, resume, averaging"),

@@ -137,7 +137,8 @@ def test_a_chat_template_is_compared(hugging_face, tmp_path, capsys):
     found = imported(source, tmp_path / "other").metrics["check"]["template"]
     assert found.startswith("differs: at token")
     dated = "{{- '<|start_header_id|>system<|end_header_id|>\n\nCutting Knowledge Date: December 2023\nToday Date: ' }}"
-    dated += "{{- (date_string | default('1 Jan 2024')) + '\n\n' + messages[0].content + '<|eot_id|>' }}{%- set messages = messages[1:] %}"
+    dated += "{{- (date_string | default('1 Jan 2024')) + '\n\n' + messages[0].content + '<|eot_id|>' }}"
+    dated += "{%- set messages = messages[1:] %}"
     start, _, loop = OLD_TEMPLATE.partition("{%- for")
     (source / "chat_template.jinja").write_text(start + dated + "{%- for" + loop)
     found = imported(source, tmp_path / "dated").metrics["check"]["template"]

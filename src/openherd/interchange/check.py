@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from openherd.core.errors import InputError
 from openherd.inference.engine import Sampling, generate
 from openherd.interchange.sources import ModelSource
 from openherd.model.config import ModelConfig
@@ -27,6 +28,7 @@ from openherd.tokenizer.tools import Preamble
 # What Llama 3.1's released template says of dates in every dialog; ours where it is asked to.
 DATED = Preamble(knowledge_date="December 2023", date_string="26 Jul 2024")
 PROMPT, CONTINUED = 32, 64  # tokens
+LOSSLESS = 1e-3  # of the largest logit: what fp32 may lose in another order of sums
 IN_FP32 = 2_000_000_000  # parameters up to which our side computes in fp32 as well
 CONVERSATION: list[Message] = [
     {"role": "system", "content": "You answer in one word."},
@@ -54,6 +56,13 @@ class Check:
             f"largest logit difference {self.largest_logit_difference:.2g} (logits up to {self.largest_logit:.3g}, ours in "
             f"{self.computed_in}), greedy {self.greedy_same} of {self.greedy_of} tokens, chat template {self.template}"
         )
+
+    def refuse_difference(self, where: Path, what: str) -> None:
+        """Raises InputError where an import or export that loses nothing changed the model."""
+        if self.computed_in == "float32" and not self.largest_logit_difference <= LOSSLESS * max(self.largest_logit, 1.0):
+            raise InputError(
+                where, f"the {what}ed model is another: {self.text()}", do=f"tell us; --no-check {what}s it all the same"
+            )
 
     def metrics(self) -> dict[str, Any]:
         """As it is kept in the manifest."""
@@ -88,7 +97,7 @@ def slow_logits(source: ModelSource, tokens: list[int]) -> Tensor:
     """Logits of a text under the source's own tensors, shape (T, V), fp32."""
     c = source.config
     n = len(tokens)
-    angles = torch.arange(n)[:, None] * torch.tensor(frequencies(c), dtype=torch.float64)
+    angles = torch.arange(n)[:, None] * torch.tensor(source.frequencies or frequencies(c), dtype=torch.float64)
     later = torch.ones(n, n, dtype=torch.bool).triu(1)
 
     def weight(name: str) -> Tensor:

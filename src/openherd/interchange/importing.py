@@ -16,9 +16,9 @@ from pydantic import Field
 
 from openherd.core.errors import InputError
 from openherd.core.rundir import Output, Outside
-from openherd.interchange.check import Check, compare, template_of
+from openherd.interchange.check import compare, template_of
 from openherd.interchange.shards import Planned, write_shards
-from openherd.interchange.sources import HuggingFace, Meta, ModelSource, names_in_order, open_source, read_as_ours
+from openherd.interchange.sources import RANKS, HuggingFace, Meta, ModelSource, names_in_order, open_source, read_as_ours
 from openherd.model.flops import parameters
 from openherd.model.weights import CONFIG, INDEX, check_tensors, hugging_face_config
 from openherd.tokenizer.files import read_ranks, write_tokenizer
@@ -26,8 +26,6 @@ from openherd.tokenizer.tokenizer import FILES, Tokenizer
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 BESIDE = (*FILES, "special_tokens_map.json", "generation_config.json", "chat_template.jinja")
-RANKS = "tokenizer.model"  # Meta's
-LOSSLESS = 1e-3  # of the largest logit: what fp32 may lose in another order of sums
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +68,7 @@ def import_model(config: ImportConfig, *, source: Outside, out: Output) -> dict[
         template = None if isinstance(model, Meta) else template_of(path)  # Meta's files hold none
         checked = compare(folder, model, template) if config.check else None
         if checked and config.dtype == "keep":
-            refuse_where_it_differs(path, checked)
+            checked.refuse_difference(path, "import")
     return {
         "format": "hugging face" if isinstance(model, HuggingFace) else "meta",
         "parameters": parameters(model.config),
@@ -78,12 +76,6 @@ def import_model(config: ImportConfig, *, source: Outside, out: Output) -> dict[
         "tokenizer": has_tokenizer,
         "check": checked.metrics() if checked else "skipped",
     }
-
-
-def refuse_where_it_differs(path: Path, checked: Check) -> None:
-    """Raises InputError where a conversion that loses nothing changed the model."""
-    if checked.computed_in == "float32" and not checked.largest_logit_difference <= LOSSLESS * max(checked.largest_logit, 1.0):
-        raise InputError(path, f"the imported model is another: {checked.text()}", do="tell us; --no-check imports it all the same")
 
 
 def copy_tokenizer(path: Path, folder: Path, context: int) -> bool:

@@ -9,6 +9,9 @@ Meta's shards for several GPUs hold slices: of rows (query, key, value, gate, up
 
 import json
 import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,6 +24,7 @@ from openherd.model.config import LLAMA_3_2, SIZES, ModelConfig, RopeScaling
 from openherd.model.weights import expected_tensors, open_weights, read_config, weight_files
 
 PARAMS = "params.json"
+RANKS = "tokenizer.model"  # Meta's
 CONSOLIDATED = "consolidated.*.pth"
 
 
@@ -31,6 +35,10 @@ class ModelSource(Protocol):
     config: ModelConfig
     pairs_halves: bool
     """Whether its queries and keys are in the order that pairs halves."""
+
+    @property
+    def frequencies(self) -> Sequence[float] | None:
+        """Radians per position of each pair, where it states them; None where its configuration does."""
 
     def found(self) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
         """Shape and type of each tensor, by Hugging Face name."""
@@ -43,6 +51,7 @@ class HuggingFace:
     """A directory with config.json and safetensors."""
 
     pairs_halves = True
+    frequencies: Sequence[float] | None = None
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -71,6 +80,13 @@ class HuggingFace:
         """One tensor; a copy, so that the mapped file can go."""
         with open_weights(self._where[name]) as tensors:
             return tensors.get_tensor(name).clone()
+
+    @contextmanager
+    def mapped(self) -> Iterator[Callable[[str], Tensor]]:
+        """A function that gives tensors as views of the mapped files, which stay open."""
+        with ExitStack() as stack:
+            opened = {file: stack.enter_context(open_weights(file)) for file in self.files}
+            yield lambda name: opened[self._where[name]].get_tensor(name)
 
 
 def dtype_of(file: Path, name: str, written: str) -> torch.dtype:
@@ -114,9 +130,7 @@ def meta_config(file: Path, vocabulary: int, tied: bool, rope_factor: float) -> 
     try:
         p = json.loads(file.read_text(encoding="utf-8"))
         d, heads = int(p["dim"]), int(p["n_heads"])
-        hidden = int(2 * 4 * d / 3)  # the rule of Meta's code: 8/3 of the width, times a factor, up to a multiple
-        hidden = int(p["ffn_dim_multiplier"] * hidden) if p.get("ffn_dim_multiplier") else hidden
-        multiple = int(p.get("multiple_of", 256))
+        hidden = feed_forward_width(d, p.get("ffn_dim_multiplier"), int(p.get("multiple_of", 256)))
         scaled = bool(p.get("use_scaled_rope", False))
         shape = ModelConfig(
             n_layers=int(p["n_layers"]),
@@ -124,7 +138,7 @@ def meta_config(file: Path, vocabulary: int, tied: bool, rope_factor: float) -> 
             n_heads=heads,
             n_kv_heads=int(p.get("n_kv_heads") or heads),
             head_width=d // heads,
-            d_feed_forward=-(-hidden // multiple) * multiple,
+            d_feed_forward=hidden,
             vocabulary=vocabulary,
             rope_theta=float(p.get("rope_theta", 10_000.0)),
             norm_epsilon=float(p.get("norm_eps", 1e-5)),
@@ -133,17 +147,28 @@ def meta_config(file: Path, vocabulary: int, tied: bool, rope_factor: float) -> 
         )
     except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
         raise InputError(file, f"not a readable {PARAMS} ({error!r})") from None
-    # params.json does not say the factor: Llama 3.1 and 3.3 were released with 8, the small text models of 3.2 with 32.
-    sizes = ((s.n_layers, s.d_model) for s in SIZES.values() if s.rope_scaling == LLAMA_3_2["rope_scaling"])
-    released = 32.0 if (shape.n_layers, shape.d_model) in set(sizes) else 8.0
-    scaling = RopeScaling(factor=rope_factor or released) if scaled else None
-    return ModelConfig(**{**vars(shape), "rope_scaling": scaling})
+    scaling = RopeScaling(factor=rope_factor or released_rope_factor(shape)) if scaled else None
+    return replace(shape, rope_scaling=scaling)
+
+
+def released_rope_factor(config: ModelConfig) -> float:
+    """What params.json does not say: Llama 3.1 and 3.3 were released with 8, the small text models of 3.2 with 32."""
+    small = {(s.n_layers, s.d_model) for s in SIZES.values() if s.rope_scaling == LLAMA_3_2["rope_scaling"]}
+    return 32.0 if (config.n_layers, config.d_model) in small else 8.0
+
+
+def feed_forward_width(d: int, multiplier: float | None, multiple: int) -> int:
+    """The rule of Meta's code: 8/3 of the width, times a factor, up to a multiple."""
+    hidden = int(2 * 4 * d / 3)
+    hidden = int(multiplier * hidden) if multiplier else hidden
+    return -(-hidden // multiple) * multiple
 
 
 class Meta:
     """A directory with params.json and consolidated.*.pth, one file or one for each model-parallel rank."""
 
     pairs_halves = False
+    frequencies: Sequence[float] | None = None
 
     def __init__(self, path: Path, rope_factor: float = 0.0) -> None:
         self.path = path
@@ -170,7 +195,17 @@ class Meta:
         by_rows = self._embedding_by_rows()
         self._names["model.embed_tokens.weight"] = (embedding[0], 0 if by_rows else 1)
         rows = self._shards[0][embedding[0]].shape[0] * (len(self._shards) if by_rows else 1)
+        if self._head_is_embedding():
+            del self._names["lm_head.weight"]
         self.config = meta_config(path / PARAMS, rows, "lm_head.weight" not in self._names, rope_factor)
+
+    def _head_is_embedding(self) -> bool:
+        """Whether the head is the embeddings again, as in the small models of Llama 3.2: they are tied."""
+        both = [(shard["tok_embeddings.weight"], shard.get("output.weight")) for shard in self._shards]
+        return all(
+            head is not None and head.shape == words.shape and torch.equal(head[:1], words[:1]) and torch.equal(head, words)
+            for words, head in both
+        )
 
     def _embedding_by_rows(self) -> bool:
         width = json.loads((self.path / PARAMS).read_text(encoding="utf-8")).get("dim")

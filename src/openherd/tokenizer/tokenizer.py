@@ -138,6 +138,10 @@ class Tokenizer:
         """The bytes of every token in the order of the ids, special ones left out."""
         return [token for i, token in enumerate(self._bytes) if i not in self.special_ids]
 
+    def contents(self) -> dict[str, Any]:
+        """What stands in `tokenizer.json`."""
+        return dict(json.loads(self._backend.to_str()))
+
     @property
     def follows_ranks(self) -> bool:
         """Whether it encodes as the ranks of its tokens do."""
@@ -152,7 +156,7 @@ class Tokenizer:
     @cached_property
     def _by_ranks(self) -> RankEncoder | None:
         """An encoder by ranks, where it gives the same ids as this file on any text."""
-        file = json.loads(self._backend.to_str())
+        file = self.contents()
         model, pattern = file["model"], split_pattern(file)
         plain = model["type"] == "BPE" and model["ignore_merges"] and not model["dropout"] and not model["byte_fallback"]
         if pattern is None or not plain or sorted(model["vocab"].values()) != list(range(len(self.tokens))):
