@@ -10,7 +10,8 @@ from openherd.model.transformer import Transformer
 def tiny_model(config: ModelConfig, seed: int = 0) -> Transformer:
     """A random model; its head is random too (a fresh one is zero), its norms are away from 1, so that a forgotten one shows."""
     model = Transformer(config)
-    initialise(model, seed, embedding_std=0.5)
+    # A tied head's logits are then about as large as another's: fp32 resolves 1e-5 of them.
+    initialise(model, seed, embedding_std=2 * config.d_model**-0.5 if config.tied_embeddings else 0.5)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         if not config.tied_embeddings:
