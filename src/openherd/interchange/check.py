@@ -1,8 +1,9 @@
 """The check of an import or an export: is it the same model (paper 3.2)?
 
 A second implementation, slow and obvious, computes straight from the other side's own tensors in the other side's own conventions,
-layer by layer in fp32, so that a model of any size fits. What is compared: logits on fixed tokens; the likeliest token at each of
-64 places that our engine has continued them by; and the chat template on a conversation with all roles.
+layer by layer in fp32, and our model is run layer by layer in fp32 too, so that one of any size fits. What is compared: logits on
+fixed tokens and a greedy continuation by our engine; the likeliest token at each of its 64 places; and the chat template on a
+conversation with all roles.
 """
 
 import json
@@ -18,8 +19,9 @@ from torch import Tensor
 from openherd.core.errors import InputError
 from openherd.inference.engine import Sampling, generate
 from openherd.interchange.sources import ModelSource
+from openherd.model.attention import CausalAttend
 from openherd.model.config import ModelConfig
-from openherd.model.flops import parameters
+from openherd.model.transformer import Transformer
 from openherd.model.weights import load_model
 from openherd.tokenizer.dialog import Message, encode_dialog
 from openherd.tokenizer.tokenizer import Tokenizer
@@ -29,7 +31,7 @@ from openherd.tokenizer.tools import Preamble
 DATED = Preamble(knowledge_date="December 2023", date_string="26 Jul 2024")
 PROMPT, CONTINUED = 32, 64  # tokens
 LOSSLESS = 1e-3  # of the largest logit: what fp32 may lose in another order of sums
-IN_FP32 = 2_000_000_000  # parameters up to which our side computes in fp32 as well
+ROWS = 16_384  # of the head, in fp32 at once
 CONVERSATION: list[Message] = [
     {"role": "system", "content": "You answer in one word."},
     {"role": "user", "content": "What is 6 times 7?"},
@@ -47,19 +49,18 @@ class Check:
     largest_logit: float
     greedy_same: int
     greedy_of: int
-    computed_in: str  # our side; the other is fp32
     template: str
 
     def text(self) -> str:
         """In one line."""
         return (
-            f"largest logit difference {self.largest_logit_difference:.2g} (logits up to {self.largest_logit:.3g}, ours in "
-            f"{self.computed_in}), greedy {self.greedy_same} of {self.greedy_of} tokens, chat template {self.template}"
+            f"largest logit difference {self.largest_logit_difference:.2g} (logits up to {self.largest_logit:.3g}, in fp32), "
+            f"greedy {self.greedy_same} of {self.greedy_of} tokens, chat template {self.template}"
         )
 
     def refuse_difference(self, where: Path, what: str) -> None:
         """Raises InputError where an import or export that loses nothing changed the model."""
-        if self.computed_in == "float32" and not self.largest_logit_difference <= LOSSLESS * max(self.largest_logit, 1.0):
+        if not self.largest_logit_difference <= LOSSLESS * max(self.largest_logit, 1.0):
             raise InputError(
                 where, f"the {what}ed model is another: {self.text()}", do=f"tell us; --no-check {what}s it all the same"
             )
@@ -123,28 +124,49 @@ def slow_logits(source: ModelSource, tokens: list[int]) -> Tensor:
         gate = torch.nn.functional.silu(h @ weight(f"{layer}.mlp.gate_proj.weight").T)
         x = x + (gate * (h @ weight(f"{layer}.mlp.up_proj.weight").T)) @ weight(f"{layer}.mlp.down_proj.weight").T
     x = norm(x, "model.norm.weight")
-    head = embedding if c.tied_embeddings else source.read("lm_head.weight")
-    return torch.cat([x @ rows.float().T for rows in head.split(16_384)], -1)
+    return times(x, embedding if c.tied_embeddings else source.read("lm_head.weight"))
+
+
+def times(x_TD: Tensor, head_VD: Tensor) -> Tensor:
+    """Logits (T, V) in fp32, some rows of the head at a time."""
+    return torch.cat([x_TD @ rows.float().T for rows in head_VD.split(ROWS)], -1)
+
+
+@torch.no_grad()
+def logits_in_fp32(model: Transformer, tokens: list[int]) -> Tensor:
+    """Our logits of a text, shape (T, V): weights of any type are fp32 while their layer is computed."""
+    kept: dict[torch.nn.Module, list[Tensor]] = {}
+
+    def widen(module: torch.nn.Module, _: object) -> None:
+        kept[module] = [p.data for p in module.parameters()]
+        module.float()
+
+    def restore(module: torch.nn.Module, *_: object) -> None:
+        for parameter, data in zip(module.parameters(), kept.pop(module), strict=True):
+            parameter.data = data
+
+    for module in (*model.layers.values(), model.norm):
+        module.register_forward_pre_hook(widen)
+        module.register_forward_hook(restore)
+    positions = torch.arange(len(tokens))[None]
+    hidden = model.trunk(model.embed(torch.tensor([tokens])).float(), positions, CausalAttend())
+    return times(hidden[0], model.head.weight)
 
 
 def compare(ours: Path, other: ModelSource, template: str | None) -> Check:
     """Compare a model directory of ours with the model elsewhere; `template` is the other side's chat template."""
     c = other.config
-    small = parameters(c) <= IN_FP32
-    model = load_model(ours, dtype=torch.float32 if small else None)
+    model = load_model(ours)  # mapped, in its own type
     prompt = min(PROMPT, max(c.max_positions // 3, 1))
     drawn = torch.randint(c.vocabulary, (prompt,), generator=torch.Generator().manual_seed(0)).tolist()
     text = drawn + generate(model, [drawn], Sampling(min(CONTINUED, c.max_positions - prompt)), ())[0]
-    theirs = slow_logits(other, text)
-    with torch.no_grad():
-        mine = model(torch.tensor([text]))[0].float()
-    likeliest = theirs[prompt - 1 : -1].argmax(-1)
+    mine, theirs = logits_in_fp32(model, text), slow_logits(other, text)
+    mine_next, theirs_next = (logits[prompt - 1 : -1].argmax(-1) for logits in (mine, theirs))
     return Check(
         float((mine - theirs).abs().max()),
         float(theirs.abs().max()),
-        int((likeliest == torch.tensor(text[prompt:])).sum()),
+        int((mine_next == theirs_next).sum()),
         len(text) - prompt,
-        str(next(model.parameters()).dtype).removeprefix("torch."),
         compare_template(ours, template),
     )
 
