@@ -1,4 +1,4 @@
-"""Imports stream: what they hold in memory is less than 1.3 of the largest file, whatever the model's size. Linux only: /proc tells."""
+"""Imports stream: they hold less than 1.3 of the largest file in memory, whatever the model. Linux only: /proc tells."""
 
 import os
 import subprocess
