@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from openherd.model.config import ModelConfig
+from openherd.model.layers import Linear
 from openherd.model.rope import rotate
 
 
@@ -54,10 +55,10 @@ class Attention(nn.Module):
     def __init__(self, config: ModelConfig, index: int) -> None:
         super().__init__()
         self.index, self.head_width = index, config.head_width
-        self.query = nn.Linear(config.d_model, config.n_heads * config.head_width, bias=False)
-        self.key = nn.Linear(config.d_model, config.n_kv_heads * config.head_width, bias=False)
-        self.value = nn.Linear(config.d_model, config.n_kv_heads * config.head_width, bias=False)
-        self.output = nn.Linear(config.n_heads * config.head_width, config.d_model, bias=False)
+        self.query = Linear(config.d_model, config.n_heads * config.head_width)
+        self.key = Linear(config.d_model, config.n_kv_heads * config.head_width)
+        self.value = Linear(config.d_model, config.n_kv_heads * config.head_width)
+        self.output = Linear(config.n_heads * config.head_width, config.d_model)
 
     def forward(self, x_BTD: Tensor, cos: Tensor, sin: Tensor, attend: Attend) -> Tensor:
         """Attention of one layer, shape (B, T, D)."""

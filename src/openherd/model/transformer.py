@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from openherd.model.attention import Attend, Attention, CausalAttend
 from openherd.model.config import ModelConfig
+from openherd.model.layers import Embedding, Linear
 from openherd.model.rope import inverse_frequencies, rotation
 
 
@@ -31,9 +32,9 @@ class FeedForward(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.gate = nn.Linear(config.d_model, config.d_feed_forward, bias=False)
-        self.up = nn.Linear(config.d_model, config.d_feed_forward, bias=False)
-        self.down = nn.Linear(config.d_feed_forward, config.d_model, bias=False)
+        self.gate = Linear(config.d_model, config.d_feed_forward)
+        self.up = Linear(config.d_model, config.d_feed_forward)
+        self.down = Linear(config.d_feed_forward, config.d_model)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         """Shape (B, T, D) to (B, T, D)."""
@@ -62,10 +63,10 @@ class Transformer(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.embed = nn.Embedding(config.vocabulary, config.d_model)
+        self.embed = Embedding(config.vocabulary, config.d_model)
         self.layers = nn.ModuleDict({str(i): Layer(config, i) for i in range(config.n_layers)})
         self.norm = RMSNorm(config.d_model, config.norm_epsilon)
-        self.head = nn.Linear(config.d_model, config.vocabulary, bias=False)
+        self.head = Linear(config.d_model, config.vocabulary)
         if config.tied_embeddings:
             self.head.weight = self.embed.weight
 

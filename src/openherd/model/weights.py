@@ -5,6 +5,7 @@ them.
 import json
 import re
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +157,7 @@ def open_weights(file: Path, device: str = "cpu") -> Any:
         raise InputError(file, f"damaged ({error})", do="make it again") from None
 
 
+@cache
 def expected_tensors(config: ModelConfig) -> dict[str, tuple[str, tuple[int, ...]]]:
     """Hugging Face name of each tensor: our name and its shape."""
     with torch.device("meta"):
