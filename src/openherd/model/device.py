@@ -6,6 +6,7 @@ from typing import Literal
 import torch
 
 from openherd.core.errors import ConfigError
+from openherd.core.machine import cores
 from openherd.core.rundir import Output
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
@@ -75,7 +76,6 @@ def doctor_text() -> str:
     import sys
 
     device = choose_device("auto")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     lines = [f"Python {platform.python_version()} on {platform.system()} {platform.machine()}; torch {torch.__version__}"]
     if sys.version_info[:2] not in ((3, 11), (3, 12), (3, 13)):
         lines.append("This Python is not supported: use 3.11, 3.12 or 3.13.")
@@ -91,7 +91,7 @@ def doctor_text() -> str:
     lines.append(
         f"A small step takes {1e3 * fp32:.1f} ms in fp32 and {1e3 * bf16:.1f} ms in bf16: precision = 'auto' means {chosen} here."
     )
-    lines.append(f"{cores} cores are open to it; torch uses {torch.get_num_threads()} threads.")
+    lines.append(f"{cores()} cores are open to it; torch uses {torch.get_num_threads()} threads.")
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         enough = "enough" if memory >= 4 * 2**30 else "little"

@@ -4,7 +4,6 @@ tiktoken looks a whole piece up before it joins anything, as Llama 3 does. Its r
 spaces; such a run is cut out at the borders that the split pattern would have found, so that the ids are those of the whole text.
 """
 
-import os
 import re
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,15 +13,11 @@ import numpy as np
 import tiktoken
 
 from openherd.core.errors import InputError
+from openherd.core.machine import cores
 
 LONG = 400_000  # of the 999,998 that tiktoken can take
 WHITE_SPACE = "\t\x0b\x0c \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"  # Unicode's, less line ends
 LONG_SPACE = re.compile(f"[{WHITE_SPACE}]{{{LONG},}}")
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def long_spaces(text: str) -> Iterator[tuple[int, int]]:
