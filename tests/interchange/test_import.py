@@ -290,3 +290,22 @@ def test_an_index_cannot_name_files_elsewhere(hugging_face, tmp_path):
     (source / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(InputError, match=r"names '\.\./plain/model\.safetensors', which is not there"):
         load_model(source)
+
+
+def test_a_tensor_in_two_files_is_refused(hugging_face, tmp_path, capsys):
+    """The index names one of them, and nobody knows which is meant."""
+    source = hugging_face("64-wide", shard_size="20KB")
+    files = sorted(source.glob("*.safetensors"))
+    tensors = safetensors.torch.load_file(files[1])
+    stale = {name: torch.zeros_like(tensor) for name, tensor in safetensors.torch.load_file(files[0]).items()}
+    safetensors.torch.save_file(tensors | stale, files[1], metadata={"format": "pt"})
+    assert main(["import", str(source), "--out", str(tmp_path / "run")]) == 2
+    assert "stands in another file too; allowed: each tensor once" in capsys.readouterr().err
+    with pytest.raises(InputError, match="stands in another file too"):
+        load_model(source)
+
+
+def test_a_tokenizer_larger_than_the_model_is_refused(hugging_face, tmp_path, capsys):
+    source = hugging_face("64-wide", tokenizer=True)
+    assert main(["import", str(source), "--out", str(tmp_path / "run")]) == 2
+    assert "its tokenizer has 560 tokens and its model 515" in capsys.readouterr().err

@@ -359,3 +359,15 @@ def test_arguments_may_be_json_as_openai_writes_them(words):
         for made in (as_text, call("weather", {"city": "Rome"}))
     )
     assert one == other
+
+
+def test_the_template_refuses_what_we_refuse(template):
+    for content in ([{"type": "video"}], [1]):
+        with pytest.raises(Exception, match="a part that is neither text nor image"):
+            template.apply_chat_template([{"role": "tool", "content": content}], tokenize=False)
+    several = [{"role": "assistant", "content": "", "tool_calls": [call("f", {}), call("g", {})]}]
+    with pytest.raises(Exception, match="several calls in one message"):
+        template.apply_chat_template(several, tokenize=False)
+    said = [{**several[0], "content": "hm"}]
+    with pytest.raises(Exception, match="words beside calls"):
+        template.apply_chat_template(said, tokenize=False, tool_format="python")

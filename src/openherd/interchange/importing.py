@@ -19,6 +19,7 @@ from openherd.core.rundir import Output, Outside
 from openherd.interchange.check import compare, template_of
 from openherd.interchange.shards import Planned, write_shards
 from openherd.interchange.sources import RANKS, HuggingFace, Meta, ModelSource, names_in_order, open_source, read_as_ours
+from openherd.model.config import ModelConfig
 from openherd.model.flops import parameters
 from openherd.model.weights import CONFIG, INDEX, check_tensors, hugging_face_config
 from openherd.tokenizer.files import read_ranks, write_tokenizer
@@ -53,7 +54,7 @@ def import_model(config: ImportConfig, *, source: Outside, out: Output) -> dict[
     if config.dtype == "keep" and not types <= set(DTYPES.values()):
         raise InputError(path, f"weights of type {', '.join(map(str, types))}", allowed=", ".join(DTYPES))
     with out.write("tokenizer") as folder:
-        has_tokenizer = copy_tokenizer(path, folder, model.config.max_positions)
+        has_tokenizer = copy_tokenizer(path, folder, model.config)
     if not has_tokenizer:
         shutil.rmtree(out.path / "tokenizer")
     with out.write("model") as folder:
@@ -78,19 +79,25 @@ def import_model(config: ImportConfig, *, source: Outside, out: Output) -> dict[
     }
 
 
-def copy_tokenizer(path: Path, folder: Path, context: int) -> bool:
-    """Bring the source's tokenizer into `folder`; returns whether there is one. Raises InputError for Llama 2's."""
+def copy_tokenizer(path: Path, folder: Path, config: ModelConfig) -> bool:
+    """Bring the source's tokenizer into `folder`; returns whether there is one.
+
+    Raises InputError for Llama 2's, and for one with more tokens than the model.
+    """
     folder.mkdir()
     if (path / FILES[0]).exists():
-        Tokenizer.load(path)
         for name in FILES:
             if (path / name).exists():
                 shutil.copyfile(path / name, folder / name)
-        return True
-    if (path / RANKS).exists():
-        write_tokenizer(read_ranks(path / RANKS), folder, context)
-        return True
-    return False
+    elif (path / RANKS).exists():
+        write_tokenizer(read_ranks(path / RANKS), folder, config.max_positions)
+    else:
+        return False
+    found = Tokenizer.load(folder).vocabulary
+    if found > config.vocabulary:
+        text = f"its tokenizer has {found:,} tokens and its model {config.vocabulary:,}"
+        raise InputError(path, text, allowed="no more tokens than the model", do="remove the tokenizer, or bring its own")
+    return True
 
 
 def copy_weights(model: ModelSource, found: dict[str, tuple[tuple[int, ...], torch.dtype]], dtype: str, folder: Path) -> None:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from openherd.core.errors import InputError
 from openherd.model.config import LLAMA_3_2, SIZES, ModelConfig, RopeScaling
-from openherd.model.weights import expected_tensors, open_weights, read_config, weight_files
+from openherd.model.weights import expected_tensors, open_weights, read_config, refuse_twins, weight_files
 
 PARAMS = "params.json"
 RANKS = "tokenizer.model"  # Meta's
@@ -63,17 +63,17 @@ class HuggingFace:
         places: dict[str, Path] = {}
         for file in self.files:
             with open_weights(file) as tensors:
+                refuse_twins(file, places, tensors.keys())
                 places |= dict.fromkeys(tensors.keys(), file)
         return places
 
     def found(self) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
         """Shape and type of each tensor."""
         facts = {}
-        for file in self.files:
+        for name, file in self._where.items():
             with open_weights(file) as tensors:
-                for name in tensors.keys():  # noqa: SIM118
-                    part = tensors.get_slice(name)
-                    facts[name] = (tuple(part.get_shape()), dtype_of(file, name, part.get_dtype()))
+                part = tensors.get_slice(name)
+                facts[name] = (tuple(part.get_shape()), dtype_of(file, name, part.get_dtype()))
         return facts
 
     def read(self, name: str) -> Tensor:

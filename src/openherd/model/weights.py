@@ -4,7 +4,7 @@ them.
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -182,6 +182,13 @@ def check_tensors(where: Path, config: ModelConfig, found: Mapping[str, tuple[in
         raise InputError(where, text, allowed=str(expected[wrong[0]]))
 
 
+def refuse_twins(file: Path, found: Collection[str], more: Collection[str]) -> None:
+    """Raises InputError where a tensor stands in two files: which of them is meant, nobody knows."""
+    if twins := sorted(set(found) & set(more)):
+        text = f"{twins[0]} stands in another file too"
+        raise InputError(file, text, allowed="each tensor once", do="remove files that belong to another model")
+
+
 def is_idle(name: str, config: ModelConfig) -> bool:
     """Whether a file may hold this tensor although nothing reads it: old tables of frequencies, the head of a tied model."""
     return name.endswith("rotary_emb.inv_freq") or (config.tied_embeddings and name == NAMES["head.weight"])
@@ -214,6 +221,7 @@ def load_model(directory: Path, device: str = "cpu", dtype: torch.dtype | None =
     for file in weight_files(directory):
         with open_weights(file, device) as tensors:
             shapes = {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
+            refuse_twins(file, found, shapes)
             found |= shapes
             state |= {ours[name]: tensors.get_tensor(name).to(dtype) for name in shapes if name in ours}
     check_tensors(directory, config, found)

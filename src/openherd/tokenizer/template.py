@@ -43,7 +43,13 @@ CONTENT = f"""
         {{{{- content | tojson -}}}}
     {{%- elif content -%}}
         {{%- for part in content -%}}
-            {{{{- part.text if part.type == 'text' else '{IMAGE}' -}}}}
+            {{%- if part.type == 'text' -%}}
+                {{{{- part.text -}}}}
+            {{%- elif part.type == 'image' -%}}
+                {{{{- '{IMAGE}' -}}}}
+            {{%- else -%}}
+                {{{{- raise_exception('a part that is neither text nor image') -}}}}
+            {{%- endif -%}}
         {{%- endfor -%}}
     {{%- endif -%}}
 {{%- endmacro -%}}
