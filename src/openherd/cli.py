@@ -311,7 +311,7 @@ def command_import(arguments: list[str]) -> int:
     rest = [a for a in arguments if a != "--no-check"]
     if rest and not rest[0].startswith("-"):
         rest.insert(0, "--source")
-    run = run_stage("import", [*rest, *words])
+    run = run_stage("import", [*rest, *words], "openherd import SOURCE --out DIR [--no-check], or with more of these options:")
     from openherd.interchange.check import Check
 
     found = run.metrics["check"]
@@ -405,8 +405,8 @@ def model_directory(path: Path) -> Path:
     return model_of(open_stage(path, "sft"))[0]
 
 
-def run_stage(name: str, arguments: list[str]) -> "Run":
-    """One stage as a command: its inputs and settings are options. Returns its run."""
+def run_stage(name: str, arguments: list[str], usage: str = "") -> "Run":
+    """One stage as a command: its inputs and settings are options. Returns its run. `usage` is a shorter way to write it."""
     import dataclasses
 
     from openherd.core.config import parse_value, settings_of
@@ -415,6 +415,7 @@ def run_stage(name: str, arguments: list[str]) -> "Run":
 
     stage = StageFunction.load(name, "openherd")
     description = f"{stage.stage.summary} (paper {stage.stage.section}; {stage.stage.target})"
+    description += f"\n\n{usage}" if usage else ""
     parser = Parser(
         prog=f"openherd {name}", description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )

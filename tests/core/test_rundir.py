@@ -111,6 +111,16 @@ def test_another_jobs_directory_is_left_alone(tmp_path):
     assert os.listdir(tmp_path / "strange") in (["thesis.txt"], ["thesis.txt", ".lock"], [".lock", "thesis.txt"])
 
 
+def test_a_job_that_failed_at_once_leaves_the_place_to_another(tmp_path):
+    def fails(config, *, out):
+        raise InputError("source", "mistyped")
+
+    with pytest.raises(InputError, match="mistyped"):
+        make(JOB, tmp_path, fails, None, {})
+    other = replace(JOB, settings={"a": 2})
+    assert make(other, tmp_path, stage, None, {})[0].digest == other.digest
+
+
 @pytest.mark.parametrize("where", ["file", "file/below", "/dev/null/x"])
 def test_where_no_directory_can_be(tmp_path, where):
     (tmp_path / "file").write_text("")

@@ -281,6 +281,8 @@ def prepare(job: Job, path: Path) -> Iterator[Output]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise StaleError(path, "another process is working here", do="wait for it, or give another --out") from None
+        if all(entry.name == CONFIG or entry.name.startswith(".") for entry in path.iterdir()):
+            (path / CONFIG).unlink(missing_ok=True)  # a job that ended before it wrote anything leaves the place to another
         check_same_job(job, path)
         output = Output(path)
         if not (path / CONFIG).exists():

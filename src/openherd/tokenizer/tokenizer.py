@@ -41,7 +41,7 @@ class Tokenizer:
         """Read a directory with `tokenizer.json`. Raises InputError where it is damaged or lacks Llama 3's special tokens."""
         file = directory / "tokenizer.json"
         if not file.exists():
-            raise InputError(directory, "no tokenizer.json")
+            raise InputError(directory, "no tokenizer.json", do="bring the one that its model was trained with")
         try:
             backend = tokenizers.Tokenizer.from_file(str(file))
         except Exception as error:  # the library raises plain Exception
