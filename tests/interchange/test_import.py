@@ -95,6 +95,28 @@ def test_metas_checkpoints_are_the_same_model(shards, dtype, tmp_path, capsys):
         assert (load_model(run.path / "model", dtype=torch.float32)(TOKENS)[0] - theirs).abs().max() < 1e-4 * theirs.abs().max()
 
 
+def test_embeddings_sliced_by_columns(tmp_path, capsys):
+    """As before Llama 3, and in some of its checkpoints."""
+    model = sharp_model(META)
+    write_meta(model, tmp_path / "meta", 2)
+    whole = model.state_dict()["embed.weight"]
+    for number, part in enumerate(whole.chunk(2, 1)):
+        file = tmp_path / "meta" / f"consolidated.{number:02d}.pth"
+        torch.save(torch.load(file, weights_only=True) | {"tok_embeddings.weight": part.clone()}, file)
+    run = imported(tmp_path / "meta", tmp_path / "run")
+    assert torch.equal(load_model(run.path / "model").embed.weight, whole)
+
+
+@pytest.mark.parametrize("shards", [1, 2])
+def test_a_head_equal_to_the_embeddings_is_a_tied_one(shards, tmp_path, capsys):
+    model = sharp_model(replace(META, tied_embeddings=True))
+    write_meta(model, tmp_path / "meta", shards)
+    assert "output.weight" in torch.load(tmp_path / "meta" / "consolidated.00.pth", weights_only=True)
+    run = imported(tmp_path / "meta", tmp_path / "run")
+    assert read_config(run.path / "model") == replace(META, tied_embeddings=True)
+    assert run.metrics["check"]["greedy_same"] == 64
+
+
 def test_metas_tokenizer_comes_along(tokenizer_directory, tmp_path):
     words = Tokenizer.load(tokenizer_directory)
     write_meta(sharp_model(META), tmp_path / "meta")
@@ -126,6 +148,15 @@ def test_the_type_can_be_changed(dtype, hugging_face, tmp_path):
     from transformers import AutoModelForCausalLM
 
     assert AutoModelForCausalLM.from_pretrained(run.path / "model").dtype == getattr(torch, dtype)
+
+
+def test_values_that_fp16_cannot_hold_are_refused(tmp_path, capsys):
+    model = sharp_model(SHAPES["64-wide"])
+    model.head.weight.data[0, 0] = -1e5
+    save_model(model.bfloat16(), tmp_path / "large")
+    assert main(["import", str(tmp_path / "large"), "--out", str(tmp_path / "run"), "--dtype", "float16"]) == 2
+    assert "lm_head.weight holds values over 65,504" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "model").exists()
 
 
 def test_a_chat_template_is_compared(hugging_face, tmp_path, capsys):

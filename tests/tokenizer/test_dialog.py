@@ -350,6 +350,10 @@ def test_the_preamble_of_a_row():
         Preamble.of({"chat_template_kwargs": {"tool_fromat": "python"}})
     with pytest.raises(InputError, match="'xml'; allowed: json, function, python"):
         Preamble(tool_format="xml")
+    with pytest.raises(InputError, match="tools: str; allowed: a list of definitions"):  # some datasets keep them as JSON texts
+        Preamble.of({"tools": json.dumps([WEATHER])})
+    with pytest.raises(InputError, match="builtin_tools: 'brave_search'; allowed: a list of names"):
+        Preamble(builtin_tools="brave_search")
 
 
 def test_arguments_may_be_json_as_openai_writes_them(words):

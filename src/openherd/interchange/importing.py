@@ -18,7 +18,7 @@ from openherd.core.errors import InputError
 from openherd.core.rundir import Output, Outside
 from openherd.interchange.check import compare, template_of
 from openherd.interchange.shards import Planned, write_shards
-from openherd.interchange.sources import RANKS, HuggingFace, Meta, ModelSource, names_in_order, open_source, read_as_ours
+from openherd.interchange.sources import RANKS, HuggingFace, Meta, ModelSource, names_in_order, narrowed, open_source, read_as_ours
 from openherd.model.config import ModelConfig
 from openherd.model.flops import parameters
 from openherd.model.weights import CONFIG, INDEX, check_tensors, hugging_face_config
@@ -107,7 +107,8 @@ def copy_weights(model: ModelSource, found: dict[str, tuple[tuple[int, ...], tor
             shutil.copyfile(file, folder / file.name)
         return
     plan = [Planned(name, found[name][0], DTYPES.get(dtype, found[name][1])) for name in names_in_order(model.config)]
-    write_shards(plan, lambda name: read_as_ours(model, name), folder, "import")
+    types = {planned.name: planned.dtype for planned in plan}
+    write_shards(plan, lambda name: narrowed(read_as_ours(model, name), types[name], model.path, name), folder, "import")
 
 
 def write_config(model: ModelSource, folder: Path, found: dict[str, tuple[tuple[int, ...], torch.dtype]], dtype: str) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from openherd.core.errors import InputError
 from openherd.core.progress import Progress
-from openherd.interchange.sources import META_LAYER, ModelSource, heads_of, names_in_order, to_neighbours
+from openherd.interchange.sources import META_LAYER, ModelSource, heads_of, names_in_order, narrowed, to_neighbours
 from openherd.model.config import ModelConfig
 from openherd.model.rope import inverse_frequencies
 from openherd.tokenizer.pattern import SPLIT_PATTERN
@@ -32,7 +32,6 @@ TYPES = {
     "bf16": (GGMLQuantizationType.BF16, LlamaFileType.MOSTLY_BF16),
     "q8_0": (GGMLQuantizationType.Q8_0, LlamaFileType.MOSTLY_Q8_0),
 }
-LARGEST_F16 = 65_504
 BLOCK = 32  # values that share a scale in q8_0
 AT_ONCE = 16_000_000  # values converted at once: the package makes several copies
 DIVISORS = "rope_freqs.weight"
@@ -94,9 +93,7 @@ def write_gguf(source: ModelSource, tokenizer: Tokenizer, template: str | None, 
             tensor = source.read(name)
             if source.pairs_halves and (heads := heads_of(name, config)):
                 tensor = to_neighbours(tensor, heads)
-            if dtype == GGMLQuantizationType.F16 and not bool((tensor.abs() <= LARGEST_F16).all()):
-                text = f"{name} holds values over {LARGEST_F16:,}"
-                raise InputError(source.path, text, allowed="smaller ones in f16", do="take --type bf16 or q8_0")
+            tensor = narrowed(tensor, torch.float16, source.path, name) if dtype == GGMLQuantizationType.F16 else tensor
             writer.write_tensor_data(converted(tensor, dtype))
             done += size
             progress.advance(done // 1_000_000 - progress.done)
@@ -113,7 +110,7 @@ def converted(tensor: Tensor, dtype: GGMLQuantizationType) -> np.ndarray:
     if dtype == GGMLQuantizationType.F32:
         return tensor.float().contiguous().numpy()
     if dtype == GGMLQuantizationType.F16:
-        return tensor.half().contiguous().numpy()
+        return tensor.contiguous().numpy()
     if dtype == GGMLQuantizationType.BF16:
         return tensor.bfloat16().contiguous().view(torch.uint8).numpy()
     rows = tensor.split(max(AT_ONCE // tensor.shape[-1], 1))

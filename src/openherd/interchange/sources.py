@@ -24,6 +24,7 @@ from openherd.model.config import LLAMA_3_2, SIZES, ModelConfig, RopeScaling
 from openherd.model.weights import expected_tensors, open_weights, read_config, refuse_twins, weight_files
 
 PARAMS = "params.json"
+LARGEST_F16 = 65_504
 RANKS = "tokenizer.model"  # Meta's
 CONSOLIDATED = "consolidated.*.pth"
 
@@ -268,6 +269,14 @@ def read_as_ours(source: ModelSource, name: str) -> Tensor:
     tensor = source.read(name)
     heads = heads_of(name, source.config)
     return tensor if source.pairs_halves or not heads else to_halves(tensor, heads)
+
+
+def narrowed(tensor: Tensor, dtype: torch.dtype, where: Path, name: str) -> Tensor:
+    """A tensor in another type. Raises InputError where fp16 cannot hold its values, which would become infinite."""
+    if dtype == torch.float16 and not bool((tensor.abs() <= LARGEST_F16).all()):
+        text = f"{name} holds values over {LARGEST_F16:,}"
+        raise InputError(where, text, allowed="smaller ones in float16", do="take bfloat16")
+    return tensor.to(dtype)
 
 
 def open_source(path: Path, rope_factor: float = 0.0) -> ModelSource:

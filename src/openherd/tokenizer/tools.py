@@ -45,6 +45,11 @@ class ToolCall(TypedDict):
     id: NotRequired[str]
 
 
+def is_list_of(value: object, kind: type) -> bool:
+    """Whether a value is a list of things of one kind; None is an empty one, a text is none."""
+    return value is None or (isinstance(value, list | tuple) and all(isinstance(item, kind) for item in value))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Preamble:
     """What a dialog is told before it begins, beside its own messages. The fields are the chat template's variables too."""
@@ -66,6 +71,10 @@ class Preamble:
     def __post_init__(self) -> None:
         if self.tool_format not in get_args(ToolFormat):
             raise InputError("tool_format", f"{self.tool_format!r}", allowed=", ".join(get_args(ToolFormat)))
+        if not is_list_of(self.tools, Mapping):
+            raise InputError("tools", f"{type(self.tools).__name__}", allowed="a list of definitions, each an object")
+        if not is_list_of(self.builtin_tools, str):
+            raise InputError("builtin_tools", f"{self.builtin_tools!r}", allowed="a list of names")
 
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> "Preamble":
