@@ -7,6 +7,7 @@ llama.cpp and ollama. Beside what is written stands a manifest: what it was made
 import datetime
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -55,18 +56,11 @@ def export(model: Path, to: Format, out: Path, kind: str = "", check: bool = Tru
         raise InputError(out, "is there already", do="give another --out, or remove it")
     source = HuggingFace(model)
     check_tensors(model, source.config, {name: shape for name, (shape, _) in source.found().items()})
-    template = template_of(model)
     own = OWN_TYPE.get(source.found()["model.norm.weight"][1], "f16")
     kind = kind or own if to == "gguf" else "as they were"
-    manifest = out.with_name(out.name + ".json")
     with Output(out.parent).write(out.name) as temporary:
-        if to == "gguf":
-            other, note = to_gguf(source, template, temporary, kind), ""
-        elif to == "meta":
-            other, note = to_meta(source, temporary)
-        else:
-            other, note = to_hugging_face(source, temporary), ""
-        found = compare(model, other, None if to == "meta" else template) if check else None
+        other, template, note = WRITERS[to](source, temporary, kind)
+        found = compare(model, other, template) if check else None
         if found and is_lossless(source, to, kind):
             found.refuse_difference(model, "export")
         files = sorted(temporary.iterdir()) if temporary.is_dir() else [temporary]
@@ -81,11 +75,8 @@ def export(model: Path, to: Format, out: Path, kind: str = "", check: bool = Tru
             "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         }
         text = json.dumps(facts, indent=1) + "\n"
-        if temporary.is_dir():
-            manifest = out / MANIFEST
-            (temporary / MANIFEST).write_text(text, encoding="utf-8")
-        else:
-            manifest.write_text(text, encoding="utf-8")
+        manifest = out / MANIFEST if temporary.is_dir() else out.with_name(f"{out.name}.json")
+        (temporary / MANIFEST if temporary.is_dir() else manifest).write_text(text, encoding="utf-8")
     n_bytes = sum(entry["bytes"] for entry in facts["files"].values())
     lines = [f"done: {out} · {n_bytes / 1e6:,.1f} MB · manifest {manifest}", f"check: {found.text() if found else 'skipped'}"]
     return "\n".join([*lines, note] if note else lines)
@@ -99,27 +90,31 @@ def is_lossless(source: HuggingFace, to: Format, kind: str) -> bool:
     return {OWN_TYPE.get(dtype) for dtype in types} == {kind}
 
 
-def to_hugging_face(source: HuggingFace, out: Path) -> ModelSource:
+Written = tuple[ModelSource, str | None, str]  # what was written, read back; its chat template; what to know of it
+
+
+def to_hugging_face(source: HuggingFace, out: Path, kind: str) -> Written:
     """The directory as it is, without what lies in folders."""
     out.mkdir()
     for file in source.path.iterdir():
-        if file.is_file():
+        if file.is_file() and file.name != MANIFEST:
             shutil.copyfile(file, out / file.name)
-    return HuggingFace(out)
+    return HuggingFace(out), template_of(out), ""
 
 
-def to_gguf(source: HuggingFace, template: str | None, out: Path, kind: str) -> ModelSource:
+def to_gguf(source: HuggingFace, out: Path, kind: str) -> Written:
     """One file, with tokenizer and template."""
     from openherd.interchange.llama_cpp import Gguf, write_gguf
 
     if not (source.path / FILES[0]).exists():
         raise InputError(source.path, f"no {FILES[0]}", allowed="a model directory with its tokenizer, for a GGUF file")
-    write_gguf(source, Tokenizer.load(source.path), template, out, kind)
-    return Gguf(out)
+    write_gguf(source, Tokenizer.load(source.path), template_of(source.path), out, kind)
+    written = Gguf(out)
+    return written, written.template, ""
 
 
-def to_meta(source: HuggingFace, out: Path) -> tuple[ModelSource, str]:
-    """`consolidated.00.pth`, `params.json` and, where there is a tokenizer, `tokenizer.model`; and what to know of it.
+def to_meta(source: HuggingFace, out: Path, kind: str) -> Written:
+    """`consolidated.00.pth`, `params.json` and, where there is a tokenizer, `tokenizer.model`.
 
     The weights are mapped, but for queries and keys, which are permuted: they are in memory, a twelfth of the 8B.
     """
@@ -146,9 +141,11 @@ def to_meta(source: HuggingFace, out: Path) -> tuple[ModelSource, str]:
             state["output.weight"] = state["tok_embeddings.weight"]
         torch.save(state, out / CONSOLIDATED.replace("*", "00"))
     factor = config.rope_scaling.factor if config.rope_scaling else 0.0
-    if factor and factor != released_rope_factor(config):
-        return Meta(out, factor), f"{PARAMS} cannot say that RoPE is scaled by {factor:g}: import it with --rope-factor {factor:g}"
-    return Meta(out, factor), ""
+    note = f"{PARAMS} cannot say that RoPE is scaled by {factor:g}: import it with --rope-factor {factor:g}"
+    return Meta(out, factor), None, note if factor and factor != released_rope_factor(config) else ""
+
+
+WRITERS: dict[Format, Callable[[HuggingFace, Path, str], Written]] = {"hf": to_hugging_face, "meta": to_meta, "gguf": to_gguf}
 
 
 def meta_params(where: Path, config: ModelConfig) -> dict[str, Any]:

@@ -183,10 +183,10 @@ class Gguf:
         self.path = path
         self._reader = gguf.GGUFReader(path)
         self._tensors = {tensor.name: tensor for tensor in self._reader.tensors}
+        self.template: str | None = self._value("tokenizer.chat_template")
 
         def fact(key: str) -> Any:
-            field = self._reader.get_field(f"{ARCHITECTURE}.{key}")
-            return None if field is None else field.contents()
+            return self._value(f"{ARCHITECTURE}.{key}")
 
         self.config = ModelConfig(
             n_layers=fact("block_count"),
@@ -201,6 +201,10 @@ class Gguf:
             tied_embeddings=ENDS["lm_head.weight"] not in self._tensors,
             max_positions=fact("context_length"),
         )
+
+    def _value(self, key: str) -> Any:
+        field = self._reader.get_field(key)
+        return None if field is None else field.contents()
 
     @cached_property
     def frequencies(self) -> list[float]:
