@@ -247,9 +247,11 @@ def test_ctrl_c_ends_with_130_and_the_same_command_goes_on(capsys, tmp_path, mon
     def interrupt(*_):
         os.kill(os.getpid(), signal.SIGINT)
 
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     with monkeypatch.context() as pressed:
         pressed.setattr("toy_stages.mean_estimate", interrupt)
         assert main(arguments) == 130
+    signal.signal(signal.SIGINT, before)
     assert capsys.readouterr().err.endswith("\nopenherd: stopped; the same command resumes\n")
     assert set(open_runs(tmp_path / "x")) == {"toy-read"}
     assert main(arguments) == 0
