@@ -21,7 +21,7 @@ from openherd.training.anneal import snapshot_steps
 from openherd.training.long_context import LongContextConfig, rescaled
 from openherd.training.loop import TrainingConfig, average_snapshots, backward, latest_checkpoint, train
 from openherd.training.objective import NextToken
-from openherd.training.optimizer import make_adamw
+from openherd.training.optimizer import make_adamw, set_learning_rate
 from openherd.training.pretrain import PretrainConfig, ramp
 from openherd.training.schedule import linear_to_zero, warmup_cosine
 
@@ -81,6 +81,24 @@ def test_the_loop_equals_a_plain_one(tmp_path):
         assert out.metrics.read()[step]["loss_nats"] == pytest.approx(loss.item(), abs=2e-6)
     assert metrics["final_loss_nats"] == pytest.approx(loss.item(), abs=2e-6)
     assert metrics["tokens"] == 10 * 6 * 12
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize(("norms", "embeddings"), [(False, True), (False, False), (True, True), (True, False)])
+def test_what_weight_decay_shrinks(norms, embeddings, tied):
+    """Without a gradient, a step multiplies by 1 - rate * decay what decays, and leaves the rest."""
+    model = new_model(tied=tied)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    optimizer = make_adamw(
+        model, beta1=0.9, beta2=0.95, epsilon=1e-5, weight_decay=0.5, decay_norms=norms, decay_embeddings=embeddings
+    )
+    for p in model.parameters():
+        p.grad = torch.zeros_like(p)
+    set_learning_rate(optimizer, 0.1)
+    optimizer.step()
+    for name, p in model.named_parameters():
+        shrinks = norms if "norm" in name else embeddings if name == "embed.weight" else True
+        assert torch.allclose(p, before[name] * (0.95 if shrinks else 1.0), rtol=1e-6), name
 
 
 def test_micro_batches_do_not_change_the_step():

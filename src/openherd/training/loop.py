@@ -47,7 +47,9 @@ class TrainingConfig:
     beta1: Annotated[float, Field(description="AdamW; not stated in the paper, Llama 2's", ge=0, lt=1)] = 0.9
     beta2: Annotated[float, Field(description="AdamW; not stated in the paper, Llama 2's", ge=0, lt=1)] = 0.95
     epsilon: Annotated[float, Field(description="AdamW; not stated in the paper, Llama 2's", gt=0)] = 1e-5
-    weight_decay: Annotated[float, Field(description="AdamW, matrices only; not stated in the paper, Llama 2's", ge=0)] = 0.1
+    weight_decay: Annotated[float, Field(description="AdamW, times the learning rate; not stated, Llama 2's", ge=0)] = 0.1
+    decay_norms: Annotated[bool, Field(description="weight decay on the norms' weights too; not stated, ours")] = False
+    decay_embeddings: Annotated[bool, Field(description="weight decay on the token embeddings too; not stated, ours")] = True
     gradient_clip: Annotated[float, Field(description="largest global gradient norm; not stated in the paper, Llama 2's", gt=0)] = (
         1.0
     )
@@ -127,7 +129,15 @@ def train(
     to `snapshots/`. `optimizer_from` is the `state` of the phase before, whose moments are taken up: not its weights, which may
     have been averaged since, nor its settings. Raises OpenherdError where the loss is not finite.
     """
-    optimizer = make_adamw(model, beta1=config.beta1, beta2=config.beta2, epsilon=config.epsilon, weight_decay=config.weight_decay)
+    optimizer = make_adamw(
+        model,
+        beta1=config.beta1,
+        beta2=config.beta2,
+        epsilon=config.epsilon,
+        weight_decay=config.weight_decay,
+        decay_norms=config.decay_norms,
+        decay_embeddings=config.decay_embeddings,
+    )
     device = next(model.parameters()).device
     reached = {"step": 0, "tokens": 0}
     if (latest := latest_checkpoint(out)) is not None:

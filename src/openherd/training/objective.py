@@ -7,12 +7,12 @@ cut up.
 
 from typing import Protocol
 
-import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from openherd.data.batches import IGNORED
 from openherd.model.attention import Attend, CausalAttend
+from openherd.model.layers import Linear
+from openherd.training.cross_entropy import cross_entropy_sum
 
 Batch = dict[str, Tensor]
 
@@ -26,7 +26,7 @@ class Objective(Protocol):
     def counts(self, batch: Batch) -> dict[str, int]:
         """What each term is divided by."""
 
-    def losses(self, hidden_BTD: Tensor, head: torch.nn.Module, batch: Batch) -> dict[str, Tensor]:
+    def losses(self, hidden_BTD: Tensor, head: Linear, batch: Batch) -> dict[str, Tensor]:
         """Each term's sum over the micro-batch, fp32."""
 
 
@@ -41,8 +41,7 @@ class NextToken:
         """Tokens with a label."""
         return {"loss_nats": int((batch["labels_BT"] != IGNORED).sum())}
 
-    def losses(self, hidden_BTD: Tensor, head: torch.nn.Module, batch: Batch) -> dict[str, Tensor]:
+    def losses(self, hidden_BTD: Tensor, head: Linear, batch: Batch) -> dict[str, Tensor]:
         """Sum of the cross-entropy; positions without a label never reach the head."""
         labelled = batch["labels_BT"] != IGNORED
-        logits = head(hidden_BTD[labelled]).float()
-        return {"loss_nats": F.cross_entropy(logits, batch["labels_BT"][labelled], reduction="sum")}
+        return {"loss_nats": cross_entropy_sum(hidden_BTD[labelled], head.weight, batch["labels_BT"][labelled])}

@@ -1,17 +1,35 @@
 """AdamW (paper 3.4.1). Betas, epsilon, decay and clipping are not stated for the flagship; the defaults are Llama 2's."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 
-def make_adamw(model: nn.Module, *, beta1: float, beta2: float, epsilon: float, weight_decay: float) -> torch.optim.AdamW:
-    """AdamW whose weight decay spares norms (one-dimensional parameters); the learning rate is set at every step."""
-    named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for _, p in named if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for _, p in named if p.ndim <= 1], "weight_decay": 0.0},
+def make_adamw(
+    model: nn.Module,
+    *,
+    beta1: float,
+    beta2: float,
+    epsilon: float,
+    weight_decay: float,
+    decay_norms: bool = False,
+    decay_embeddings: bool = True,
+) -> torch.optim.AdamW:
+    """AdamW in two groups, with weight decay and without; the learning rate is set at every step.
+
+    One-dimensional parameters are norms; embeddings are the model's `embed`, with the head where it is tied.
+    """
+    embeddings = {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
+
+    def decays(parameter: Tensor) -> bool:
+        return decay_norms if parameter.ndim <= 1 else decay_embeddings or id(parameter) not in embeddings
+
+    trained = [p for p in model.parameters() if p.requires_grad]
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in trained if decays(p)], "weight_decay": weight_decay},
+        {"params": [p for p in trained if not decays(p)], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW([g for g in groups if g["params"]], lr=0.0, betas=(beta1, beta2), eps=epsilon, fused=True)
 

@@ -1,0 +1,90 @@
+"""Cross-entropy in parts against torch's of all logits: loss, gradients, and what is in memory at once."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from openherd.training import cross_entropy
+from openherd.training.cross_entropy import cross_entropy_sum
+
+N, D, V = 53, 24, 301
+
+
+class LargestTensor(TorchDispatchMode):
+    """Remembers the elements of the largest tensor that any operation made."""
+
+    largest = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        for tensor in out if isinstance(out, list | tuple) else [out]:
+            if isinstance(tensor, torch.Tensor):
+                self.largest = max(self.largest, tensor.numel())
+        return out
+
+
+def case(dtype=torch.float32):
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(N, D, generator=generator).to(dtype).requires_grad_()
+    head = torch.randn(V, D, generator=generator).to(dtype).requires_grad_()
+    return hidden, head, torch.randint(V, (N,), generator=generator)
+
+
+def found(loss, hidden, head):
+    (0.7 * loss).backward()
+    return loss.detach(), hidden.grad, head.grad
+
+
+@pytest.mark.parametrize("most", [1, V, 7 * V, 52 * V + 3])
+def test_parts_equal_the_whole(most):
+    hidden, head, labels = case(torch.float64)
+    ours = found(cross_entropy_sum(hidden, head, labels, most), hidden, head)
+    hidden, head, labels = case(torch.float64)
+    theirs = found(F.cross_entropy(hidden @ head.T, labels, reduction="sum"), hidden, head)
+    for mine, its in zip(ours, theirs, strict=True):
+        assert (mine - its).abs().max() < 2e-5 * its.abs().max()  # logits are fp32 in both of our ways
+
+
+def test_in_bf16_it_is_as_near_to_fp32_as_the_whole():
+    hidden, head, labels = case()
+    exact = found(F.cross_entropy(hidden @ head.T, labels, reduction="sum"), hidden, head)
+
+    def distances(most):
+        hidden, head, labels = case()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss = cross_entropy_sum(hidden, head, labels, most)
+        mine = found(loss, hidden, head)
+        assert [t.dtype for t in mine] == [torch.float32] * 3
+        return [float((a - b).norm() / b.norm()) for a, b in zip(mine, exact, strict=True)]
+
+    for parts, whole in zip(distances(5 * V), distances(N * V), strict=True):
+        assert parts < 1.2 * whole + 1e-4
+
+
+def test_no_table_of_all_logits_is_made():
+    hidden, head, labels = case()
+    sizes = {}
+    for most in (4 * V, N * V):
+        with LargestTensor() as seen:
+            found(cross_entropy_sum(hidden, head, labels, most), hidden, head)
+        sizes[most] = seen.largest
+    assert sizes[4 * V] == V * D  # the head's gradient
+    assert sizes[N * V] == N * V
+
+
+def test_without_gradients():
+    hidden, head, labels = case()
+    with torch.no_grad():
+        loss = cross_entropy_sum(hidden, head, labels, 5 * V)
+        assert not loss.requires_grad
+        assert torch.allclose(loss, F.cross_entropy(hidden @ head.T, labels, reduction="sum"))
+    cut = cross_entropy_sum(hidden.detach(), head, labels, 5 * V)  # a frozen trunk
+    cut.backward()
+    assert head.grad is not None
+
+
+def test_few_logits_are_computed_at_once(monkeypatch):
+    hidden, head, labels = case()
+    monkeypatch.setattr(cross_entropy, "_InParts", None)
+    assert torch.equal(cross_entropy_sum(hidden, head, labels), F.cross_entropy(F.linear(hidden, head), labels, reduction="sum"))
