@@ -80,6 +80,8 @@ PARTS = (
     ("3.3", "openherd.parallel.checkpoint", "training checkpoints, optimizer state"),
     ("3.4", "openherd.training.loop", "the training loop: gradients, clipping, resume, averaging"),
     ("3.4", "openherd.training.optimizer", "AdamW, weight decay, gradient clipping"),
+    ("3.4", "openherd.training.cross_entropy", "cross-entropy in parts, without a table of all logits"),
+    ("3.3", "openherd.training.recompute", "activation recomputation (checkpointing): none, selective, full"),
     ("3.4", "openherd.training.schedule", "learning-rate schedules: warm-up, cosine, linear"),
     ("3.4", "openherd.data.batches", "batches as a pure function of seed, phase and index; shuffling, packing"),
     ("3.1.2", "openherd.data.mix", "data mix: which source each sample comes from"),

@@ -26,6 +26,7 @@ from openherd.model.transformer import Transformer
 from openherd.parallel.checkpoint import load_moments, load_state, save_state
 from openherd.training.objective import Batch, Objective
 from openherd.training.optimizer import clip_gradients, make_adamw, set_learning_rate
+from openherd.training.recompute import Recompute, recomputing
 
 CHECKPOINTS = ".checkpoints"
 STATE = "state"
@@ -56,6 +57,10 @@ class TrainingConfig:
     micro_batch_sequences: Annotated[
         int, Field(description="sequences computed at once; gradients are accumulated in fp32", ge=1)
     ] = 1
+    recompute: Annotated[
+        Recompute,
+        Field(description="activations computed again instead of kept: none, selective (all but products and attention), full"),
+    ] = "none"
     checkpoint_steps: Annotated[int, Field(description="steps between checkpoints; the paper is silent, ours", ge=1)] = 100
 
 
@@ -148,7 +153,7 @@ def train(
     out.metrics.rewind(lambda record: record["step"] < start_step)
 
     record: dict[str, Any] = {}
-    with Progress(what, steps, "steps") as progress:
+    with Progress(what, steps, "steps") as progress, recomputing(model, config.recompute):
         progress.resume_at(start_step)
         for step in range(start_step, steps):
             started = time.perf_counter()
