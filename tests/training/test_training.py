@@ -188,9 +188,73 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(tmp_path):
 
     model = new_model()
     out = Output(tmp_path)
-    with pytest.raises(OpenherdError, match=r"step 6: loss nan, gradient norm nan; lower learning_rate"):
-        train(model, NextToken(), poisoned, infinite, 10, CONFIG, out, what="test", precision="float32")
-    assert [r["step"] for r in out.metrics.read()] == [0, 1, 2, 3, 4, 5]
+    config = replace(CONFIG, most_skipped_steps=1)
+    with pytest.raises(OpenherdError, match=r"step 7: loss nan, gradient norm nan, after 1 such steps; lower learning_rate"):
+        train(model, NextToken(), poisoned, infinite, 10, config, out, what="test", precision="float32")
+    assert [r["step"] for r in out.metrics.read()] == [0, 1, 2, 3, 4, 5, 6]
+    assert [r.get("skipped", False) for r in out.metrics.read()] == [False] * 6 + [True]
+    assert latest_checkpoint(out).name == "step-00000004"  # the one after the poison is not kept
+
+
+class PoisonedAt(NextToken):
+    """Next-token loss that is NaN in a step."""
+
+    def __init__(self, *steps):
+        self.steps, self.step = steps, -1
+
+    def counts(self, batch):
+        self.step = int(batch["step"][0])
+        return super().counts({name: t for name, t in batch.items() if name != "step"})
+
+    def losses(self, hidden_BTD, head, batch):
+        found = super().losses(hidden_BTD, head, batch)
+        return {"loss_nats": found["loss_nats"] * (float("nan") if self.step in self.steps else 1.0)}
+
+
+def with_step(step):
+    batch = batch_at(step)
+    return {**batch, "step": torch.full((len(batch["tokens_BT"]),), step)}
+
+
+@pytest.mark.parametrize("stop", [None, 6])
+def test_a_step_that_is_not_finite_is_not_applied(tmp_path, stop):
+    """The outcome is that of a run which never had these steps, with the others' learning rates; stopped or not."""
+    poisoned, out = new_model(), Output(tmp_path)
+
+    def batches(step):
+        if step == stop:
+            raise KeyboardInterrupt
+        return with_step(step)
+
+    def go():
+        return train(poisoned, PoisonedAt(3, 5), batches, learning_rate_at, 10, CONFIG, out, what="test", precision="float32")
+
+    if stop is not None:
+        with pytest.raises(KeyboardInterrupt):
+            go()
+        poisoned, stop = new_model(), None
+    metrics = go()
+    good = [step for step in range(10) if step not in (3, 5)]
+    plain, other = new_model(), Output(tmp_path / "plain")
+    (tmp_path / "plain").mkdir()
+    train(
+        plain, NextToken(), lambda i: batch_at(good[i]), lambda i: learning_rate_at(good[i]), 8, CONFIG, other, what="test",
+        precision="float32",
+    )  # fmt: skip
+    assert same(poisoned, plain)
+    assert metrics["skipped_steps"] == 2
+    assert [r["step"] for r in out.metrics.read() if r.get("skipped")] == [3, 5]
+    assert json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[3])["loss_nats"] is None
+    assert [r["tokens"] for r in out.metrics.read()] == [72 * (i + 1) for i in range(10)]
+
+
+def test_a_run_of_bad_steps_alone_does_not_end_well(tmp_path):
+    with pytest.raises(OpenherdError, match="no step had a finite loss and gradient"):
+        train(
+            new_model(), PoisonedAt(0, 1), with_step, learning_rate_at, 2, CONFIG, Output(tmp_path), what="test",
+            precision="float32",
+        )  # fmt: skip
+    assert not (tmp_path / "state").exists()
 
 
 def test_snapshots_are_averaged(tmp_path):

@@ -26,7 +26,7 @@ def curves(runs: Runs) -> list[Curve]:
     name, reached = names(runs), dict[str, float]()
     found = []
     for run in runs:
-        records = run.records()
+        records = [record for record in run.records() if not record.get("skipped")]
         start = reached.get(run.manifest["inputs"].get("base", {}).get("digest"), 0.0)
         reached[run.digest] = start + (records[-1]["tokens"] if records else 0)
         if records:

@@ -9,7 +9,7 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -61,6 +61,10 @@ class TrainingConfig:
         Recompute,
         Field(description="activations computed again instead of kept: none, selective (all but products and attention), full"),
     ] = "none"
+    most_skipped_steps: Annotated[
+        int,
+        Field(description="steps in a row without a finite loss and gradient that are not applied; one more ends the run", ge=0),
+    ] = 3
     checkpoint_steps: Annotated[int, Field(description="steps between checkpoints; the paper is silent, ours", ge=1)] = 100
 
 
@@ -131,8 +135,9 @@ def train(
     """Train `model` in place for `steps` steps, resuming where an earlier process was stopped; returns metrics.
 
     Writes a record a step to `metrics.jsonl`, the final optimizer state to `state`, and the weights after each of `snapshot_steps`
-    to `snapshots/`. `optimizer_from` is the `state` of the phase before, whose moments are taken up: not its weights, which may
-    have been averaged since, nor its settings. Raises OpenherdError where the loss is not finite.
+    to `snapshots/`. A step whose loss or gradient is not finite is not applied, and its data are passed over. `optimizer_from` is
+    the `state` of the phase before, whose moments are taken up: not its weights, which may have been averaged since, nor its
+    settings. Raises OpenherdError where more than `most_skipped_steps` in a row are not applied.
     """
     optimizer = make_adamw(
         model,
@@ -151,6 +156,7 @@ def train(
         load_moments(optimizer_from, model, optimizer)
     start_step, tokens = int(reached["step"]), int(reached["tokens"])
     out.metrics.rewind(lambda record: record["step"] < start_step)
+    skipped = skipped_at_the_end(out.metrics.read())
 
     record: dict[str, Any] = {}
     with Progress(what, steps, "steps") as progress, recomputing(model, config.recompute):
@@ -161,38 +167,53 @@ def train(
             learning_rate = learning_rate_at(step)
             losses = backward(model, objective, batch, config.micro_batch_sequences, precision)
             gradient_norm = clip_gradients(model.parameters(), config.gradient_clip)
-            if not math.isfinite(gradient_norm) or not all(math.isfinite(v) for v in losses.values()):
+            finite = math.isfinite(gradient_norm) and all(math.isfinite(v) for v in losses.values())
+            skipped = 0 if finite else skipped + 1
+            if skipped > config.most_skipped_steps:
                 found = f"step {step}: loss {losses['loss_nats']:.4g}, gradient norm {gradient_norm:.4g}"
+                found += f", after {skipped - 1} such steps" if skipped > 1 else ""
                 raise OpenherdError(out.path, found, do="lower learning_rate, or raise warmup_steps; the checkpoint before is kept")
-            set_learning_rate(optimizer, learning_rate)
-            optimizer.step()
+            if finite:
+                set_learning_rate(optimizer, learning_rate)
+                optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             tokens += batch["tokens_BT"].numel()
             record = {"step": step, "tokens": tokens, **losses, "learning_rate": learning_rate, "gradient_norm": gradient_norm}
+            if not finite:  # JSON has no NaN
+                record |= {**dict.fromkeys(losses), "gradient_norm": None, "skipped": True}
             out.log(**record, time_s=round(time.perf_counter() - started, 4))
-            progress.advance(note=f"loss {losses['loss_nats']:.3f}")
+            progress.advance(note=f"loss {losses['loss_nats']:.3f}" if finite else f"{skipped} skipped: no finite loss or gradient")
             if step + 1 in snapshot_steps:
                 snapshot(model, out, step + 1)
-            if (step + 1) % config.checkpoint_steps == 0 and step + 1 < steps:
+            if (step + 1) % config.checkpoint_steps == 0 and step + 1 < steps and finite:
                 previous = latest_checkpoint(out)
                 save_state(out.path / CHECKPOINTS / f"step-{step + 1:08d}", model, optimizer, {"step": step + 1, "tokens": tokens})
                 if previous is not None:
                     shutil.rmtree(previous)
+    if 0 < steps <= skipped:
+        raise OpenherdError(out.path, "no step had a finite loss and gradient", do="lower learning_rate, or look at the data")
     if start_step < steps:
         with out.write(STATE) as path:
             save_state(path, model, optimizer, {"step": steps, "tokens": tokens})
     shutil.rmtree(out.path / CHECKPOINTS, ignore_errors=True)
     records = out.metrics.read()
     seconds = sum(r["time_s"] for r in records)
-    last = [r["loss_nats"] for r in records[-max(len(records) // 20, 1) :]]
+    losses_nats = [r["loss_nats"] for r in records if not r.get("skipped")] or [math.nan]
+    last = losses_nats[-max(len(losses_nats) // 20, 1) :]
     return {
         "steps": steps,
         "tokens": tokens,
         "loss_nats_last_5_percent": sum(last) / len(last),
-        "final_loss_nats": record.get("loss_nats", records[-1]["loss_nats"] if records else float("nan")),
+        "final_loss_nats": losses_nats[-1],
+        **({"skipped_steps": n} if (n := sum(r.get("skipped", False) for r in records)) else {}),
         "tokens_per_s": tokens / seconds if seconds else 0.0,
         "precision": precision,
     }
+
+
+def skipped_at_the_end(records: Sequence[dict[str, Any]]) -> int:
+    """How many of the last steps in a row were not applied."""
+    return next((i for i, record in enumerate(reversed(records)) if not record.get("skipped")), len(records))
 
 
 def latest_checkpoint(out: Output) -> Path | None:
