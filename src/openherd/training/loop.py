@@ -158,7 +158,6 @@ def train(
     out.metrics.rewind(lambda record: record["step"] < start_step)
     skipped = skipped_at_the_end(out.metrics.read())
 
-    record: dict[str, Any] = {}
     with Progress(what, steps, "steps") as progress, recomputing(model, config.recompute):
         progress.resume_at(start_step)
         for step in range(start_step, steps):
@@ -178,7 +177,13 @@ def train(
                 optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             tokens += batch["tokens_BT"].numel()
-            record = {"step": step, "tokens": tokens, **losses, "learning_rate": learning_rate, "gradient_norm": gradient_norm}
+            record: dict[str, Any] = {
+                "step": step,
+                "tokens": tokens,
+                **losses,
+                "learning_rate": learning_rate,
+                "gradient_norm": gradient_norm,
+            }
             if not finite:  # JSON has no NaN
                 record |= {**dict.fromkeys(losses), "gradient_norm": None, "skipped": True}
             out.log(**record, time_s=round(time.perf_counter() - started, 4))
