@@ -196,6 +196,17 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(tmp_path):
     assert latest_checkpoint(out).name == "step-00000004"  # the one after the poison is not kept
 
 
+def test_weights_that_break_at_the_end_do_not_pass(tmp_path):
+    """Though fewer steps than may be skipped were left."""
+
+    def infinite(step):
+        return float("inf") if step == 8 else 1e-3
+
+    with pytest.raises(OpenherdError, match="is not finite after 10 steps; lower learning_rate"):
+        train(new_model(), NextToken(), batch_at, infinite, 10, CONFIG, Output(tmp_path), what="test", precision="float32")
+    assert not (tmp_path / "state").exists()
+
+
 class PoisonedAt(NextToken):
     """Next-token loss that is NaN in a step."""
 

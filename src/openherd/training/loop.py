@@ -197,6 +197,9 @@ def train(
                     shutil.rmtree(previous)
     if 0 < steps <= skipped:
         raise OpenherdError(out.path, "no step had a finite loss and gradient", do="lower learning_rate, or look at the data")
+    if broken := [name for name, p in model.named_parameters() if not bool(p.isfinite().all())]:
+        found = f"{broken[0]} is not finite after {steps} steps"
+        raise OpenherdError(out.path, found, do="lower learning_rate; the checkpoint before is kept")
     if start_step < steps:
         with out.write(STATE) as path:
             save_state(path, model, optimizer, {"step": steps, "tokens": tokens})
