@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from openherd.core.errors import ConfigError, OpenherdError
+from openherd.core.errors import ConfigError, InputError, OpenherdError
 from openherd.core.rundir import Output
 from openherd.data.batches import IGNORED
 from openherd.model.attention import CausalAttend
@@ -19,7 +19,7 @@ from openherd.model.transformer import Transformer
 from openherd.parallel.checkpoint import load_moments, load_state
 from openherd.training.anneal import snapshot_steps
 from openherd.training.long_context import LongContextConfig, rescaled
-from openherd.training.loop import TrainingConfig, average_snapshots, backward, latest_checkpoint, train
+from openherd.training.loop import TrainingConfig, average_snapshots, backward, checkpoints, train
 from openherd.training.objective import NextToken
 from openherd.training.optimizer import make_adamw, set_learning_rate
 from openherd.training.pretrain import PretrainConfig, ramp
@@ -133,7 +133,7 @@ def test_an_interrupted_run_ends_bit_for_bit_like_a_whole_one(tmp_path, tied):
     assert same(whole, resumed)
     assert again["final_loss_nats"] == metrics["final_loss_nats"]
     assert [r["step"] for r in out.metrics.read()] == list(range(10))
-    assert latest_checkpoint(out) == out.path / "state"
+    assert checkpoints(out) == [out.path / "state"]
     finished, third, _ = run(tmp_path / "parts", batches=dying, tied=tied)  # killed after the loop: no step is done again
     assert same(whole, finished)
     assert third["loss_nats_last_5_percent"] == metrics["loss_nats_last_5_percent"]
@@ -193,7 +193,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(tmp_path):
         train(model, NextToken(), poisoned, infinite, 10, config, out, what="test", precision="float32")
     assert [r["step"] for r in out.metrics.read()] == [0, 1, 2, 3, 4, 5, 6]
     assert [r.get("skipped", False) for r in out.metrics.read()] == [False] * 6 + [True]
-    assert latest_checkpoint(out).name == "step-00000004"  # the one after the poison is not kept
+    assert [path.name for path in checkpoints(out)] == ["step-00000004"]  # none is written after the poison
 
 
 def test_weights_that_break_at_the_end_do_not_pass(tmp_path):
@@ -205,6 +205,37 @@ def test_weights_that_break_at_the_end_do_not_pass(tmp_path):
     with pytest.raises(OpenherdError, match="is not finite after 10 steps; lower learning_rate"):
         train(new_model(), NextToken(), batch_at, infinite, 10, CONFIG, Output(tmp_path), what="test", precision="float32")
     assert not (tmp_path / "state").exists()
+
+
+@pytest.mark.parametrize("damage", ["flipped", "cut", "gone", "no checksums", "both"])
+def test_a_damaged_checkpoint_is_passed_over(damage, tmp_path, capsys):
+    whole, metrics, _ = run(tmp_path / "whole", steps=12)
+
+    def dying(step):
+        if step == 11:
+            raise KeyboardInterrupt
+        return batch_at(step)
+
+    out = Output(tmp_path / "parts")
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "parts", steps=12, batches=dying)
+    assert [path.name for path in checkpoints(out)] == ["step-00000008", "step-00000004"]
+    for path in checkpoints(out)[: 2 if damage == "both" else 1]:
+        file = path / "checksums.json" if damage == "no checksums" else max(path.iterdir(), key=lambda f: f.stat().st_size)
+        content = bytearray(file.read_bytes())
+        content[len(content) // 2] ^= 1
+        if damage in ("gone", "no checksums"):
+            file.unlink()
+        else:
+            file.write_bytes(content[:-100] if damage == "cut" else content)
+    if damage == "both":
+        with pytest.raises(InputError, match=r"damaged: its SHA-256 is not the one written with it; remove .*step-00000004"):
+            run(tmp_path / "parts", steps=12)
+        return
+    resumed, again, _ = run(tmp_path / "parts", steps=12)
+    assert "going on from the checkpoint before" in capsys.readouterr().err
+    assert same(whole, resumed)
+    assert again["final_loss_nats"] == metrics["final_loss_nats"]
 
 
 class PoisonedAt(NextToken):
@@ -283,8 +314,16 @@ def test_a_damaged_checkpoint_is_one_line(tmp_path):
     _, _, out = run(tmp_path / "a", steps=4)
     for file in (out.path / "state").glob("*.distcp"):
         file.write_bytes(file.read_bytes()[:100])
-    with pytest.raises(OpenherdError, match="not a checkpoint of this model"):
+    with pytest.raises(OpenherdError, match="damaged: its SHA-256 is not the one written with it"):
         run(tmp_path / "b", optimizer_from=out.path / "state")
+
+
+def test_a_checkpoint_of_another_model_is_named(tmp_path):
+    _, _, out = run(tmp_path / "a", steps=4)
+    other = Transformer(replace(SHAPE, n_layers=SHAPE.n_layers + 1))
+    optimizer = make_adamw(other, beta1=0.9, beta2=0.95, epsilon=1e-5, weight_decay=0.1)
+    with pytest.raises(InputError, match="not a checkpoint of this model"):
+        load_state(out.path / "state", other, optimizer, {"step": 0, "tokens": 0})
 
 
 def test_schedules_by_hand():

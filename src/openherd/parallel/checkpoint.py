@@ -1,9 +1,11 @@
 """Training state on disk as a torch distributed checkpoint, reshardable (paper 3.3.1).
 
-A checkpoint is written aside and published by rename: a directory that is there is whole.
+A checkpoint is written aside, with the SHA-256 of each of its files, and published by rename: a directory that is there was whole.
+What a disk does to it later is seen when it is read.
 """
 
 import errno
+import json
 import logging
 import os
 import shutil
@@ -21,14 +23,15 @@ from torch.distributed.checkpoint.state_dict import (
 )
 
 from openherd.core.errors import InputError
-from openherd.core.rundir import flush_to_disk
+from openherd.core.rundir import file_sha256, flush_to_disk
 
+CHECKSUMS = "checksums.json"
 FULL_BYTES = 1 << 20  # a disk with less free space is full
 WRITE_FAILED = "inline_container"  # the part of torch that writes, named in its errors
 
 
 def save_state(directory: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, extra: dict[str, Any]) -> None:
-    """Write model, optimizer and plain values to a new `directory`."""
+    """Write model, optimizer and plain values to `directory`."""
     weights, moments = get_state_dict(model, optimizer)
     temporary = directory.with_name(f".{directory.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -36,6 +39,8 @@ def save_state(directory: Path, model: torch.nn.Module, optimizer: torch.optim.O
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # one process needs no group
             dcp.save({"model": weights, "optimizer": moments, "extra": extra}, checkpoint_id=temporary, no_dist=True)
+        sums = {file.name: file_sha256(file) for file in sorted(temporary.iterdir())}
+        (temporary / CHECKSUMS).write_text(json.dumps(sums, indent=1) + "\n", encoding="utf-8")
         flush_to_disk(temporary)
     except KeyboardInterrupt:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -47,6 +52,7 @@ def save_state(directory: Path, model: torch.nn.Module, optimizer: torch.optim.O
             code = errno.ENOSPC if full else errno.EIO
             raise OSError(code, os.strerror(code), str(directory)) from error
         raise
+    shutil.rmtree(directory, ignore_errors=True)  # a damaged one, which was passed over
     os.replace(temporary, directory)
 
 
@@ -73,7 +79,19 @@ def load_moments(directory: Path, model: torch.nn.Module, optimizer: torch.optim
     set_optimizer_state_dict(model, optimizer, {**moments, **state["optimizer"]})
 
 
+def verify(directory: Path) -> None:
+    """Raises InputError where a file of a checkpoint is not what was written."""
+    try:
+        sums = json.loads((directory / CHECKSUMS).read_text(encoding="utf-8"))
+        wrong = [name for name, wanted in sums.items() if file_sha256(directory / name) != wanted]
+    except (OSError, ValueError, AttributeError) as error:
+        raise InputError(directory, f"a damaged checkpoint ({error})", do="remove it and run again") from None
+    if wrong:
+        raise InputError(directory / wrong[0], "damaged: its SHA-256 is not the one written with it", do=f"remove {directory}")
+
+
 def _read(directory: Path, state: dict[str, Any]) -> None:
+    verify(directory)
     logging.disable(logging.WARNING)  # torch logs the tracebacks of what it raises then
     try:
         with warnings.catch_warnings():

@@ -8,6 +8,7 @@ resumed run repeats the unbroken one bit for bit (same layout, same thread count
 import json
 import math
 import shutil
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -65,6 +66,7 @@ class TrainingConfig:
         int,
         Field(description="steps in a row without a finite loss and gradient that are not applied; one more ends the run", ge=0),
     ] = 3
+    keep_checkpoints: Annotated[int, Field(description="newest checkpoints kept; a damaged one is passed over; ours", ge=1)] = 2
     checkpoint_steps: Annotated[int, Field(description="steps between checkpoints; the paper is silent, ours", ge=1)] = 100
 
 
@@ -149,10 +151,8 @@ def train(
         decay_embeddings=config.decay_embeddings,
     )
     device = next(model.parameters()).device
-    reached = {"step": 0, "tokens": 0}
-    if (latest := latest_checkpoint(out)) is not None:
-        reached = load_state(latest, model, optimizer, reached)
-    elif optimizer_from is not None:
+    reached = resume(out, model, optimizer)
+    if not reached["step"] and optimizer_from is not None:
         load_moments(optimizer_from, model, optimizer)
     start_step, tokens = int(reached["step"]), int(reached["tokens"])
     out.metrics.rewind(lambda record: record["step"] < start_step)
@@ -191,10 +191,9 @@ def train(
             if step + 1 in snapshot_steps:
                 snapshot(model, out, step + 1)
             if (step + 1) % config.checkpoint_steps == 0 and step + 1 < steps and finite:
-                previous = latest_checkpoint(out)
                 save_state(out.path / CHECKPOINTS / f"step-{step + 1:08d}", model, optimizer, {"step": step + 1, "tokens": tokens})
-                if previous is not None:
-                    shutil.rmtree(previous)
+                for old in checkpoints(out)[config.keep_checkpoints :]:
+                    shutil.rmtree(old)
     if 0 < steps <= skipped:
         raise OpenherdError(out.path, "no step had a finite loss and gradient", do="lower learning_rate, or look at the data")
     if broken := [name for name, p in model.named_parameters() if not bool(p.isfinite().all())]:
@@ -224,10 +223,26 @@ def skipped_at_the_end(records: Sequence[dict[str, Any]]) -> int:
     return next((i for i, record in enumerate(reversed(records)) if not record.get("skipped")), len(records))
 
 
-def latest_checkpoint(out: Output) -> Path | None:
-    """Where an unfinished run goes on: its final state, else its newest whole checkpoint."""
-    found = [out.path / STATE, *sorted((out.path / CHECKPOINTS).glob("step-*"), reverse=True)]
-    return next((path for path in found if path.exists()), None)
+def checkpoints(out: Output) -> list[Path]:
+    """Where an unfinished run can go on, the best first: its final state, else its checkpoints from the newest to the oldest."""
+    return [path for path in (out.path / STATE, *sorted((out.path / CHECKPOINTS).glob("step-*"), reverse=True)) if path.exists()]
+
+
+def resume(out: Output, model: Transformer, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Read the newest checkpoint that is whole into model and optimizer; returns the steps and tokens it reached, 0 without one.
+
+    Says on standard error which were damaged. Raises InputError where all are.
+    """
+    start: dict[str, Any] = {"step": 0, "tokens": 0}
+    found = checkpoints(out)
+    for path in found:
+        try:
+            return load_state(path, model, optimizer, start)
+        except InputError as error:
+            if path == found[-1]:
+                raise
+            sys.stderr.write(f"  {error.where}: {error.found}; going on from the checkpoint before\n")
+    return start
 
 
 def snapshot(model: Transformer, out: Output, step: int) -> None:
