@@ -2,9 +2,12 @@
 
 import torch
 
+from openherd.core.rundir import Output
 from openherd.model.config import ModelConfig
 from openherd.model.init import initialise
 from openherd.model.transformer import Transformer
+from openherd.model.weights import save_model
+from openherd.tokenizer.tokenizer import Tokenizer
 
 
 def tiny_model(config: ModelConfig, seed: int = 0) -> Transformer:
@@ -20,3 +23,10 @@ def tiny_model(config: ModelConfig, seed: int = 0) -> Transformer:
             if "norm" in name:
                 parameter.uniform_(0.5, 1.5, generator=generator)
     return model
+
+
+def write_tiny(model: Transformer, tokenizer: Tokenizer, out: Output) -> None:
+    """Write `model/` as a training stage does."""
+    with out.write("model") as path:
+        save_model(model, path, bos=tokenizer.bos_id, eos=sorted(tokenizer.stop_ids))
+        tokenizer.save(path)

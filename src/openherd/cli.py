@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from openherd.core.rundir import Run
 
 EXIT_ERROR = 2
+EXIT_DIFFERS = 1
 EXIT_INTERRUPTED = 130
 REFUSED_BY_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG, errno.EIO)
 
@@ -35,6 +36,7 @@ commands:
   export DIR --to FORMAT     hf, meta or gguf (llama.cpp, ollama), checked
   show DIR [--mask]          manifest, metrics, lineage; a dialog with its mask
   diff A B                   settings, data and metrics of two runs side by side
+  parity RECIPE              whether its layouts train as one process does
   sweep RECIPE --out DIR     variants of a recipe; they share what is the same
   clean DIR                  remove what no run names
   tokenizer compare A B      two tokenizers on the same text, by language
@@ -70,7 +72,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return dispatch(arguments)
     except OpenherdError as error:
-        print(f"openherd: {error}", file=sys.stderr)
+        from openherd.parallel.launch import leave_error
+
+        if not leave_error(error):
+            print(f"openherd: {error}", file=sys.stderr)
     except KeyboardInterrupt:
         return interrupted()
     except SystemExit:
@@ -122,6 +127,8 @@ def dispatch(arguments: list[str]) -> int:
         return int(COMMANDS[words](rest[1:]) or 0)
     if name in COMMANDS:
         return int(COMMANDS[name](rest) or 0)
+    if name == "worker":  # not for people
+        return command_worker(rest)
     if name in BY_NAME:
         run_stage(name, rest)
         return 0
@@ -319,6 +326,38 @@ def command_import(arguments: list[str]) -> int:
     return 0
 
 
+def command_parity(arguments: list[str]) -> int:
+    """`openherd parity`"""
+    parser = Parser(
+        prog="openherd parity",
+        description="Whether the layouts of a recipe train as one process does: a small model of the same proportions, six steps.",
+    )
+    parser.add_argument("recipe", type=Path, help="a TOML file with [parallel]")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="parallel.tp=2, or any other setting")
+    parser.add_argument(
+        "--processes", type=int, default=0, metavar="N", help="processes to start here (default: as the recipe asks)"
+    )
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="where to compute (default cpu)")
+    given = parser.parse_args(arguments)
+    from openherd.runner import Recipe, run_parity
+
+    table, agree = run_parity(Recipe.read(given.recipe, given.set), given.processes, given.device)
+    print(table)
+    return 0 if agree else EXIT_DIFFERS
+
+
+def command_worker(arguments: list[str]) -> int:
+    """`openherd worker`: one process of a stage, as the runner starts it."""
+    from openherd.parallel.launch import gave_up
+
+    if gave_up():
+        return EXIT_ERROR
+    from openherd.runner import work
+
+    work(Path(arguments[0]))
+    return 0
+
+
 def command_export(arguments: list[str]) -> None:
     """`openherd export`"""
     parser = Parser(prog="openherd export", description="A model to where others use it, with the check that nothing changed.")
@@ -451,6 +490,7 @@ COMMANDS = {
     "show": command_show,
     "diff": command_diff,
     "sweep": command_sweep,
+    "parity": command_parity,
     "clean": command_clean,
     "import": command_import,
     "export": command_export,

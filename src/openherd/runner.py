@@ -15,11 +15,12 @@ import re
 import shutil
 import signal
 import sys
+import tempfile
 import time
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -27,18 +28,23 @@ from typing import Any
 from openherd.core import rundir
 from openherd.core.config import load_config, nearest, parse_value, read_toml, settings_of, to_plain
 from openherd.core.errors import ConfigError, InputError, OpenherdError, StaleError
+from openherd.core.machine import leads, place
 from openherd.core.metrics import format_metric, is_estimate
 from openherd.core.progress import format_duration
 from openherd.core.rundir import Job, Outside, Run
+from openherd.model.config import SIZES, ModelConfig
+from openherd.parallel.layout import ParallelConfig
 from openherd.report.terminal import flat_metrics, told
 from openherd.stages import BY_NAME, Stage
 
 RUN_FILE = "run.json"
 SWEEPS = "sweeps"
+WORKER_FILE = ".worker.json"
 SHORT_DIGEST = 12
 STAGE_NAME = re.compile(r"[a-z][a-z0-9-]*")
 RESERVED = ("use", "name", "inputs", "require")
-KEYS = ("name", "about", "seed", "stage", "base", "change")
+KEYS = ("name", "about", "seed", "parallel", "stage", "base", "change")
+PARALLEL = "parallel"  # settings of how a stage is spread, which are in no digest
 
 
 @contextlib.contextmanager
@@ -115,8 +121,9 @@ class Step:
                 key = f"{name}.{i}" if isinstance(value, list) else name
                 digests[key] = item.job.digest if isinstance(item, Step) else item.digest
                 sources[key] = item.location if isinstance(item, Outside) else os.path.relpath(item.path, self.path)
-        stage = self.stage.stage
-        return Job(stage.name, stage.section, stage.version, to_plain(self.config), digests, sources)
+        stage, settings = self.stage.stage, to_plain(self.config)
+        parallel = settings.pop(PARALLEL, {})
+        return Job(stage.name, stage.section, stage.version, settings, digests, sources, parallel)
 
     def opened_inputs(self) -> dict[str, Any]:
         """The inputs as the stage's function takes them; all earlier stages must be done."""
@@ -126,8 +133,33 @@ class Step:
         }
 
     def run(self) -> tuple[Run, bool]:
-        """Run the stage unless its directory is done; returns the run and whether it was done before."""
-        return rundir.make(self.job, self.path, self.stage.function, self.config, self.opened_inputs())
+        """Run the stage unless its directory is done; returns the run and whether it was done before.
+
+        Where its layout has several processes, and no launcher has started them, they are started here.
+        """
+        layout = getattr(self.config, PARALLEL, None)
+        if layout is not None and layout.world > 1 and place() is None and not (self.path / rundir.MANIFEST).exists():
+            self._launch(layout.world, layout.restarts)
+            return Run.open(self.path), False
+        return rundir.make(self.job, self.path, self.stage.function, self.config, self.opened_inputs(), layout is not None)
+
+    def _launch(self, n: int, restarts: int) -> None:
+        from openherd.parallel.launch import launch
+
+        def location(value: "Outside | Step | Run") -> str:
+            return value.location if isinstance(value, Outside) else str(value.path)
+
+        inputs = {
+            n: [location(v) for v in value] if isinstance(value, list) else location(value) for n, value in self.inputs.items()
+        }
+        rundir.make_directory(self.path)
+        file = self.path / WORKER_FILE
+        job = {"stage": self.stage.stage.name, "settings": to_plain(self.config), "inputs": inputs, "out": str(self.path)}
+        file.write_text(json.dumps(job), encoding="utf-8")
+        try:
+            launch(["-m", "openherd", "worker", str(file)], n, restarts, self.path / ".error.json", self.path)
+        finally:
+            file.unlink(missing_ok=True)
 
 
 def _opened(value: "Outside | Step | Run") -> "Outside | Run":
@@ -151,6 +183,7 @@ class Recipe:
     name: str
     seed: int
     stages: tuple[Mapping[str, Any], ...]
+    parallel: Mapping[str, Any]
 
     @classmethod
     def read(cls, path: Path, changes: Sequence[str] = (), above: tuple[Path, ...] = ()) -> "Recipe":
@@ -172,7 +205,7 @@ class Recipe:
                 )
             base = cls.read(path.parent / str(document["base"]), above=(*above, path.resolve()))
             stages = _changed_stages(path, base, document.get("change", {}))
-            document = {"seed": base.seed, **document}
+            document = {"seed": base.seed, **document, PARALLEL: {**base.parallel, **document.get(PARALLEL, {})}}
         elif "change" in document:
             raise ConfigError(path, "has changes without a base", do="name the recipe that they change: base = 'FILE'")
         if not isinstance(stages, list) or not stages:
@@ -180,9 +213,11 @@ class Recipe:
         for i, entry in enumerate(stages, 1):
             if not isinstance(entry, dict) or not isinstance(entry.get("use"), str):
                 raise ConfigError(f"{path}, stage {i}", "does not say which stage", do='write use = "..."')
+        if not isinstance(document.get(PARALLEL, {}), dict):
+            raise ConfigError(path, f"parallel = {document[PARALLEL]!r}", allowed="a table [parallel] of settings")
         if type(document.get("seed", 0)) is not int:
             raise ConfigError(path, f"seed = {document['seed']!r}", allowed="an integer")
-        recipe = cls(path, str(document.get("name", path.stem)), document.get("seed", 0), tuple(stages))
+        recipe = cls(path, str(document.get("name", path.stem)), document.get("seed", 0), tuple(stages), document.get(PARALLEL, {}))
         for change in changes:
             recipe = recipe.changed(change)
         return recipe
@@ -198,6 +233,11 @@ class Recipe:
                 return replace(self, seed=int(text))
             except ValueError:
                 raise ConfigError("--set", f"seed = {text!r}", allowed="an integer") from None
+        if name == PARALLEL:
+            known = {s.name: s for s in settings_of(ParallelConfig)}
+            if setting_name not in known:
+                raise ConfigError("--set", f"no setting {setting_name!r} in [parallel]", do=nearest(setting_name, known))
+            return replace(self, parallel={**self.parallel, setting_name: parse_value(known[setting_name], text)})
         names = [entry.get("name", entry["use"]) for entry in self.stages]
         if name not in names:
             raise ConfigError("--set", f"no stage {name!r} in {self.path}", do=nearest(name, names))
@@ -226,6 +266,8 @@ class Recipe:
             settings = {k: v for k, v in entry.items() if k not in RESERVED}
             if "seed" not in settings and any(s.name == "seed" for s in settings_of(stage.config_class)):
                 settings["seed"] = self.seed
+            if self.parallel and any(s.name == PARALLEL for s in settings_of(stage.config_class)):
+                settings[PARALLEL] = {**self.parallel, **settings.get(PARALLEL, {})}
             config: Any = load_config(stage.config_class, settings, where)
             given = entry.get("inputs", {})
             if not isinstance(given, dict):
@@ -286,13 +328,14 @@ def run_recipe(recipe: Recipe, out: Path, run_file: Path | None = None, quiet: b
     """
     from rich.console import Console
 
-    console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
+    console = Console(stderr=True, quiet=quiet or not leads(), highlight=False, soft_wrap=True)
     steps = recipe.resolve(out)
     for step in steps:
         if (step.path / rundir.MANIFEST).exists():
             Run.open(step.path)  # a damaged one is told before hours of other work
     run_file = run_file or out / RUN_FILE
-    _write_run_file(unfinished(run_file), recipe, steps)
+    if leads():
+        _write_run_file(unfinished(run_file), recipe, steps)
     done: list[tuple[Step, Run, bool]] = []
     for i, step in enumerate(steps, 1):
         head = f"[bold]{i:2d}/{len(steps)} {step.name}[/bold]"
@@ -305,7 +348,8 @@ def run_recipe(recipe: Recipe, out: Path, run_file: Path | None = None, quiet: b
         done.append((step, run, before))
         check_kept(step, run)
         check_gate(step, run)
-    os.replace(unfinished(run_file), run_file)
+    if leads():
+        os.replace(unfinished(run_file), run_file)
     return done
 
 
@@ -439,11 +483,11 @@ def clean(out: Path) -> tuple[int, int]:
     """Remove what no run names; returns (directories, bytes)."""
     n_bytes = 0
     places = unused(out)
-    for place in places:
-        n_bytes += sum(f.stat().st_size for f in place.rglob("*") if f.is_file())
-        shutil.rmtree(place)
+    for path in places:
+        n_bytes += sum(f.stat().st_size for f in path.rglob("*") if f.is_file())
+        shutil.rmtree(path)
         with contextlib.suppress(OSError):
-            place.parent.rmdir()
+            path.parent.rmdir()
     return len(places), n_bytes
 
 
@@ -458,6 +502,54 @@ def single_stage(name: str, settings: Mapping[str, Any], inputs: Mapping[str, An
     if (out / RUN_FILE).exists():
         raise StaleError(out, "holds a whole run", do="give a directory of its own as --out")
     return step.run()
+
+
+def run_parity(recipe: Recipe, processes: int, device: str) -> tuple[str, bool]:
+    """Check the layouts of a recipe's training stages against one process: a table, and whether all agree.
+
+    Starts `processes` processes here, 0 being as many as the largest layout has, unless a launcher has. Raises ConfigError for a
+    recipe without a layout of several.
+    """
+    from openherd.model.device import choose_device
+    from openherd.training.parity import Difference, parity, parity_table
+
+    configs = [step.config for step in recipe.resolve(Path("."))]
+    layouts = [c.parallel for c in configs if hasattr(c, PARALLEL) and c.parallel.world > 1]
+    sizes = [SIZES[c.size] for c in configs if hasattr(c, "size")]
+    if not layouts:
+        raise ConfigError(
+            recipe.path, "no stage has a layout of several processes", do="give [parallel], or --set parallel.dp_shard=2"
+        )
+    shape = replace(sizes[0] if sizes else SIZES["llama3-8b"], rope_scaling=None)
+    with tempfile.TemporaryDirectory() as folder:
+        found = Path(folder) / "found.json"
+        if place() is not None:
+            parity(shape, layouts, choose_device(device), found)
+        else:
+            from openherd.parallel.launch import launch
+
+            job = {"shape": asdict(shape), PARALLEL: [asdict(layout) for layout in layouts], "device": device, "out": str(found)}
+            file = Path(folder) / WORKER_FILE
+            file.write_text(json.dumps(job), encoding="utf-8")
+            n = processes or max(layout.world for layout in layouts)
+            launch(["-m", "openherd", "worker", str(file)], n, 0, Path(folder) / "error.json", recipe.path)
+        if not leads():
+            return "", True
+        results = [(ParallelConfig(**a), Difference(**b)) for a, b in json.loads(found.read_text(encoding="utf-8"))]
+    return parity_table(results), all(difference.agrees for _, difference in results)
+
+
+def work(file: Path) -> None:
+    """Be one of the processes of a stage that another process has launched."""
+    job = json.loads(file.read_text(encoding="utf-8"))
+    if PARALLEL in job:
+        from openherd.model.device import choose_device
+        from openherd.training.parity import parity
+
+        shape = ModelConfig(**{**job["shape"], "rope_scaling": None})
+        parity(shape, [ParallelConfig(**layout) for layout in job[PARALLEL]], choose_device(job["device"]), Path(job["out"]))
+        return
+    single_stage(job["stage"], job["settings"], job["inputs"], Path(job["out"]))
 
 
 def _open_path(hint: Any, value: Any, where: object) -> Any:

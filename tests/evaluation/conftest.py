@@ -14,8 +14,7 @@ from openherd.model.config import ModelConfig
 from openherd.tokenizer.files import write_tokenizer
 from openherd.tokenizer.tokenizer import Tokenizer
 from openherd.tokenizer.train import learn
-from openherd.training.phase import write_model
-from tiny import tiny_model
+from tiny import tiny_model, write_tiny
 
 CONTEXT = 32
 TRAIN = [f"The module number{i} does this. The class number{i} does that, and {'nothing ' * i}else." for i in range(20)]
@@ -63,7 +62,7 @@ def model_run(finished, tokenizer) -> Callable[..., Run]:
         config = ModelConfig(**shape, vocabulary=tokenizer.vocabulary, max_positions=context)
 
         def stage(settings, *, out):
-            write_model(tiny_model(config, seed), tokenizer, out)
+            write_tiny(tiny_model(config, seed), tokenizer, out)
             return {}
 
         return finished(name, stage)

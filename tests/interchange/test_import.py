@@ -14,8 +14,8 @@ from openherd.core.errors import InputError
 from openherd.core.rundir import Run
 from openherd.interchange import importing
 from openherd.interchange.check import slow_logits
-from openherd.interchange.shards import Planned, in_shards, write_shards
 from openherd.interchange.sources import HuggingFace, Meta, open_source
+from openherd.model.shards import Planned, in_shards, write_shards
 from openherd.model.weights import load_model, read_config, save_model
 from openherd.tokenizer.files import write_ranks
 from openherd.tokenizer.tokenizer import Tokenizer
@@ -308,9 +308,10 @@ def test_an_imported_model_is_a_stage_to_go_on_from(hugging_face, tmp_path):
 
     run = imported(hugging_face("llama-3.1", torch.bfloat16, tokenizer=True), tmp_path / "run")
     (tmp_path / "out").mkdir()
-    base = Base.open(run, SftConfig(device="cpu", precision="float32"), Output(tmp_path / "out"))
+    config = SftConfig(device="cpu", precision="float32")
+    base = Base.open(run, config, Output(tmp_path / "out"))
     assert base.state is None
-    assert {p.dtype for p in base.model.parameters()} == {torch.float32}
+    assert {p.dtype for _, p in base.model("sft", config, []).trained()} == {torch.float32}
     assert base.tokenizer.vocabulary == 560
 
 

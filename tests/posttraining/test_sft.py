@@ -13,8 +13,10 @@ from openherd.core.records import write_jsonl
 from openherd.core.rundir import Job, Run
 from openherd.data.batches import IGNORED
 from openherd.inference.engine import Sampling, generate
+from openherd.model.attention import CausalAttend
 from openherd.model.config import ModelConfig
 from openherd.model.weights import load_model
+from openherd.parallel.tensor import Head
 from openherd.posttraining.sft import (
     PADDING_DOCUMENT,
     SftConfig,
@@ -31,8 +33,7 @@ from openherd.tokenizer.tokenizer import Tokenizer
 from openherd.tokenizer.train import learn
 from openherd.training.loop import COMPUTE
 from openherd.training.objective import NextToken
-from openherd.training.phase import write_model
-from tiny import tiny_model
+from tiny import tiny_model, write_tiny
 
 SHAPE = {"n_layers": 2, "d_model": 32, "n_heads": 2, "n_kv_heads": 1, "head_width": 16, "d_feed_forward": 48}
 PAIRS = [("What is a herd?", "Many sheep."), ("And a fold?", "Their pen."), ("Who keeps it?", "A shepherd."), ("Why?", "Wolves.")]
@@ -57,7 +58,7 @@ def tokenizer(tmp_path_factory) -> Tokenizer:
 @pytest.fixture(scope="module")
 def base(tmp_path_factory, tokenizer) -> Run:
     def stage(config, *, out):
-        write_model(tiny_model(ModelConfig(**SHAPE, vocabulary=tokenizer.vocabulary, max_positions=128)), tokenizer, out)
+        write_tiny(tiny_model(ModelConfig(**SHAPE, vocabulary=tokenizer.vocabulary, max_positions=128)), tokenizer, out)
         with out.write(COMPUTE) as path:
             path.write_text(json.dumps({"device": "cpu", "precision": "float32", "threads": 1}))
         return {}
@@ -151,8 +152,9 @@ def test_a_row_of_many_gives_the_losses_of_each_alone(tokenizer):
 
     def loss(row):
         batch = {name: torch.tensor([values]) for name, values in row.items()}
-        tokens_BT, positions_BT, attend = objective.inputs(batch)
-        return float(objective.losses(model.trunk(model.embed(tokens_BT), positions_BT, attend), model.head, batch)["loss_nats"])
+        tokens_BT, positions_BT, documents_BT = objective.inputs(batch)
+        hidden_BTD = model.trunk(model.embed(tokens_BT), positions_BT, CausalAttend(documents_BT))
+        return float(objective.losses(hidden_BTD, Head(model.head.weight), batch)["loss_nats"])
 
     with torch.no_grad():
         together = loss(make_row(dialogs, 128, tokenizer.eos_id))

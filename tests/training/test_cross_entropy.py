@@ -39,7 +39,7 @@ def found(loss, hidden, head):
 @pytest.mark.parametrize("most", [1, V, 7 * V, 52 * V + 3])
 def test_parts_equal_the_whole(most):
     hidden, head, labels = case(torch.float64)
-    ours = found(cross_entropy_sum(hidden, head, labels, most), hidden, head)
+    ours = found(cross_entropy_sum(hidden, head, labels, most_logits=most), hidden, head)
     hidden, head, labels = case(torch.float64)
     theirs = found(F.cross_entropy(hidden @ head.T, labels, reduction="sum"), hidden, head)
     for mine, its in zip(ours, theirs, strict=True):
@@ -53,7 +53,7 @@ def test_in_bf16_it_is_as_near_to_fp32_as_the_whole():
     def distances(most):
         hidden, head, labels = case()
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            loss = cross_entropy_sum(hidden, head, labels, most)
+            loss = cross_entropy_sum(hidden, head, labels, most_logits=most)
         mine = found(loss, hidden, head)
         assert [t.dtype for t in mine] == [torch.float32] * 3
         return [float((a - b).norm() / b.norm()) for a, b in zip(mine, exact, strict=True)]
@@ -67,7 +67,7 @@ def test_no_table_of_all_logits_is_made():
     sizes = {}
     for most in (4 * V, N * V):
         with LargestTensor() as seen:
-            found(cross_entropy_sum(hidden, head, labels, most), hidden, head)
+            found(cross_entropy_sum(hidden, head, labels, most_logits=most), hidden, head)
         sizes[most] = seen.largest
     assert sizes[4 * V] == V * D  # the head's gradient
     assert sizes[N * V] == N * V
@@ -76,10 +76,10 @@ def test_no_table_of_all_logits_is_made():
 def test_without_gradients():
     hidden, head, labels = case()
     with torch.no_grad():
-        loss = cross_entropy_sum(hidden, head, labels, 5 * V)
+        loss = cross_entropy_sum(hidden, head, labels, most_logits=5 * V)
         assert not loss.requires_grad
         assert torch.allclose(loss, F.cross_entropy(hidden @ head.T, labels, reduction="sum"))
-    cut = cross_entropy_sum(hidden.detach(), head, labels, 5 * V)  # a frozen trunk
+    cut = cross_entropy_sum(hidden.detach(), head, labels, most_logits=5 * V)  # a frozen trunk
     cut.backward()
     assert head.grad is not None
 

@@ -14,12 +14,15 @@ from openherd.core.rundir import Output
 from openherd.data.batches import IGNORED
 from openherd.model.attention import CausalAttend
 from openherd.model.config import SIZES, ModelConfig, RopeScaling
-from openherd.model.init import initialise
+from openherd.model.init import initial_weights, initialise
 from openherd.model.transformer import Transformer
+from openherd.parallel.apply import Sharded
 from openherd.parallel.checkpoint import load_moments, load_state
+from openherd.parallel.layout import ParallelConfig
+from openherd.parallel.mesh import World
 from openherd.training.anneal import snapshot_steps
 from openherd.training.long_context import LongContextConfig, rescaled
-from openherd.training.loop import TrainingConfig, average_snapshots, backward, checkpoints, train
+from openherd.training.loop import TrainingConfig, average_snapshots, checkpoints, train
 from openherd.training.objective import NextToken
 from openherd.training.optimizer import make_adamw, set_learning_rate
 from openherd.training.pretrain import PretrainConfig, ramp
@@ -30,6 +33,18 @@ CONFIG = TrainingConfig(precision="float32", device="cpu", micro_batch_sequences
 
 
 def new_model(tied=False):
+    shape = replace(SHAPE, tied_embeddings=tied)
+    model = Sharded(shape, World(ParallelConfig(), torch.device("cpu")), "float32")
+    model.fill(initial_weights(shape, 1))
+    return model
+
+
+def alone(batches):
+    """The part of a process that is alone: everything."""
+    return lambda step, place, n: batches(step)
+
+
+def plain_model(tied=False):
     model = Transformer(replace(SHAPE, tied_embeddings=tied))
     initialise(model, 1)
     return model
@@ -53,17 +68,17 @@ def run(path, steps=10, config=CONFIG, batches=batch_at, tied=False, **more):
     model = new_model(tied)
     out = Output(path)
     path.mkdir(exist_ok=True)
-    metrics = train(model, NextToken(), batches, learning_rate_at, steps, config, out, what="test", precision="float32", **more)
+    metrics = train(model, NextToken(), alone(batches), learning_rate_at, steps, config, out, what="test", **more)
     return model, metrics, out
 
 
 def same(a, b):
-    return all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
+    return all(torch.equal(p, q) for (_, p), (_, q) in zip(a.trained(), b.trained(), strict=True))
 
 
 def test_the_loop_equals_a_plain_one(tmp_path):
     _, metrics, out = run(tmp_path / "a")
-    plain = new_model()
+    plain = plain_model()
     matrices = [p for p in plain.parameters() if p.ndim > 1]
     norms = [p for p in plain.parameters() if p.ndim == 1]
     groups = [{"params": matrices, "weight_decay": 0.1}, {"params": norms, "weight_decay": 0.0}]
@@ -88,15 +103,15 @@ def test_the_loop_equals_a_plain_one(tmp_path):
 def test_what_weight_decay_shrinks(norms, embeddings, tied):
     """Without a gradient, a step multiplies by 1 - rate * decay what decays, and leaves the rest."""
     model = new_model(tied=tied)
-    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    before = {name: p.detach().clone() for name, p in model.trained()}
     optimizer = make_adamw(
-        model, beta1=0.9, beta2=0.95, epsilon=1e-5, weight_decay=0.5, decay_norms=norms, decay_embeddings=embeddings
+        model.trained(), beta1=0.9, beta2=0.95, epsilon=1e-5, weight_decay=0.5, decay_norms=norms, decay_embeddings=embeddings
     )
-    for p in model.parameters():
+    for _, p in model.trained():
         p.grad = torch.zeros_like(p)
     set_learning_rate(optimizer, 0.1)
     optimizer.step()
-    for name, p in model.named_parameters():
+    for name, p in model.trained():
         shrinks = norms if "norm" in name else embeddings if name == "embed.weight" else True
         assert torch.allclose(p, before[name] * (0.95 if shrinks else 1.0), rtol=1e-6), name
 
@@ -105,8 +120,8 @@ def test_micro_batches_do_not_change_the_step():
     gradients = []
     for rows in (6, 4, 1):
         model = new_model()
-        losses = backward(model, NextToken(), batch_at(0), rows, "float32")
-        gradients.append((losses["loss_nats"], [p.grad.clone() for p in model.parameters()]))
+        losses = model.gradients(NextToken(), batch_at(0), NextToken().counts(batch_at(0)), rows)
+        gradients.append((losses["loss_nats"], [p.grad.clone() for _, p in model.trained()]))
     for loss, found in gradients[1:]:
         assert loss == pytest.approx(gradients[0][0], abs=1e-6)
         assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(found, gradients[0][1]))
@@ -143,18 +158,17 @@ def test_the_next_phase_takes_up_the_optimizer(tmp_path):
     one, _, _ = run(tmp_path / "one", steps=10)
     first, _, out = run(tmp_path / "first", steps=4)
     second = new_model()
-    second.load_state_dict(first.state_dict())
+    second.fill(dict(first.trained()).__getitem__)
     (tmp_path / "second").mkdir()
     train(
         second,
         NextToken(),
-        lambda step: batch_at(step + 4),
+        alone(lambda step: batch_at(step + 4)),
         lambda step: learning_rate_at(step + 4),
         6,
         CONFIG,
         Output(tmp_path / "second"),
         what="test",
-        precision="float32",
         optimizer_from=out.path / "state",
     )
     assert same(one, second)
@@ -164,7 +178,7 @@ def test_the_next_phase_keeps_its_weights_and_its_settings(tmp_path):
     _, _, out = run(tmp_path / "first", steps=4)
     other = new_model()  # as averaged weights are: not those of the state
     settings = {"beta1": 0.8, "beta2": 0.99, "epsilon": 1e-7, "weight_decay": 0.3}
-    optimizer = make_adamw(other, **settings)
+    optimizer = make_adamw(other.trained(), **settings)
     load_moments(out.path / "state", other, optimizer)
     assert same(other, new_model())
     assert [(g["betas"], g["eps"], g["weight_decay"]) for g in optimizer.param_groups] == [
@@ -172,11 +186,11 @@ def test_the_next_phase_keeps_its_weights_and_its_settings(tmp_path):
         ((0.8, 0.99), 1e-7, 0.0),
     ]
     whole = new_model()
-    before = make_adamw(whole, beta1=0.9, beta2=0.95, epsilon=1e-5, weight_decay=0.1)
+    before = make_adamw(whole.trained(), beta1=0.9, beta2=0.95, epsilon=1e-5, weight_decay=0.1)
     load_state(out.path / "state", whole, before, {"step": 0, "tokens": 0})
     for mine, its in zip(optimizer.state.values(), before.state.values(), strict=True):
         assert all(torch.equal(mine[name], its[name]) for name in ("exp_avg", "exp_avg_sq", "step"))
-    assert optimizer.state[other.embed.weight]["step"] == 4
+    assert optimizer.state[dict(other.trained())["embed.weight"]]["step"] == 4
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_step(tmp_path):
@@ -190,7 +204,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(tmp_path):
     out = Output(tmp_path)
     config = replace(CONFIG, most_skipped_steps=1)
     with pytest.raises(OpenherdError, match=r"step 7: loss nan, gradient norm nan, after 1 such steps; lower learning_rate"):
-        train(model, NextToken(), poisoned, infinite, 10, config, out, what="test", precision="float32")
+        train(model, NextToken(), alone(poisoned), infinite, 10, config, out, what="test")
     assert [r["step"] for r in out.metrics.read()] == [0, 1, 2, 3, 4, 5, 6]
     assert [r.get("skipped", False) for r in out.metrics.read()] == [False] * 6 + [True]
     assert [path.name for path in checkpoints(out)] == ["step-00000004"]  # none is written after the poison
@@ -203,7 +217,7 @@ def test_weights_that_break_at_the_end_do_not_pass(tmp_path):
         return float("inf") if step == 8 else 1e-3
 
     with pytest.raises(OpenherdError, match="is not finite after 10 steps; lower learning_rate"):
-        train(new_model(), NextToken(), batch_at, infinite, 10, CONFIG, Output(tmp_path), what="test", precision="float32")
+        train(new_model(), NextToken(), alone(batch_at), infinite, 10, CONFIG, Output(tmp_path), what="test")
     assert not (tmp_path / "state").exists()
 
 
@@ -269,7 +283,7 @@ def test_a_step_that_is_not_finite_is_not_applied(tmp_path, stop):
         return with_step(step)
 
     def go():
-        return train(poisoned, PoisonedAt(3, 5), batches, learning_rate_at, 10, CONFIG, out, what="test", precision="float32")
+        return train(poisoned, PoisonedAt(3, 5), alone(batches), learning_rate_at, 10, CONFIG, out, what="test")
 
     if stop is not None:
         with pytest.raises(KeyboardInterrupt):
@@ -280,8 +294,7 @@ def test_a_step_that_is_not_finite_is_not_applied(tmp_path, stop):
     plain, other = new_model(), Output(tmp_path / "plain")
     (tmp_path / "plain").mkdir()
     train(
-        plain, NextToken(), lambda i: batch_at(good[i]), lambda i: learning_rate_at(good[i]), 8, CONFIG, other, what="test",
-        precision="float32",
+        plain, NextToken(), alone(lambda i: batch_at(good[i])), lambda i: learning_rate_at(good[i]), 8, CONFIG, other, what="test",
     )  # fmt: skip
     assert same(poisoned, plain)
     assert metrics["skipped_steps"] == 2
@@ -293,8 +306,7 @@ def test_a_step_that_is_not_finite_is_not_applied(tmp_path, stop):
 def test_a_run_of_bad_steps_alone_does_not_end_well(tmp_path):
     with pytest.raises(OpenherdError, match="no step had a finite loss and gradient"):
         train(
-            new_model(), PoisonedAt(0, 1), with_step, learning_rate_at, 2, CONFIG, Output(tmp_path), what="test",
-            precision="float32",
+            new_model(), PoisonedAt(0, 1), alone(with_step), learning_rate_at, 2, CONFIG, Output(tmp_path), what="test",
         )  # fmt: skip
     assert not (tmp_path / "state").exists()
 
@@ -302,10 +314,10 @@ def test_a_run_of_bad_steps_alone_does_not_end_well(tmp_path):
 def test_snapshots_are_averaged(tmp_path):
     model, _, out = run(tmp_path / "a", snapshot_steps=(8, 10))
     at_8, _, _ = run(tmp_path / "b", steps=8)
-    last = {n: p.clone() for n, p in model.named_parameters()}
+    last = {n: p.detach().clone() for n, p in model.trained()}
     assert average_snapshots(model, out) == 2
-    for name, parameter in model.named_parameters():
-        assert torch.allclose(parameter, (last[name] + dict(at_8.named_parameters())[name]) / 2, atol=1e-7)
+    for name, parameter in model.trained():
+        assert torch.allclose(parameter, (last[name] + dict(at_8.trained())[name]) / 2, atol=1e-7)
     assert snapshot_steps(100, 5, 0.25) == (80, 85, 90, 95, 100)
     assert snapshot_steps(3, 5, 0.25)[-1] == 3
 
@@ -320,8 +332,9 @@ def test_a_damaged_checkpoint_is_one_line(tmp_path):
 
 def test_a_checkpoint_of_another_model_is_named(tmp_path):
     _, _, out = run(tmp_path / "a", steps=4)
-    other = Transformer(replace(SHAPE, n_layers=SHAPE.n_layers + 1))
-    optimizer = make_adamw(other, beta1=0.9, beta2=0.95, epsilon=1e-5, weight_decay=0.1)
+    shape = replace(SHAPE, n_layers=SHAPE.n_layers + 1)
+    other = Sharded(shape, World(ParallelConfig(), torch.device("cpu")), "float32")
+    optimizer = make_adamw(other.trained(), beta1=0.9, beta2=0.95, epsilon=1e-5, weight_decay=0.1)
     with pytest.raises(InputError, match="not a checkpoint of this model"):
         load_state(out.path / "state", other, optimizer, {"step": 0, "tokens": 0})
 
@@ -371,11 +384,11 @@ def test_a_context_is_raised_again_and_again():
         rescaled(twice, LongContextConfig(rope_factor=2.0))
 
 
-def test_compute_settings_are_written_once_and_inherited(tmp_path):
-    from openherd.training.loop import compute_settings
+def test_open_world_are_written_once_and_inherited(tmp_path):
+    from openherd.training.loop import open_world
 
     out = Output(tmp_path)
     auto = replace(CONFIG, precision="auto")
-    assert compute_settings(auto, out, {"device": "cpu", "precision": "bfloat16"})[1] == "bfloat16"
-    assert compute_settings(replace(CONFIG, precision="float32"), out)[1] == "bfloat16"  # a resumed run keeps what it began with
+    assert open_world(auto, out, {"device": "cpu", "precision": "bfloat16"})[1] == "bfloat16"
+    assert open_world(replace(CONFIG, precision="float32"), out)[1] == "bfloat16"  # a resumed run keeps what it began with
     assert json.loads((tmp_path / "compute.json").read_text())["threads"] == torch.get_num_threads()

@@ -53,6 +53,8 @@ def _type_text(hint: Any) -> str:
         return "|".join(str(a) for a in typing.get_args(hint))
     if typing.get_origin(hint) in (tuple, dict, types.UnionType, typing.Union):
         return str(hint).replace("typing.", "").replace(" ", "")
+    if dataclasses.is_dataclass(hint):
+        return f"table of {', '.join(field.name for field in dataclasses.fields(hint))}"
     return getattr(hint, "__name__", str(hint))
 
 
@@ -74,6 +76,10 @@ def load_config(cls: type[Config], values: Mapping[str, Any], where: object) -> 
     for key in values:
         if key not in settings:
             raise ConfigError(where, f"unknown setting {key!r}", do=nearest(key, settings))
+    hints = typing.get_type_hints(cls)
+    for key, value in values.items():
+        if dataclasses.is_dataclass(hints[key]) and isinstance(hints[key], type) and isinstance(value, Mapping):
+            load_config(hints[key], value, f"{where}, {key}")  # pydantic would pass over an unknown key in there
     missing = [s.name for s in settings.values() if s.default is dataclasses.MISSING and s.name not in values]
     if missing:
         raise ConfigError(where, f"missing setting {missing[0]!r}", allowed=settings[missing[0]].description)

@@ -1,8 +1,35 @@
-"""What this process may use of the machine."""
+"""What this process may use of the machine, and its place among others that a launcher started."""
 
 import os
+from typing import NamedTuple
 
 
 def cores() -> int:
     """Cores that this process may use: those it is pinned to, where the system says so."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class Place(NamedTuple):
+    """One process of several."""
+
+    rank: int
+    world: int
+    local_rank: int  # on this machine
+
+
+LAUNCHERS = (("RANK", "WORLD_SIZE", "LOCAL_RANK"), ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID"))
+
+
+def place() -> Place | None:
+    """This process's place, as torchrun or Slurm say it in the environment; None for a process on its own."""
+    if "MASTER_ADDR" in os.environ:
+        for rank, world, local in LAUNCHERS:
+            if rank in os.environ and world in os.environ:
+                return Place(int(os.environ[rank]), int(os.environ[world]), int(os.environ.get(local, "0")))
+    return None
+
+
+def leads() -> bool:
+    """Whether this process writes what is written once: it is alone, or the first."""
+    here = place()
+    return here is None or here.rank == 0

@@ -5,6 +5,8 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
+from openherd.core.machine import leads
+
 Item = TypeVar("Item")
 
 LINE_EVERY_S = 15.0
@@ -29,6 +31,7 @@ class Progress:
         self._start = self._last = time.monotonic()
         self._resumed_at = 0
         self._terminal = sys.stderr.isatty()
+        self._shown = leads()
 
     def resume_at(self, done: int) -> None:
         """Work that an earlier process did: counted as done, but not in the rate."""
@@ -39,7 +42,7 @@ class Progress:
         self.done += n
         self.note = note or self.note
         now = time.monotonic()
-        if now - self._last >= (0.2 if self._terminal else LINE_EVERY_S):
+        if self._shown and now - self._last >= (0.2 if self._terminal else LINE_EVERY_S):
             self._last = now
             self._print(now, end="\r" if self._terminal else "\n")
 
@@ -60,7 +63,7 @@ class Progress:
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self._terminal:
+        if self._terminal and self._shown:
             sys.stderr.write("\r\x1b[K")
             sys.stderr.flush()
 

@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import platform
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from typing import Any
 
 from openherd.core.config import read_toml
 from openherd.core.errors import ConfigError, InputError, StaleError
+from openherd.core.machine import leads
 from openherd.core.metrics import MetricsLog
 from openherd.core.records import count_rows
 
@@ -29,6 +31,7 @@ MANIFEST = "manifest.json"
 CONFIG = "config.toml"
 METRICS = "metrics.jsonl"
 INTERPRETER = "python://"  # the documentation of the running Python: an input that lies in no file
+WAIT_S = 0.2  # between looks for another process's manifest
 PACKAGES = ("torch", "numpy", "pyarrow", "tokenizers", "safetensors")  # their versions stand in every manifest
 
 
@@ -185,6 +188,8 @@ class Output:
     path: Path
     device: str = "cpu"  # where the stage computes, as it says
     threads: int = 1
+    processes: str = ""  # the layout of several
+    leads: bool = True  # of several processes one writes; what the others write is thrown away
     metrics: MetricsLog = field(init=False)
 
     def __post_init__(self) -> None:
@@ -193,6 +198,10 @@ class Output:
     @contextlib.contextmanager
     def write(self, name: str) -> Iterator[Path]:
         """A temporary path that becomes the output `name` (a file or a folder) when the block ends well."""
+        if not self.leads:
+            with tempfile.TemporaryDirectory() as folder:
+                yield Path(folder) / Path(name).name
+            return
         final = self.path / name
         make_directory(final.parent)
         temporary = final.with_name(f".{final.name}.tmp")
@@ -208,7 +217,8 @@ class Output:
 
     def log(self, **record: Any) -> None:
         """Append one record to `metrics.jsonl`."""
-        self.metrics.append(record)
+        if self.leads:
+            self.metrics.append(record)
 
 
 def make_directory(path: Path) -> None:
@@ -249,6 +259,7 @@ class Job:
     settings: Mapping[str, Any]
     inputs: Mapping[str, str]  # name to digest
     sources: Mapping[str, str]  # name to location, or to the run's path as seen from this one's; for people
+    parallel: Mapping[str, Any] = field(default_factory=dict)  # how it is spread over processes, which makes no other job
 
     @property
     def digest(self) -> str:
@@ -264,6 +275,7 @@ def _config_document(job: Job) -> dict[str, Any]:
         "inputs": dict(job.inputs),
         "sources": dict(job.sources),
         "settings": dict(job.settings),
+        **({"parallel": dict(job.parallel)} if job.parallel else {}),
     }
 
 
@@ -359,7 +371,11 @@ def finish(job: Job, output: Output, metrics: Mapping[str, Any], seconds: float)
         "packages": package_versions(),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "device": {"device": output.device, "threads": output.threads},
+        "device": {
+            "device": output.device,
+            "threads": output.threads,
+            **({"processes": output.processes} if output.processes else {}),
+        },
         "wall_s": round(seconds, 3),
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
@@ -379,11 +395,20 @@ def package_versions() -> dict[str, str]:
     return found
 
 
-def make(job: Job, path: Path, stage: Any, config: Any, inputs: Mapping[str, Any]) -> tuple[Run, bool]:
-    """Run `stage(config, **inputs, out=...)` into `path` unless that was done; returns the run and whether it was done before."""
+def make(job: Job, path: Path, stage: Any, config: Any, inputs: Mapping[str, Any], joint: bool = False) -> tuple[Run, bool]:
+    """Run `stage(config, **inputs, out=...)` into `path` unless that was done; returns the run and whether it was done before.
+
+    Of several processes the first runs it and the others wait, or, where `joint`, run it with it and write nothing.
+    """
     if (path / MANIFEST).exists():
         check_same_job(job, path)
         return Run.open(path), True
+    if not leads():
+        if joint:
+            stage(config, **inputs, out=Output(path, leads=False))
+        while not (path / MANIFEST).exists():
+            time.sleep(WAIT_S)
+        return Run.open(path), False
     with prepare(job, path) as output:
         if (path / MANIFEST).exists():  # another process finished it before this one had the lock
             return Run.open(path), True

@@ -17,10 +17,10 @@ from pydantic import Field
 from openherd.core.errors import InputError
 from openherd.core.rundir import Output, Outside
 from openherd.interchange.check import compare, template_of
-from openherd.interchange.shards import Planned, write_shards
 from openherd.interchange.sources import RANKS, HuggingFace, Meta, ModelSource, names_in_order, narrowed, open_source, read_as_ours
 from openherd.model.config import ModelConfig
 from openherd.model.flops import parameters
+from openherd.model.shards import Planned, write_shards
 from openherd.model.weights import CONFIG, INDEX, check_tensors, hugging_face_config
 from openherd.tokenizer.files import read_ranks, write_tokenizer
 from openherd.tokenizer.tokenizer import FILES, Tokenizer

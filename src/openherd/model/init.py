@@ -8,26 +8,42 @@ Very small models trained on little text want large embeddings and no depth scal
 """
 
 import math
+from collections.abc import Callable
 
 import torch
+from torch import Tensor
 
 from openherd.core.seeds import derive_seed
+from openherd.model.config import ModelConfig
 from openherd.model.transformer import Transformer
 
 RESIDUAL = ("attention.output.weight", "feed_forward.down.weight")
 
 
+def initial_weights(
+    config: ModelConfig, seed: int, *, embedding_std: float = 0.02, depth_scaled: bool = True
+) -> Callable[[str], Tensor]:
+    """Parameters by name; each depends on the seed and its own name alone, so that any process can draw those it needs."""
+    with torch.device("meta"):
+        shapes = {name: parameter.shape for name, parameter in Transformer(config).named_parameters()}
+
+    def draw(name: str) -> Tensor:
+        shape = shapes[name]
+        if len(shape) == 1:
+            return torch.ones(shape)
+        if name == "head.weight":
+            return torch.zeros(shape)
+        std = embedding_std if name == "embed.weight" else shape[1] ** -0.5
+        if depth_scaled and name.endswith(RESIDUAL):
+            std /= math.sqrt(2 * config.n_layers)
+        return torch.randn(shape, generator=torch.Generator().manual_seed(derive_seed(seed, "init", name))) * std
+
+    return draw
+
+
 @torch.no_grad()
 def initialise(model: Transformer, seed: int, *, embedding_std: float = 0.02, depth_scaled: bool = True) -> None:
-    """Fill a model's parameters; each depends on the seed and its own name alone, not on the order of the layers."""
+    """Fill a model's parameters."""
+    draw = initial_weights(model.config, seed, embedding_std=embedding_std, depth_scaled=depth_scaled)
     for name, parameter in model.named_parameters():
-        generator = torch.Generator(device="cpu").manual_seed(derive_seed(seed, "init", name))
-        if parameter.ndim == 1:
-            parameter.fill_(1.0)
-        elif name == "head.weight":
-            parameter.zero_()
-        else:
-            std = embedding_std if name == "embed.weight" else parameter.shape[1] ** -0.5
-            if depth_scaled and name.endswith(RESIDUAL):
-                std /= math.sqrt(2 * model.config.n_layers)
-            parameter.copy_(torch.randn(parameter.shape, generator=generator) * std)
+        parameter.copy_(draw(name))

@@ -24,7 +24,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         """Normalise the last dimension."""
-        return F.rms_norm(x_BTD, self.weight.shape, self.weight, self.epsilon)
+        return F.rms_norm(x_BTD, self.weight.shape, self.weight.to(x_BTD.dtype), self.epsilon)
 
 
 class FeedForward(nn.Module):

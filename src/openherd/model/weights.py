@@ -4,7 +4,7 @@ them.
 
 import json
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,9 @@ from torch import Tensor
 from openherd.core.errors import InputError
 from openherd.core.rundir import Run, digest_of
 from openherd.model.config import ModelConfig, RopeScaling
+from openherd.model.shards import INDEX, WEIGHTS, Planned, write_shards
 from openherd.model.transformer import Transformer
 
-WEIGHTS = "model.safetensors"
-INDEX = "model.safetensors.index.json"
 CONFIG = "config.json"
 SUPPORTED = {  # what a Llama 3 may say of itself; the first is what transformers takes where nothing is said
     "model_type": ("llama",),
@@ -196,25 +195,33 @@ def is_idle(name: str, config: ModelConfig) -> bool:
 
 def save_model(model: Transformer, directory: Path, bos: int | None = None, eos: list[int] | None = None) -> None:
     """Write config.json and model.safetensors into an existing or new directory; tied embeddings are written once."""
+    tensors = {name: tensor.detach().cpu() for name, tensor in model.named_parameters()}
+    write_model(model.config, model.embed.weight.dtype, tensors.__getitem__, directory, bos, eos)
+
+
+def write_model(
+    config: ModelConfig,
+    dtype: torch.dtype,
+    read: Callable[[str], Tensor],
+    directory: Path,
+    bos: int | None = None,
+    eos: list[int] | None = None,
+) -> None:
+    """Write a model directory, large ones in shards; `read` gives each tensor by our name, in the model's order, once."""
     directory.mkdir(parents=True, exist_ok=True)
-    tensors: dict[str, Tensor] = {}
-    for name, tensor in model.state_dict().items():
-        if not (name == "head.weight" and model.config.tied_embeddings):
-            tensors[hugging_face_name(name)] = tensor.detach().contiguous().cpu()
-    safetensors.torch.save_file(tensors, directory / WEIGHTS, metadata={"format": "pt"})
-    dtype = str(model.embed.weight.dtype).removeprefix("torch.")
-    config = hugging_face_config(model.config, dtype, bos, eos)
-    (directory / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    names = {hugging_face: name for hugging_face, (name, _) in expected_tensors(config).items()}
+    plan = [Planned(hugging_face, shape, dtype) for hugging_face, (_, shape) in expected_tensors(config).items()]
+    write_shards(plan, lambda name: read(names[name]), directory, "model")
+    found = hugging_face_config(config, str(dtype).removeprefix("torch."), bos, eos)
+    (directory / CONFIG).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
 
 
-def load_model(directory: Path, device: str = "cpu", dtype: torch.dtype | None = None) -> Transformer:
-    """Read a model directory; `dtype` None keeps the file's. On the processor tensors are the mapped file, read when used.
+def read_tensors(directory: Path, device: str = "cpu") -> tuple[ModelConfig, dict[str, Tensor]]:
+    """Shape and tensors of a model directory, by our names. On the processor tensors are the mapped file, read when used.
 
     Raises InputError that names missing, unexpected and wrongly shaped tensors.
     """
     config = read_config(directory)
-    with torch.device("meta"):
-        model = Transformer(config)
     ours = {hugging_face: name for hugging_face, (name, _) in expected_tensors(config).items()}
     found: dict[str, tuple[int, ...]] = {}
     state: dict[str, Tensor] = {}
@@ -223,9 +230,17 @@ def load_model(directory: Path, device: str = "cpu", dtype: torch.dtype | None =
             shapes = {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
             refuse_twins(file, found, shapes)
             found |= shapes
-            state |= {ours[name]: tensors.get_tensor(name).to(dtype) for name in shapes if name in ours}
+            state |= {ours[name]: tensors.get_tensor(name) for name in shapes if name in ours}
     check_tensors(directory, config, found)
-    model.load_state_dict(state, assign=True, strict=False)
+    return config, state
+
+
+def load_model(directory: Path, device: str = "cpu", dtype: torch.dtype | None = None) -> Transformer:
+    """Read a model directory; `dtype` None keeps the file's. Raises InputError, as `read_tensors`."""
+    config, state = read_tensors(directory, device)
+    with torch.device("meta"):
+        model = Transformer(config)
+    model.load_state_dict({name: tensor.to(dtype) for name, tensor in state.items()}, assign=True, strict=False)
     if config.tied_embeddings:
         model.head.weight = model.embed.weight
     return model

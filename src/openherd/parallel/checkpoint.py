@@ -1,7 +1,9 @@
-"""Training state on disk as a torch distributed checkpoint, reshardable (paper 3.3.1).
+"""Training state on disk as a torch distributed checkpoint (paper 3.3.1): saved in one layout, read in any other.
 
-A checkpoint is written aside, with the SHA-256 of each of its files, and published by rename: a directory that is there was whole.
-What a disk does to it later is seen when it is read.
+What is kept is weights, AdamW's two moments and a few plain values, under the model's own names; nothing in it says how it was
+spread. A checkpoint is written aside, each process its part and the SHA-256 of it, and published by rename: a directory that is
+there was whole. What a disk does to it later is seen when it is read. Writing can go on behind the training's back: the state is
+copied, which training waits for, and a thread with a group of processes of its own does the rest.
 """
 
 import errno
@@ -10,38 +12,95 @@ import logging
 import os
 import shutil
 import warnings
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
-from torch.distributed.checkpoint.state_dict import (
-    get_optimizer_state_dict,
-    get_state_dict,
-    set_optimizer_state_dict,
-    set_state_dict,
-)
+from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from openherd.core.errors import InputError
 from openherd.core.rundir import file_sha256, flush_to_disk
+from openherd.parallel.apply import Sharded
+from openherd.parallel.mesh import World
 
 CHECKSUMS = "checksums.json"
 FULL_BYTES = 1 << 20  # a disk with less free space is full
 WRITE_FAILED = "inline_container"  # the part of torch that writes, named in its errors
+MOMENTS = ("exp_avg", "exp_avg_sq")
+UPDATES = "updates"  # steps that AdamW has taken
 
 
-def save_state(directory: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, extra: dict[str, Any]) -> None:
-    """Write model, optimizer and plain values to `directory`."""
-    weights, moments = get_state_dict(model, optimizer)
+def state_of(model: Sharded, optimizer: torch.optim.Optimizer | None) -> dict[str, Any]:
+    """Weights, and with an optimizer its moments, by name, as this process holds them: the same memory."""
+    state: dict[str, Any] = {"weights": {name: p.detach() for name, p, _ in model.parts}}
+    if optimizer is not None:
+        for moment in MOMENTS:
+            state[moment] = {name: _like(p, _moments(optimizer, local)[moment]) for name, p, local in model.parts}
+    return state
+
+
+def _moments(optimizer: torch.optim.Optimizer, local: Tensor) -> dict[str, Tensor]:
+    """AdamW's state of one parameter, made where there is none yet."""
+    found: dict[str, Tensor] = optimizer.state[local]
+    if not found:
+        found["step"] = torch.zeros((), dtype=torch.float32, device=local.device)
+        found |= {moment: torch.zeros_like(local.detach()) for moment in MOMENTS}
+    return found
+
+
+def _like(parameter: Tensor, local: Tensor) -> Tensor:
+    """A local part as part of a tensor that is spread as `parameter`."""
+    if not isinstance(parameter, DTensor):
+        return local
+    mesh, placements = parameter.device_mesh, parameter.placements
+    return DTensor.from_local(local, mesh, placements, run_check=False, shape=parameter.shape, stride=parameter.stride())
+
+
+def _copied(state: Any) -> Any:
+    """A copy in the processor's memory, or on the device where a spread tensor cannot leave it."""
+    if isinstance(state, dict):
+        return {name: _copied(value) for name, value in state.items()}
+    return state.clone() if isinstance(state, Tensor) else state
+
+
+def updates_of(optimizer: torch.optim.Optimizer) -> int:
+    """Steps that AdamW has taken."""
+    return next((int(found["step"]) for found in optimizer.state.values() if found), 0)
+
+
+def save_state(directory: Path, model: Sharded, optimizer: torch.optim.Optimizer | None, extra: dict[str, Any]) -> None:
+    """Write weights, moments (with an optimizer) and plain values to `directory`; every process takes part."""
+    _write(directory, model.world, _with_extra(state_of(model, optimizer), optimizer, extra))
+
+
+def _with_extra(state: dict[str, Any], optimizer: torch.optim.Optimizer | None, extra: dict[str, Any]) -> dict[str, Any]:
+    return {**state, "extra": {**extra, UPDATES: 0 if optimizer is None else updates_of(optimizer)}}
+
+
+def _write(directory: Path, world: World, state: dict[str, Any]) -> None:
     temporary = directory.with_name(f".{directory.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
+    if world.leads:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+    _together(world, None)
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # one process needs no group
-            dcp.save({"model": weights, "optimizer": moments, "extra": extra}, checkpoint_id=temporary, no_dist=True)
-        sums = {file.name: file_sha256(file) for file in sorted(temporary.iterdir())}
-        (temporary / CHECKSUMS).write_text(json.dumps(sums, indent=1) + "\n", encoding="utf-8")
-        flush_to_disk(temporary)
+        with _quiet():
+            dcp.save(state, checkpoint_id=temporary, no_dist=world.mesh is None, process_group=world.checkpoint_group)
+        mine = [file for file in sorted(temporary.iterdir()) if _is_own(file.name, world)]
+        sums = _together(world, {file.name: file_sha256(file) for file in mine})
+        for file in mine:
+            flush_to_disk(file)
+        if world.leads:
+            merged = {name: value for part in sums for name, value in part.items()}
+            (temporary / CHECKSUMS).write_text(json.dumps(merged, indent=1) + "\n", encoding="utf-8")
+            flush_to_disk(temporary / CHECKSUMS)
+        _together(world, None)
     except KeyboardInterrupt:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
@@ -52,53 +111,145 @@ def save_state(directory: Path, model: torch.nn.Module, optimizer: torch.optim.O
             code = errno.ENOSPC if full else errno.EIO
             raise OSError(code, os.strerror(code), str(directory)) from error
         raise
-    shutil.rmtree(directory, ignore_errors=True)  # a damaged one, which was passed over
-    os.replace(temporary, directory)
+    if world.leads:
+        shutil.rmtree(directory, ignore_errors=True)  # a damaged one, which was passed over
+        os.replace(temporary, directory)
+    _together(world, None)
 
 
-def load_state(directory: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, extra: dict[str, Any]) -> dict[str, Any]:
+def _is_own(name: str, world: World) -> bool:
+    """Whether this process wrote a file of a checkpoint: torch names it after the rank, `__3_0.distcp`; the rest is the first's."""
+    rank = name.split("_")[2] if name.startswith("__") else "0"
+    return rank == str(world.rank)
+
+
+def _together(world: World, value: Any) -> list[Any]:
+    """Every process's value, by rank; all have come here then."""
+    if world.mesh is None:
+        return [value]
+    values: list[Any] = [None] * world.layout.world
+    dist.all_gather_object(values, value, group=world.checkpoint_group)
+    return values
+
+
+class Checkpointer:
+    """Writes checkpoints in the order given; `behind` training, one at a time, or while it waits."""
+
+    def __init__(self, model: Sharded, optimizer: torch.optim.Optimizer, behind: bool) -> None:
+        self.model, self.optimizer = model, optimizer
+        self.thread = ThreadPoolExecutor(1, "checkpoint") if behind else None
+        self.writing: Future[None] | None = None
+
+    def save(self, directory: Path, extra: dict[str, Any], then: Callable[[], None]) -> None:
+        """Write a checkpoint of this moment, and call `then` when it is published. Waits for the one before."""
+        if self.thread is None:
+            save_state(directory, self.model, self.optimizer, extra)
+            then()
+            return
+        self.wait()
+        state = _with_extra(_copied(state_of(self.model, self.optimizer)), self.optimizer, dict(extra))
+
+        def write() -> None:
+            _write(directory, self.model.world, state)
+            then()
+
+        self.writing = self.thread.submit(write)
+
+    def wait(self) -> None:
+        """Until the last one is published. Raises what its writing raised."""
+        if self.writing is not None:
+            writing, self.writing = self.writing, None
+            writing.result()
+
+    def __enter__(self) -> "Checkpointer":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:
+                self.wait()
+        finally:
+            if self.thread is not None:
+                # After an error others may never come to write their part: it is left.
+                self.thread.shutdown(wait=kind is None or self.model.world.mesh is None)
+
+
+def load_state(directory: Path, model: Sharded, optimizer: torch.optim.Optimizer | None, extra: dict[str, Any]) -> dict[str, Any]:
     """Read a checkpoint into `model` and `optimizer`; returns the plain values, whose names and types `extra` gives.
 
     Raises InputError where the checkpoint is damaged or of another model.
     """
-    weights, moments = get_state_dict(model, optimizer)
-    state: dict[str, Any] = {"model": weights, "optimizer": moments, "extra": dict(extra)}
-    _read(directory, state)
-    set_state_dict(model, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
-    return dict(state["extra"])
+    state = {**state_of(model, optimizer), "extra": {**extra, UPDATES: 0}}
+    _read(directory, model.world, state)
+    _meet_twins(model, optimizer, "weights")
+    found = dict(state["extra"])
+    updates = found.pop(UPDATES)
+    if optimizer is not None:
+        _set_updates(model, optimizer, updates)
+    return found
 
 
-def load_moments(directory: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
+def load_moments(directory: Path, model: Sharded, optimizer: torch.optim.Optimizer) -> None:
     """Read a checkpoint's optimizer moments alone: the weights stay, and so do betas, epsilon and weight decay.
 
     Raises InputError where the checkpoint is damaged or of another model.
     """
-    moments = get_optimizer_state_dict(model, optimizer)
-    state = {"optimizer": {"state": moments["state"]}}
-    _read(directory, state)
-    set_optimizer_state_dict(model, optimizer, {**moments, **state["optimizer"]})
+    state = {**state_of(model, optimizer), "extra": {UPDATES: 0}}
+    del state["weights"]
+    _read(directory, model.world, state)
+    _meet_twins(model, optimizer)
+    _set_updates(model, optimizer, state["extra"][UPDATES])
 
 
-def verify(directory: Path) -> None:
-    """Raises InputError where a file of a checkpoint is not what was written."""
+def _set_updates(model: Sharded, optimizer: torch.optim.Optimizer, updates: int) -> None:
+    for _, _, local in model.parts:
+        optimizer.state[local]["step"].fill_(updates)
+
+
+@torch.no_grad()
+def _meet_twins(model: Sharded, optimizer: torch.optim.Optimizer | None, weights: str = "") -> None:
+    """A tied embedding that one process holds twice was read once."""
+    last: dict[str, Tensor] = {}
+    for name, _, local in reversed(model.parts):
+        if (read := last.setdefault(name, local)) is not local:
+            if weights:
+                local.copy_(read)
+            if optimizer is not None:
+                for moment in MOMENTS:
+                    optimizer.state[local][moment].copy_(optimizer.state[read][moment])
+
+
+def verify(directory: Path, world: World) -> None:
+    """Raises InputError on every process where a file of a checkpoint is not what was written. Each looks at some files."""
+    do, found = f"remove {directory}", ""
     try:
         sums = json.loads((directory / CHECKSUMS).read_text(encoding="utf-8"))
-        wrong = [name for name, wanted in sums.items() if file_sha256(directory / name) != wanted]
+        wrong = [n for n in sorted(sums)[world.rank :: world.layout.world] if file_sha256(directory / n) != sums[n]]
+        found = f"{directory / wrong[0]}\tdamaged: its SHA-256 is not the one written with it" if wrong else ""
     except (OSError, ValueError, AttributeError) as error:
-        raise InputError(directory, f"a damaged checkpoint ({error})", do="remove it and run again") from None
-    if wrong:
-        raise InputError(directory / wrong[0], "damaged: its SHA-256 is not the one written with it", do=f"remove {directory}")
+        do, found = "remove it and run again", f"{directory}\ta damaged checkpoint ({error})"
+    if first := next(filter(None, _together(world, found)), ""):
+        where, _, what = first.partition("\t")
+        raise InputError(where, what, do=do)
 
 
-def _read(directory: Path, state: dict[str, Any]) -> None:
-    verify(directory)
-    logging.disable(logging.WARNING)  # torch logs the tracebacks of what it raises then
+def _read(directory: Path, world: World, state: dict[str, Any]) -> None:
+    verify(directory, world)
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="torch.distributed is disabled")
-            dcp.load(state, checkpoint_id=directory, no_dist=True)
+        with _quiet():
+            dcp.load(state, checkpoint_id=directory, no_dist=world.mesh is None, process_group=world.checkpoint_group)
     except (dcp.api.CheckpointException, RuntimeError, ValueError, OSError) as error:  # the first is no Exception
         reason = str(error).strip().splitlines()[-1:] or [type(error).__name__]
         raise InputError(directory, f"not a checkpoint of this model ({reason[0]})", do="remove it and run again") from None
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """torch warns that one process needs no group, and logs the tracebacks of what it raises."""
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+            yield
     finally:
         logging.disable(logging.NOTSET)

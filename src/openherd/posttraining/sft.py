@@ -19,12 +19,14 @@ from openherd.core.rundir import Output, Run
 from openherd.core.seeds import derive_seed, uniform
 from openherd.data.batches import IGNORED, permute
 from openherd.model.flops import parameters
+from openherd.parallel.layout import Rows
+from openherd.parallel.stage import Batch
 from openherd.tokenizer.dialog import Encoded, encode_dialog, render_mask
 from openherd.tokenizer.tokenizer import Tokenizer
 from openherd.tokenizer.tools import Preamble
 from openherd.training.loop import TrainingConfig, train
-from openherd.training.objective import Batch, NextToken
-from openherd.training.phase import Base, write_model
+from openherd.training.objective import NextToken
+from openherd.training.phase import Base, write_trained
 from openherd.training.schedule import warmup_cosine
 
 DIALOGS = "train.jsonl"
@@ -122,12 +124,12 @@ def make_row(dialogs: Sequence[Encoded], row_tokens: int, padding: int) -> dict[
 def sft(config: SftConfig, *, base: Run, dialogs: Run, out: Output) -> dict[str, Any]:
     """Finetune `base` on `train.jsonl` of a dialogs run."""
     before = Base.open(base, config, out)
-    model, tokenizer = before.model, before.tokenizer
-    if config.sequence_length > model.config.max_positions:
+    tokenizer = before.tokenizer
+    if config.sequence_length > before.shape.max_positions:
         raise InputError(
             "sft",
             f"sequence_length = {config.sequence_length}",
-            allowed=f"at most {model.config.max_positions}, the model's context",
+            allowed=f"at most {before.shape.max_positions}, the model's context",
         )
     encoded = read_dialogs(dialogs, tokenizer)
     lengths = [len(d.ids) for d in encoded]
@@ -136,7 +138,8 @@ def sft(config: SftConfig, *, base: Run, dialogs: Run, out: Output) -> dict[str,
         raise InputError(dialogs.path, f"every dialog is longer than {config.sequence_length} tokens", do="raise sequence_length")
     if not any(any(d.has_loss) for d in encoded):
         raise InputError(dialogs.path, "no dialog has an assistant's message", do="give dialogs with answers to learn from")
-    rows_per_step = max(config.batch_tokens // config.sequence_length, 1)
+    dp = config.parallel.dp
+    rows_per_step = -(-max(config.batch_tokens // config.sequence_length, 1) // dp) * dp
     steps: list[list[list[Encoded]]] = []  # rows of dialogs, by step
     for epoch in range(config.epochs):
         key = derive_seed(config.seed, "sft", epoch)
@@ -145,22 +148,27 @@ def sft(config: SftConfig, *, base: Run, dialogs: Run, out: Output) -> dict[str,
         rows = pack([join([encoded[i] for i in numbers]) for numbers in joined], config.sequence_length)
         steps += [rows[i : i + rows_per_step] for i in range(0, len(rows), rows_per_step)]
 
-    def batch_at(step: int) -> Batch:
-        rows = [make_row(row, config.sequence_length, tokenizer.eos_id) for row in steps[step]]
+    def part(step: int, place: int, n: int) -> Batch:
+        # A pipeline asks for as many at every step.
+        each = rows_per_step // n if config.parallel.pp > 1 else -(-len(steps[step]) // n)
+        filled = [*steps[step], *([] for _ in range(each * n - len(steps[step])))]  # the last rows are empty
+        mine = filled[place * each : (place + 1) * each]
+        rows = [make_row(row, config.sequence_length, tokenizer.eos_id) for row in mine]
         return {name: torch.tensor([row[name] for row in rows]) for name in rows[0]}
 
     peak, floor = config.learning_rate, config.final_learning_rate
     learning_rate_at = partial(warmup_cosine, peak=peak, floor=floor, warmup_steps=config.warmup_steps, decay_steps=len(steps))
 
-    metrics = train(model, NextToken(), batch_at, learning_rate_at, len(steps), config, out, what="sft", precision=before.precision)
-    write_model(model, tokenizer, out)
+    model = before.model("sft", config, [Rows(rows_per_step, config.sequence_length)])
+    metrics = train(model, NextToken(), part, learning_rate_at, len(steps), config, out, what="sft")
+    write_trained(model, tokenizer, out)
     with_loss = sum(sum(d.has_loss) for d in encoded)
     return {
         **metrics,
         "dialogs": len(encoded),
         "dialogs_too_long": too_long,
         "share_of_tokens_with_loss": with_loss / sum(lengths),
-        "parameters": parameters(model.config),
+        "parameters": parameters(before.shape),
     }
 
 

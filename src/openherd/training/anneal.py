@@ -14,7 +14,7 @@ from pydantic import Field
 from openherd.core.errors import ConfigError
 from openherd.core.rundir import Output, Run
 from openherd.training.loop import average_snapshots
-from openherd.training.phase import Base, PhaseConfig, Piece, piece, train_phase, write_model
+from openherd.training.phase import Base, PhaseConfig, Piece, piece, train_phase, write_trained
 from openherd.training.schedule import linear_to_zero
 
 
@@ -53,13 +53,13 @@ def snapshot_steps(steps: int, n: int, over: float) -> tuple[int, ...]:
 def anneal(config: AnnealConfig, *, base: Run, shards: Run, out: Output) -> dict[str, Any]:
     """Go on from `base` with a learning rate that falls to zero, and average its last checkpoints (paper 3.4.3)."""
     before = Base.open(base, config, out)
-    model = before.model
-    if config.sequence_length > model.config.max_positions:
+    if config.sequence_length > before.shape.max_positions:
         raise ConfigError(
             "anneal",
             f"sequence_length = {config.sequence_length}",
-            allowed=f"at most {model.config.max_positions}, the model's context",
+            allowed=f"at most {before.shape.max_positions}, the model's context",
         )
+    model = before.model("anneal", config, [config.piece().rows])
     metrics = train_phase(
         "anneal",
         model,
@@ -68,10 +68,9 @@ def anneal(config: AnnealConfig, *, base: Run, shards: Run, out: Output) -> dict
         lambda step: linear_to_zero(step, peak=config.learning_rate, steps=config.steps),
         config,
         out,
-        precision=before.precision,
         optimizer_from=before.state,
         snapshot_steps=snapshot_steps(config.steps, config.averaged_checkpoints, config.average_over),
     )
     averaged = average_snapshots(model, out)
-    write_model(model, before.tokenizer, out)
+    write_trained(model, before.tokenizer, out)
     return {**metrics, "averaged_checkpoints": averaged}

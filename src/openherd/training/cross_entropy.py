@@ -12,18 +12,23 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from openherd.parallel.tensor import VocabularyShard
+
 MOST_LOGITS = 1 << 26  # at once: a quarter of a GB in fp32
 
 
-def cross_entropy_sum(hidden_ND: Tensor, head_VD: Tensor, labels_N: Tensor, most_logits: int = MOST_LOGITS) -> Tensor:
+def cross_entropy_sum(
+    hidden_ND: Tensor, head_VD: Tensor, labels_N: Tensor, shard: VocabularyShard | None = None, most_logits: int = MOST_LOGITS
+) -> Tensor:
     """Sum over rows of the cross-entropy in nats of `labels_N` under the logits hidden head^T, fp32; every label counts.
 
-    Few logits are computed at once, more in parts. Under autocast matrix products are in its dtype, sums in fp32.
+    Few logits are computed at once, more in parts. Under autocast matrix products are in its dtype, sums in fp32. With `shard` the
+    head's rows are a part of the vocabulary: each process gets the whole sum, and its own part's gradient of the hidden states.
     """
-    if hidden_ND.shape[0] * head_VD.shape[0] <= most_logits:
+    if shard is None and hidden_ND.shape[0] * head_VD.shape[0] <= most_logits:
         return F.cross_entropy(F.linear(hidden_ND, head_VD).float(), labels_N, reduction="sum")
     rows = max(most_logits // head_VD.shape[0], 1)
-    loss: Tensor = _InParts.apply(hidden_ND, head_VD, labels_N, rows, torch.is_grad_enabled())
+    loss: Tensor = _InParts.apply(hidden_ND, head_VD, labels_N, shard, rows, torch.is_grad_enabled())
     return loss
 
 
@@ -31,7 +36,15 @@ class _InParts(torch.autograd.Function):
     """The gradients are those of a loss whose own gradient is 1; the way back multiplies them."""
 
     @staticmethod
-    def forward(ctx: Any, hidden_ND: Tensor, head_VD: Tensor, labels_N: Tensor, rows: int, with_gradients: bool) -> Tensor:
+    def forward(
+        ctx: Any,
+        hidden_ND: Tensor,
+        head_VD: Tensor,
+        labels_N: Tensor,
+        shard: VocabularyShard | None,
+        rows: int,
+        with_gradients: bool,
+    ) -> Tensor:
         device = hidden_ND.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden_ND.dtype
         loss = torch.zeros((), dtype=torch.float32, device=hidden_ND.device)
@@ -42,12 +55,21 @@ class _InParts(torch.autograd.Function):
             for at in range(0, hidden.shape[0], rows):
                 part, labels = hidden[at : at + rows], labels_N[at : at + rows, None]
                 logits = F.linear(part, head).float()
-                of_all = logits.logsumexp(-1, keepdim=True)
-                loss += (of_all - logits.gather(1, labels)).sum()
+                if shard is None:
+                    of_all = logits.logsumexp(-1, keepdim=True)
+                    of_label, here = logits.gather(1, labels), torch.ones_like(labels, dtype=torch.bool)
+                else:
+                    labels = labels - shard.first
+                    here = (labels >= 0) & (labels < len(head))
+                    labels = labels.clamp(0, len(head) - 1)
+                    of_label = shard.sum(logits.gather(1, labels) * here)
+                    largest = shard.largest(logits.amax(-1, keepdim=True))
+                    of_all = shard.sum((logits - largest).exp().sum(-1, keepdim=True)).log() + largest
+                loss += (of_all - of_label).sum()
                 if for_hidden is not None and for_head is not None:
                     # The gradient of the logits: their probabilities, less one at the label.
                     gradient = logits.sub_(of_all).exp_()
-                    gradient.scatter_add_(1, labels, torch.full_like(of_all, -1.0))
+                    gradient.scatter_add_(1, labels, -here.float())
                     gradient = gradient.to(dtype)
                     for_hidden[at : at + rows] = gradient @ head
                     for_head += gradient.T @ part
@@ -57,8 +79,8 @@ class _InParts(torch.autograd.Function):
         return loss
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None, None, None]:
         """Of hidden states and head."""
         for_hidden, for_head = ctx.saved_tensors
         of_hidden, of_head = ctx.dtypes
-        return (for_hidden * gradients[0]).to(of_hidden), (for_head * gradients[0]).to(of_head), None, None, None
+        return (for_hidden * gradients[0]).to(of_hidden), (for_head * gradients[0]).to(of_head), None, None, None, None

@@ -15,7 +15,7 @@ from pydantic import Field
 from openherd.core.errors import ConfigError
 from openherd.core.rundir import Output, Run
 from openherd.model.config import ModelConfig, RopeScaling
-from openherd.training.phase import Base, PhaseConfig, Piece, piece, train_phase, write_model
+from openherd.training.phase import Base, PhaseConfig, Piece, piece, train_phase, write_trained
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,9 +68,8 @@ def rescaled(shape: ModelConfig, config: LongContextConfig) -> ModelConfig:
 def long_context(config: LongContextConfig, *, base: Run, shards: Run, out: Output) -> dict[str, Any]:
     """Go on from `base` with longer sequences (paper 3.4.2)."""
     before = Base.open(base, config, out)
-    model = before.model
-    short = model.config.max_positions
-    model.config = rescaled(model.config, config)
+    shape = rescaled(before.shape, config)
+    model = before.model("long-context", config, [p.rows for p in config.pieces()], shape)
     metrics = train_phase(
         "long-context",
         model,
@@ -79,8 +78,7 @@ def long_context(config: LongContextConfig, *, base: Run, shards: Run, out: Outp
         lambda step: config.learning_rate,
         config,
         out,
-        precision=before.precision,
         optimizer_from=before.state,
     )
-    write_model(model, before.tokenizer, out)
-    return {**metrics, "context_before": short}
+    write_trained(model, before.tokenizer, out)
+    return {**metrics, "context_before": before.shape.max_positions}

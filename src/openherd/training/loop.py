@@ -10,12 +10,11 @@ import math
 import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import safetensors.torch
 import torch
 from pydantic import Field
 
@@ -23,16 +22,18 @@ from openherd.core.errors import InputError, OpenherdError
 from openherd.core.progress import Progress
 from openherd.core.rundir import Output
 from openherd.model.device import Device, announce, choose_device, choose_precision
-from openherd.model.transformer import Transformer
-from openherd.parallel.checkpoint import load_moments, load_state, save_state
-from openherd.training.objective import Batch, Objective
-from openherd.training.optimizer import clip_gradients, make_adamw, set_learning_rate
-from openherd.training.recompute import Recompute, recomputing
+from openherd.parallel.apply import Sharded
+from openherd.parallel.checkpoint import Checkpointer, load_moments, load_state, save_state
+from openherd.parallel.layout import ParallelConfig
+from openherd.parallel.mesh import World, join
+from openherd.parallel.stage import Batch, Objective
+from openherd.training.optimizer import make_adamw, set_learning_rate
 
 CHECKPOINTS = ".checkpoints"
 STATE = "state"
 COMPUTE = "compute.json"
 SNAPSHOTS = "snapshots"
+TOKENS = "tokens"  # counted beside the objective's terms
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,16 +59,18 @@ class TrainingConfig:
     micro_batch_sequences: Annotated[
         int, Field(description="sequences computed at once; gradients are accumulated in fp32", ge=1)
     ] = 1
-    recompute: Annotated[
-        Recompute,
-        Field(description="activations computed again instead of kept: none, selective (all but products and attention), full"),
-    ] = "none"
     most_skipped_steps: Annotated[
         int,
         Field(description="steps in a row without a finite loss and gradient that are not applied; one more ends the run", ge=0),
     ] = 3
     keep_checkpoints: Annotated[int, Field(description="newest checkpoints kept; a damaged one is passed over; ours", ge=1)] = 2
     checkpoint_steps: Annotated[int, Field(description="steps between checkpoints; the paper is silent, ours", ge=1)] = 100
+    checkpoint_behind: Annotated[
+        bool, Field(description="write checkpoints while training goes on, from a copy in memory; else it waits")
+    ] = True
+    parallel: Annotated[ParallelConfig, Field(description="the layout over processes: tp, cp, pp, dp_shard and more")] = field(
+        default_factory=ParallelConfig
+    )
 
 
 def read_compute(file: Path) -> dict[str, Any]:
@@ -79,70 +82,66 @@ def read_compute(file: Path) -> dict[str, Any]:
         raise InputError(file, f"damaged ({error})", do=f"remove {file.parent} and run again") from None
 
 
-def compute_settings(config: TrainingConfig, out: Output, base: dict[str, Any] | None = None) -> tuple[torch.device, str]:
-    """Device and precision of this run: decided once, written to `compute.json`, inherited from the base run's where 'auto'."""
+def open_world(config: TrainingConfig, out: Output, base: dict[str, Any] | None = None) -> tuple[World, str]:
+    """The processes of this run, and its precision: decided once, written to `compute.json`, the base run's where 'auto'."""
     device = choose_device(config.device)
+    world = join(config.parallel, device)
     file = out.path / COMPUTE
-    if file.exists():
-        chosen = read_compute(file)
-    else:
+    if world.leads and not file.exists():
         setting = config.precision
         if setting == "auto" and base is not None and base["device"] == device.type:
             setting = base["precision"]
-        chosen = {"device": device.type, "precision": choose_precision(setting, device), "threads": torch.get_num_threads()}
+        decided = {"device": device.type, "precision": choose_precision(setting, device), "threads": torch.get_num_threads()}
         with out.write(COMPUTE) as path:
-            path.write_text(json.dumps(chosen) + "\n", encoding="utf-8")
-    torch.set_num_threads(chosen["threads"])
-    device = torch.device(chosen["device"])
-    announce(out, device)
-    return device, chosen["precision"]
+            path.write_text(json.dumps(decided) + "\n", encoding="utf-8")
+    world.wait()
+    chosen = read_compute(file)
+    if world.layout.world == 1:
+        torch.set_num_threads(chosen["threads"])
+        world = replace(world, device=torch.device(chosen["device"]))
+    else:
+        out.processes = str(world.layout)
+    announce(out, world.device)
+    return world, chosen["precision"]
 
 
-def split_batch(batch: Batch, rows: int) -> list[Batch]:
-    """Micro-batches of at most `rows` rows."""
-    n = next(iter(batch.values())).shape[0]
-    return [{name: tensor[i : i + rows] for name, tensor in batch.items()} for i in range(0, n, rows)]
+Part = Callable[[int, int, int], Batch]  # step, place, of how many processes: the rows of that place
 
 
-def backward(model: Transformer, objective: Objective, batch: Batch, rows: int, precision: str) -> dict[str, float]:
-    """Accumulate one step's gradients over micro-batches; returns each term's mean over the whole batch."""
-    counts = {name: max(n, 1) for name, n in objective.counts(batch).items()}
-    totals = dict.fromkeys(counts, 0.0)
-    for micro in split_batch(batch, rows):
-        tokens_BT, positions_BT, attend = objective.inputs(micro)
-        with torch.autocast(tokens_BT.device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16"):
-            hidden_BTD = model.trunk(model.embed(tokens_BT), positions_BT, attend)
-            sums = objective.losses(hidden_BTD, model.head, micro)
-        means = {name: sums[name] / counts[name] for name in counts}
-        torch.stack(list(means.values())).sum().backward()
-        for name, mean in means.items():
-            totals[name] += float(mean.detach())
-    return totals
+def part_of(batch: Batch, place: int, n: int, padding: Mapping[str, int]) -> Batch:
+    """The rows of the process at `place` of `n`: as many for each, the last filled up with rows that have no loss."""
+    each = -(-batch["tokens_BT"].shape[0] // n)
+    mine = {name: tensor[place * each : (place + 1) * each] for name, tensor in batch.items()}
+    missing = each - mine["tokens_BT"].shape[0]
+    if not missing:
+        return mine
+    return {name: torch.cat([t, t.new_full((missing, *t.shape[1:]), padding[name])]) for name, t in mine.items()}
 
 
 def train(
-    model: Transformer,
+    model: Sharded,
     objective: Objective,
-    batch_at: Callable[[int], Batch],
+    part: Part,
     learning_rate_at: Callable[[int], float],
     steps: int,
     config: TrainingConfig,
     out: Output,
     *,
     what: str,
-    precision: str,
     optimizer_from: Path | None = None,
     snapshot_steps: tuple[int, ...] = (),
 ) -> dict[str, Any]:
     """Train `model` in place for `steps` steps, resuming where an earlier process was stopped; returns metrics.
 
-    Writes a record a step to `metrics.jsonl`, the final optimizer state to `state`, and the weights after each of `snapshot_steps`
-    to `snapshots/`. A step whose loss or gradient is not finite is not applied, and its data are passed over. `optimizer_from` is
-    the `state` of the phase before, whose moments are taken up: not its weights, which may have been averaged since, nor its
-    settings. Raises OpenherdError where more than `most_skipped_steps` in a row are not applied.
+    `part(step, place, n)` gives this process's rows of a step's batch. Writes a record a step to `metrics.jsonl`, the final
+    optimizer state to `state`, and the weights after each of `snapshot_steps` to `snapshots/`. A step whose loss or gradient is
+    not finite is not applied, and its data are passed over. `optimizer_from` is the `state` of the phase before, whose moments are
+    taken up: not its weights, which may have been averaged since, nor its settings. Raises OpenherdError where more than
+    `most_skipped_steps` in a row are not applied.
     """
+    world = model.world
     optimizer = make_adamw(
-        model,
+        model.trained(),
         beta1=config.beta1,
         beta2=config.beta2,
         epsilon=config.epsilon,
@@ -150,22 +149,32 @@ def train(
         decay_norms=config.decay_norms,
         decay_embeddings=config.decay_embeddings,
     )
-    device = next(model.parameters()).device
     reached = resume(out, model, optimizer)
     if not reached["step"] and optimizer_from is not None:
         load_moments(optimizer_from, model, optimizer)
     start_step, tokens = int(reached["step"]), int(reached["tokens"])
-    out.metrics.rewind(lambda record: record["step"] < start_step)
+    if world.leads:
+        out.metrics.rewind(lambda record: record["step"] < start_step)
+    world.wait()
     skipped = skipped_at_the_end(out.metrics.read())
 
-    with Progress(what, steps, "steps") as progress, recomputing(model, config.recompute):
+    def rotate() -> None:
+        for old in checkpoints(out)[config.keep_checkpoints :] if world.leads else []:
+            shutil.rmtree(old)
+
+    with Progress(what, steps, "steps") as progress, Checkpointer(model, optimizer, config.checkpoint_behind) as checkpointer:
         progress.resume_at(start_step)
         for step in range(start_step, steps):
             started = time.perf_counter()
-            batch = {name: tensor.to(device) for name, tensor in batch_at(step).items()}
+            batch = {name: tensor.to(world.device) for name, tensor in part(step, world.index("dp"), world.layout.dp).items()}
             learning_rate = learning_rate_at(step)
-            losses = backward(model, objective, batch, config.micro_batch_sequences, precision)
-            gradient_norm = clip_gradients(model.parameters(), config.gradient_clip)
+            mine = {**objective.counts(batch), TOKENS: batch["tokens_BT"].numel()}
+            # Processes that share rows count them alike.
+            copies = world.layout.world // world.layout.dp
+            counts = {name: n / copies for name, n in zip(mine, world.sum([float(n) for n in mine.values()]), strict=True)}
+            tokens += int(counts.pop(TOKENS))
+            losses = model.gradients(objective, batch, counts, config.micro_batch_sequences)
+            gradient_norm = model.clip(config.gradient_clip)
             finite = math.isfinite(gradient_norm) and all(math.isfinite(v) for v in losses.values())
             skipped = 0 if finite else skipped + 1
             if skipped > config.most_skipped_steps:
@@ -174,9 +183,8 @@ def train(
                 raise OpenherdError(out.path, found, do="lower learning_rate, or raise warmup_steps; the checkpoint before is kept")
             if finite:
                 set_learning_rate(optimizer, learning_rate)
-                optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            tokens += batch["tokens_BT"].numel()
+                model.step(optimizer)
+            model.zero()
             record: dict[str, Any] = {
                 "step": step,
                 "tokens": tokens,
@@ -189,20 +197,20 @@ def train(
             out.log(**record, time_s=round(time.perf_counter() - started, 4))
             progress.advance(note=f"loss {losses['loss_nats']:.3f}" if finite else f"{skipped} skipped: no finite loss or gradient")
             if step + 1 in snapshot_steps:
-                snapshot(model, out, step + 1)
+                save_state(out.path / SNAPSHOTS / f"step-{step + 1:08d}", model, None, {})
             if (step + 1) % config.checkpoint_steps == 0 and step + 1 < steps and finite:
-                save_state(out.path / CHECKPOINTS / f"step-{step + 1:08d}", model, optimizer, {"step": step + 1, "tokens": tokens})
-                for old in checkpoints(out)[config.keep_checkpoints :]:
-                    shutil.rmtree(old)
+                place = out.path / CHECKPOINTS / f"step-{step + 1:08d}"
+                checkpointer.save(place, {"step": step + 1, "tokens": tokens}, rotate)
     if 0 < steps <= skipped:
         raise OpenherdError(out.path, "no step had a finite loss and gradient", do="lower learning_rate, or look at the data")
-    if broken := [name for name, p in model.named_parameters() if not bool(p.isfinite().all())]:
-        found = f"{broken[0]} is not finite after {steps} steps"
+    if broken := model.not_finite():
+        found = f"{broken} is not finite after {steps} steps"
         raise OpenherdError(out.path, found, do="lower learning_rate; the checkpoint before is kept")
     if start_step < steps:
-        with out.write(STATE) as path:
-            save_state(path, model, optimizer, {"step": steps, "tokens": tokens})
-    shutil.rmtree(out.path / CHECKPOINTS, ignore_errors=True)
+        save_state(out.path / STATE, model, optimizer, {"step": steps, "tokens": tokens})
+    if world.leads:
+        shutil.rmtree(out.path / CHECKPOINTS, ignore_errors=True)
+    world.wait()
     records = out.metrics.read()
     seconds = sum(r["time_s"] for r in records)
     losses_nats = [r["loss_nats"] for r in records if not r.get("skipped")] or [math.nan]
@@ -214,7 +222,7 @@ def train(
         "final_loss_nats": losses_nats[-1],
         **({"skipped_steps": n} if (n := sum(r.get("skipped", False) for r in records)) else {}),
         "tokens_per_s": tokens / seconds if seconds else 0.0,
-        "precision": precision,
+        "precision": model.precision,
     }
 
 
@@ -228,7 +236,7 @@ def checkpoints(out: Output) -> list[Path]:
     return [path for path in (out.path / STATE, *sorted((out.path / CHECKPOINTS).glob("step-*"), reverse=True)) if path.exists()]
 
 
-def resume(out: Output, model: Transformer, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+def resume(out: Output, model: Sharded, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """Read the newest checkpoint that is whole into model and optimizer; returns the steps and tokens it reached, 0 without one.
 
     Says on standard error which were damaged. Raises InputError where all are.
@@ -241,25 +249,20 @@ def resume(out: Output, model: Transformer, optimizer: torch.optim.Optimizer) ->
         except InputError as error:
             if path == found[-1]:
                 raise
-            sys.stderr.write(f"  {error.where}: {error.found}; going on from the checkpoint before\n")
+            if model.world.leads:
+                sys.stderr.write(f"  {error.where}: {error.found}; going on from the checkpoint before\n")
     return start
 
 
-def snapshot(model: Transformer, out: Output, step: int) -> None:
-    """Write the weights alone, in fp32."""
-    with out.write(f"{SNAPSHOTS}/step-{step:08d}.safetensors") as path:
-        safetensors.torch.save_file({name: p.detach().cpu() for name, p in model.named_parameters()}, path)
-
-
-def average_snapshots(model: Transformer, out: Output) -> int:
+@torch.no_grad()
+def average_snapshots(model: Sharded, out: Output) -> int:
     """Replace the weights by the mean of the run's snapshots (paper 3.4.3); returns how many there were."""
-    files = sorted((out.path / SNAPSHOTS).glob("*.safetensors"))
-    parameters = dict(model.named_parameters())
-    totals = {name: torch.zeros_like(p, dtype=torch.float64) for name, p in parameters.items()}
-    for file in files:
-        for name, tensor in safetensors.torch.load_file(file).items():
-            totals[name] += tensor.to(totals[name].device, torch.float64)
-    with torch.no_grad():
-        for name, total in totals.items():
-            parameters[name].copy_((total / len(files)).to(parameters[name].dtype))
-    return len(files)
+    paths = sorted((out.path / SNAPSHOTS).glob("step-*"))
+    totals = [torch.zeros_like(local, dtype=torch.float64) for _, local in model.trained()]
+    for path in paths:
+        load_state(path, model, None, {})
+        for total, (_, local) in zip(totals, model.trained(), strict=True):
+            total += local
+    for total, (_, local) in zip(totals, model.trained(), strict=True):
+        local.copy_(total / len(paths))
+    return len(paths)

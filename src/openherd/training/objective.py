@@ -5,43 +5,26 @@ alone, summed over a whole step's micro-batches before the step; `losses` are su
 cut up.
 """
 
-from typing import Protocol
-
 from torch import Tensor
 
 from openherd.data.batches import IGNORED
-from openherd.model.attention import Attend, CausalAttend
-from openherd.model.layers import Linear
+from openherd.parallel.stage import Batch
+from openherd.parallel.tensor import Head
 from openherd.training.cross_entropy import cross_entropy_sum
-
-Batch = dict[str, Tensor]
-
-
-class Objective(Protocol):
-    """What the loop minimises: the sum over terms of losses / counts."""
-
-    def inputs(self, batch: Batch) -> tuple[Tensor, Tensor, Attend]:
-        """tokens_BT, positions_BT and how to attend."""
-
-    def counts(self, batch: Batch) -> dict[str, int]:
-        """What each term is divided by."""
-
-    def losses(self, hidden_BTD: Tensor, head: Linear, batch: Batch) -> dict[str, Tensor]:
-        """Each term's sum over the micro-batch, fp32."""
 
 
 class NextToken:
     """Cross-entropy of the next token in nats, where the label is not IGNORED; tokens attend within their own document."""
 
-    def inputs(self, batch: Batch) -> tuple[Tensor, Tensor, Attend]:
-        """tokens_BT, positions_BT and document attention."""
-        return batch["tokens_BT"], batch["positions_BT"], CausalAttend(batch["documents_BT"])
+    def inputs(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """tokens_BT, positions_BT, documents_BT."""
+        return batch["tokens_BT"], batch["positions_BT"], batch["documents_BT"]
 
     def counts(self, batch: Batch) -> dict[str, int]:
         """Tokens with a label."""
         return {"loss_nats": int((batch["labels_BT"] != IGNORED).sum())}
 
-    def losses(self, hidden_BTD: Tensor, head: Linear, batch: Batch) -> dict[str, Tensor]:
+    def losses(self, hidden_BTD: Tensor, head: Head, batch: Batch) -> dict[str, Tensor]:
         """Sum of the cross-entropy; positions without a label never reach the head."""
         labelled = batch["labels_BT"] != IGNORED
-        return {"loss_nats": cross_entropy_sum(hidden_BTD[labelled], head.weight, batch["labels_BT"][labelled])}
+        return {"loss_nats": cross_entropy_sum(hidden_BTD[labelled], head.weight_VD, batch["labels_BT"][labelled], head.shard)}

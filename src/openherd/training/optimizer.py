@@ -4,11 +4,13 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
+
+from openherd.parallel.stage import EMBED
 
 
 def make_adamw(
-    model: nn.Module,
+    parameters: Iterable[tuple[str, nn.Parameter]],
     *,
     beta1: float,
     beta2: float,
@@ -21,15 +23,14 @@ def make_adamw(
 
     One-dimensional parameters are norms; embeddings are the model's `embed`, with the head where it is tied.
     """
-    embeddings = {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
 
-    def decays(parameter: Tensor) -> bool:
-        return decay_norms if parameter.ndim <= 1 else decay_embeddings or id(parameter) not in embeddings
+    def decays(name: str, parameter: nn.Parameter) -> bool:
+        return decay_norms if parameter.ndim <= 1 else decay_embeddings or name != EMBED
 
-    trained = [p for p in model.parameters() if p.requires_grad]
+    trained = [(name, p) for name, p in parameters if p.requires_grad]
     groups: list[dict[str, Any]] = [
-        {"params": [p for p in trained if decays(p)], "weight_decay": weight_decay},
-        {"params": [p for p in trained if not decays(p)], "weight_decay": 0.0},
+        {"params": [p for name, p in trained if decays(name, p)], "weight_decay": weight_decay},
+        {"params": [p for name, p in trained if not decays(name, p)], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW([g for g in groups if g["params"]], lr=0.0, betas=(beta1, beta2), eps=epsilon, fused=True)
 
@@ -38,8 +39,3 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) ->
     """Set every group's learning rate."""
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
-
-
-def clip_gradients(parameters: Iterable[Tensor], largest_norm: float) -> float:
-    """Scale gradients so that their global norm is at most `largest_norm`; returns the norm before."""
-    return float(torch.nn.utils.clip_grad_norm_(parameters, largest_norm))

@@ -18,12 +18,16 @@ from openherd.core.errors import ConfigError
 from openherd.core.rundir import Output, Run
 from openherd.data.batches import BatchSource
 from openherd.data.token_shards import TokenShards
+from openherd.model.config import ModelConfig
 from openherd.model.flops import flops_per_token, parameters
-from openherd.model.transformer import Transformer
-from openherd.model.weights import load_model, model_of, save_model
+from openherd.model.weights import model_of, read_tensors, write_model
+from openherd.parallel.apply import Sharded
+from openherd.parallel.layout import Rows, check_layout
+from openherd.parallel.mesh import World
+from openherd.parallel.stage import Batch
 from openherd.tokenizer.tokenizer import Tokenizer
-from openherd.training.loop import COMPUTE, STATE, TrainingConfig, compute_settings, read_compute, train
-from openherd.training.objective import Batch, NextToken
+from openherd.training.loop import COMPUTE, STATE, Part, TrainingConfig, open_world, read_compute, train
+from openherd.training.objective import NextToken
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +49,11 @@ class Piece:
     steps: int
 
     @property
+    def rows(self) -> Rows:
+        """The shape of a step's batch."""
+        return Rows(self.batch_sequences, self.sequence_length)
+
+    @property
     def tokens(self) -> int:
         """Tokens of the whole piece."""
         return self.sequence_length * self.batch_sequences * self.steps
@@ -59,21 +68,20 @@ def piece(name: str, sequence_length: int, batch_tokens: int, steps: int) -> Pie
     return Piece(sequence_length, batch_tokens // sequence_length, steps)
 
 
-def batches(
-    shards: TokenShards, pieces: Sequence[Piece], seed: int, phase: str, weights: dict[str, float]
-) -> Callable[[int], Batch]:
-    """The batch of a step: a pure function of seed, phase and step."""
+def batches(shards: TokenShards, pieces: Sequence[Piece], seed: int, phase: str, weights: dict[str, float]) -> Part:
+    """The rows of one process in a step: a pure function of seed, phase and step; the process is only a slice."""
     sources = [BatchSource(shards, seed, f"{phase}.{i}", p.sequence_length, weights) for i, p in enumerate(pieces)]
 
-    def batch_at(step: int) -> Batch:
+    def part(step: int, place: int, n: int) -> Batch:
         for source, p in zip(sources, pieces, strict=True):
             if step < p.steps:
-                arrays = source.batch(step * p.batch_sequences, p.batch_sequences)
+                each = p.batch_sequences // n
+                arrays = source.batch(step * p.batch_sequences + place * each, each)
                 return {name: torch.from_numpy(array) for name, array in arrays.items()}
             step -= p.steps
         raise IndexError(step)
 
-    return batch_at
+    return part
 
 
 def all_weights(shards: TokenShards, given: dict[str, float]) -> dict[str, float]:
@@ -108,69 +116,79 @@ def check_epochs(shards: TokenShards, pieces: Sequence[Piece], weights: dict[str
 class Base:
     """The phase before, opened to go on from."""
 
-    model: Transformer
+    world: World
+    shape: ModelConfig
+    tensors: dict[str, torch.Tensor]  # the mapped files
     tokenizer: Tokenizer
     state: Path | None
     precision: str
 
     @classmethod
     def open(cls, run: Run, config: TrainingConfig, out: Output) -> "Base":
-        """Read model, tokenizer and where the optimizer's state lies; compute as that phase did where the settings say 'auto'."""
+        """Find model, tokenizer and where the optimizer's state lies; compute as that phase did where the settings say 'auto'."""
         imported = run.manifest["stage"] == "import"  # which brings neither settings nor an optimizer
-        device, precision = compute_settings(config, out, None if imported else read_compute(run.file(COMPUTE)))
+        world, precision = open_world(config, out, None if imported else read_compute(run.file(COMPUTE)))
         directory = model_of(run)[0]
-        model = load_model(directory, str(device), torch.float32)
-        return cls(model, Tokenizer.load(directory), None if imported else run.path / STATE, precision)
+        shape, tensors = read_tensors(directory)
+        return cls(world, shape, tensors, Tokenizer.load(directory), None if imported else run.path / STATE, precision)
+
+    def model(self, name: str, config: TrainingConfig, rows: Sequence[Rows], shape: ModelConfig | None = None) -> Sharded:
+        """Its model, in fp32; `shape` may have another RoPE and context. Raises ConfigError where the layout cannot run it."""
+        shape = shape or self.shape
+        check_layout(name, config.parallel, shape, rows, config.micro_batch_sequences)
+        model = Sharded(shape, self.world, self.precision)
+        model.fill(self.tensors.__getitem__)
+        return model
 
 
 def train_phase(
     phase: str,
-    model: Transformer,
+    model: Sharded,
     shards: Run,
     pieces: Sequence[Piece],
     learning_rate_at: Callable[[int], float],
     config: PhaseConfig,
     out: Output,
     *,
-    precision: str,
     optimizer_from: Path | None = None,
     snapshot_steps: tuple[int, ...] = (),
 ) -> dict[str, Any]:
     """Train `model` in place on the pieces of one phase; returns metrics. Raises ConfigError where a source is seen too often."""
     tokens = TokenShards.open(shards)
-    if tokens.vocabulary != model.config.vocabulary:
+    if tokens.vocabulary != model.shape.vocabulary:
         raise ConfigError(
-            shards.path, f"tokens of a vocabulary of {tokens.vocabulary:,}", allowed=f"{model.config.vocabulary:,}, the model's"
+            shards.path, f"tokens of a vocabulary of {tokens.vocabulary:,}", allowed=f"{model.shape.vocabulary:,}, the model's"
         )
     weights = all_weights(tokens, config.source_weights)
     epochs = check_epochs(tokens, pieces, weights, config.most_epochs)
-    steps = sum(p.steps for p in pieces)
-    batch_at = batches(tokens, pieces, config.seed, phase, weights)
     metrics = train(
         model,
         NextToken(),
-        batch_at,
+        batches(tokens, pieces, config.seed, phase, weights),
         learning_rate_at,
-        steps,
+        sum(p.steps for p in pieces),
         config,
         out,
         what=phase,
-        precision=precision,
         optimizer_from=optimizer_from,
         snapshot_steps=snapshot_steps,
     )
-    flops = sum(flops_per_token(model.config, p.sequence_length) * p.tokens for p in pieces)
+    flops = sum(flops_per_token(model.shape, p.sequence_length) * p.tokens for p in pieces)
     return {
         **metrics,
-        "parameters": parameters(model.config),
-        "context": model.config.max_positions,
+        "parameters": parameters(model.shape),
+        "context": model.shape.max_positions,
         "flops": flops,
         "epochs": epochs,
     }
 
 
-def write_model(model: Transformer, tokenizer: Tokenizer, out: Output) -> None:
-    """Write `model/`: weights, shape and tokenizer."""
+def write_trained(model: Sharded, tokenizer: Tokenizer, out: Output) -> None:
+    """Write `model/`: weights, shape and tokenizer. Every process takes part, one tensor at a time."""
+    if not out.leads:
+        for name in model.names():
+            model.whole(name)
+        return
     with out.write("model") as path:
-        save_model(model, path, bos=tokenizer.bos_id, eos=sorted(tokenizer.stop_ids))
+        write_model(model.shape, torch.float32, model.whole, path, bos=tokenizer.bos_id, eos=sorted(tokenizer.stop_ids))
         tokenizer.save(path)

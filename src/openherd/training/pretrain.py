@@ -15,11 +15,12 @@ from openherd.core.errors import ConfigError, InputError
 from openherd.core.rundir import Output, Run, file_sha256
 from openherd.data.token_shards import TokenShards
 from openherd.model.config import SIZES
-from openherd.model.init import initialise
-from openherd.model.transformer import Transformer
+from openherd.model.init import initial_weights
+from openherd.parallel.apply import Sharded
+from openherd.parallel.layout import check_layout
 from openherd.tokenizer.tokenizer import Tokenizer
-from openherd.training.loop import compute_settings
-from openherd.training.phase import PhaseConfig, Piece, piece, train_phase, write_model
+from openherd.training.loop import open_world
+from openherd.training.phase import PhaseConfig, Piece, piece, train_phase, write_trained
 from openherd.training.schedule import warmup_cosine
 
 
@@ -55,7 +56,7 @@ class PretrainConfig(PhaseConfig):
     def __post_init__(self) -> None:
         if self.size not in SIZES:
             raise ConfigError("pretrain", f"unknown size {self.size!r}", do=nearest(self.size, SIZES))
-        ramp(self)
+        check_layout("pretrain", self.parallel, SIZES[self.size], [p.rows for p in ramp(self)], self.micro_batch_sequences)
 
 
 def ramp(config: PretrainConfig) -> list[Piece]:
@@ -84,17 +85,17 @@ def pretrain(config: PretrainConfig, *, shards: Run, tokenizer: Run, out: Output
         )
     words = Tokenizer.load(file.parent)
     pieces = ramp(config)
-    device, precision = compute_settings(config, out)
+    world, precision = open_world(config, out)
     longest = max(p.sequence_length for p in pieces)
     shape = replace(SIZES[config.size], vocabulary=words.vocabulary, rope_scaling=None, max_positions=longest)
-    model = Transformer(shape).to(device)
-    initialise(model, config.seed, embedding_std=config.embedding_std, depth_scaled=config.depth_scaled_init)
+    model = Sharded(shape, world, precision)
+    model.fill(initial_weights(shape, config.seed, embedding_std=config.embedding_std, depth_scaled=config.depth_scaled_init))
 
     peak, floor = config.learning_rate, config.final_learning_rate
     learning_rate_at = partial(
         warmup_cosine, peak=peak, floor=floor, warmup_steps=config.warmup_steps, decay_steps=config.decay_steps
     )
 
-    metrics = train_phase("pretrain", model, shards, pieces, learning_rate_at, config, out, precision=precision)
-    write_model(model, words, out)
+    metrics = train_phase("pretrain", model, shards, pieces, learning_rate_at, config, out)
+    write_trained(model, words, out)
     return metrics

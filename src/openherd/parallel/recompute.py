@@ -6,17 +6,15 @@ cores, 4 x 1,024 tokens: selective 1.04 of the time and 0.71 of the memory in fp
 and 0.46.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
+from torch import nn
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
-from openherd.model.transformer import Transformer
+from openherd.parallel.layout import Recompute
 
-Recompute = Literal["none", "selective", "full"]
 aten = torch.ops.aten
 KEPT = {  # outputs that selective recomputation keeps
     aten.mm.default,
@@ -32,15 +30,8 @@ def policy(_: Any, operation: Any, *arguments: Any, **options: Any) -> Checkpoin
     return CheckpointPolicy.MUST_SAVE if operation in KEPT else CheckpointPolicy.PREFER_RECOMPUTE
 
 
-@contextmanager
-def recomputing(model: Transformer, how: Recompute) -> Iterator[None]:
-    """Layers of `model` keep less for the way back, within the block."""
+def recompute(layer: nn.Module, how: Recompute) -> None:
+    """Make a layer keep less for the way back, in place."""
     more: dict[str, Any] = {"context_fn": partial(create_selective_checkpoint_contexts, policy)} if how == "selective" else {}
-    layers = list(model.layers.values()) if how != "none" else []
-    for layer in layers:
+    if how != "none":
         layer.forward = partial(checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False, **more)
-    try:
-        yield
-    finally:
-        for layer in layers:
-            del layer.forward

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from openherd.core.progress import Progress
-from openherd.model.weights import INDEX, WEIGHTS
 
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
 SHARD_BYTES = 5_000_000_000  # as transformers
 TYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
 

@@ -1,0 +1,99 @@
+"""Starting the processes of a run on this machine, by torchrun's agent (paper 3.3.4).
+
+When one dies all are started again and go on from the last checkpoint. On a cluster a launcher starts the same command on every
+machine (torchrun, Slurm), and nothing here runs.
+"""
+
+import json
+import logging
+import os
+import signal
+import sys
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+
+from openherd.core import errors
+from openherd.core.errors import OpenherdError
+from openherd.core.machine import cores, place
+
+ERROR_FILE = "OPENHERD_ERROR_FILE"  # the environment variable that tells a started process where to leave its error
+
+
+def launch(arguments: Sequence[str], n: int, restarts: int, error_file: Path, where: object) -> None:
+    """Run `python ARGUMENTS` as `n` processes, all again when one dies, at most `restarts` times.
+
+    Raises the error that a process left, or OpenherdError where the restarts have run out.
+    """
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)  # its tracebacks say less than the line below
+    error_file.unlink(missing_ok=True)
+    threads = str(max(cores() // n, 1))
+    wanted = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", threads), "TORCH_CPP_LOG_LEVEL": "ERROR"}
+    before = {name: os.environ.get(name) for name in (*wanted, ERROR_FILE)}
+    os.environ.update({**wanted, ERROR_FILE: str(error_file)})
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=n,
+        run_id=uuid.uuid4().hex,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=restarts,
+        monitor_interval=0.1,
+        logs_specs=DefaultLogsSpecs(),
+    )
+    try:
+        elastic_launch(config, sys.executable)(*arguments)
+    except ChildFailedError as error:
+        left = left_error(error_file)
+        if left is not None:
+            raise left from None
+        rank, failure = error.get_first_failure()
+        how = f"signal {-failure.exitcode}" if failure.exitcode < 0 else f"exit code {failure.exitcode}"
+        found = f"process {rank} of {n} died ({how}), and {restarts} restarts did not help"
+        raise OpenherdError(where, found, do="see above; the same command goes on from the last checkpoint") from None
+    except SignalException as error:
+        if error.sigval == signal.SIGINT:
+            raise KeyboardInterrupt from None
+        raise
+    finally:
+        error_file.unlink(missing_ok=True)
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def leave_error(error: OpenherdError) -> bool:
+    """Leave an error for the process that started this one; whether there is one, which will say it."""
+    file = os.environ.get(ERROR_FILE)
+    if file is None or place() is None:
+        return False
+    fields = {"kind": type(error).__name__, "where": error.where, "found": error.found, "allowed": error.allowed, "do": error.do}
+    temporary = Path(f"{file}.{os.getpid()}")
+    temporary.write_text(json.dumps(fields), encoding="utf-8")
+    if not Path(file).exists():  # the first error is the cause
+        os.replace(temporary, file)
+    temporary.unlink(missing_ok=True)
+    return True
+
+
+def left_error(file: Path) -> OpenherdError | None:
+    """The error that a started process left."""
+    if not file.exists():
+        return None
+    fields = json.loads(file.read_text(encoding="utf-8"))
+    kind: type[OpenherdError] = getattr(errors, fields["kind"])
+    return kind(fields["where"], fields["found"], allowed=fields["allowed"], do=fields["do"])
+
+
+def gave_up() -> bool:
+    """Whether a process of this launch left an error, which no restart mends."""
+    file = os.environ.get(ERROR_FILE)
+    return file is not None and Path(file).exists()

@@ -1,0 +1,201 @@
+"""Run by several processes at once, as torchrun starts them: `together.py CASES OUT`. One launch holds many cases.
+
+`CASES` is a list of cases as JSON, each with its kind and its name; their outcomes go to `OUT`, by name.
+"""
+
+import contextlib
+import json
+import sys
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from openherd.core.machine import place
+from openherd.core.rundir import Output
+from openherd.data.batches import BatchSource
+from openherd.data.token_shards import TokenShards
+from openherd.model.config import ModelConfig
+from openherd.parallel.apply import Sharded, local_gradient
+from openherd.parallel.layout import ParallelConfig
+from openherd.parallel.mesh import World, meet, spread
+from openherd.training import parity
+from openherd.training.loop import TrainingConfig, train
+from openherd.training.objective import NextToken
+
+warnings.simplefilter("error")
+warnings.filterwarnings("ignore", category=FutureWarning, module="torch")
+CPU = torch.device("cpu")
+SHAPE = ModelConfig(n_layers=3, d_model=32, n_heads=4, n_kv_heads=2, head_width=8, d_feed_forward=64, vocabulary=96)
+ROWS, TOKENS, STEPS = 8, 32, 6
+
+
+def shape_of(settings):
+    return replace(SHAPE, **settings)
+
+
+def world_of(layout):
+    """The world of a layout, on every process; None on those that it does not need."""
+    if layout.world == 1:
+        return World(layout, CPU) if place().rank == 0 else None
+    world = spread(layout, CPU, place().rank)
+    return world if place().rank < layout.world else None
+
+
+def parity_case(case):
+    """The differences to one process."""
+    shape, layout = shape_of(case["shape"]), ParallelConfig(**case["layout"])
+    plain = PLAIN.setdefault(str(shape), parity.plain_run(shape, ROWS, TOKENS, CPU))
+    world = world_of(layout)
+    if world is None:
+        return None
+    found = parity.compare(shape, world, plain, ROWS, TOKENS, most_rows=case["most_rows"])
+    return {"agrees": found.agrees, **vars(found)}
+
+
+PLAIN = {}
+
+
+class OwnCounts(NextToken):
+    """A fault that peers have had: each process divides by what it has itself."""
+
+    def __init__(self, world):
+        self.world = world
+
+    def losses(self, hidden_BTD, head, batch):
+        found = super().losses(hidden_BTD, head, batch)
+        mine = (batch["labels_BT"] != -100).sum()
+        total = self.world.sum([float(mine)])[0]
+        return {name: loss * total / (mine * self.world.layout.dp) for name, loss in found.items()}
+
+
+def fault_case(case):
+    """A run with the fault: it must not agree."""
+    layout = ParallelConfig(**case["layout"])
+    plain = PLAIN.setdefault(str(SHAPE), parity.plain_run(SHAPE, ROWS, TOKENS, CPU))
+    world = world_of(layout)
+    if world is None:
+        return None
+    parity.NextToken = lambda: OwnCounts(world)
+    try:
+        found = parity.compare(SHAPE, world, plain, ROWS, TOKENS, most_rows=8)
+    finally:
+        parity.NextToken = NextToken
+    return {"agrees": found.agrees, **vars(found)}
+
+
+def twice_case(case):
+    """The same layout twice: are losses and weights the same to the last bit, on every process?"""
+    world = world_of(ParallelConfig(**case["layout"]))
+    if world is None:
+        return None
+    one, two = (parity.sharded_run(SHAPE, world, ROWS, TOKENS, 2)[0] for _ in range(2))
+    same = one.losses == two.losses and all(torch.equal(one.weights[name], two.weights[name]) for name in one.weights)
+    return {"same": not world.sum([float(not same)])[0]}
+
+
+def bf16_case(case):
+    """Largest difference between the losses of bf16 in a layout and on one process."""
+    world = world_of(ParallelConfig(**case["layout"]))
+    losses = {}
+    for name, one in (("alone", World(ParallelConfig(), CPU)), ("layout", world)):
+        if one is None:
+            return None
+        model = Sharded(SHAPE, one, "bfloat16")
+        model.fill(parity.weights_of(SHAPE))
+        batch = parity.batch_of(SHAPE, 0, ROWS, TOKENS)
+        each = ROWS // one.layout.dp
+        mine = {n: t[one.index("dp") * each :][:each] for n, t in batch.items()}
+        losses[name] = model.gradients(NextToken(), mine, NextToken().counts(batch), 2)["loss_nats"]
+        assert all(local_gradient(p).dtype == torch.float32 for _, p, _ in model.parts)
+    return losses
+
+
+class Stop(BaseException):
+    """Ends a run before its time."""
+
+
+def token_shards(folder):
+    """40 random documents of one source."""
+    generator = np.random.default_rng(0)
+    starts = np.sort(generator.choice(np.arange(1, 4_000), 39, replace=False))
+    tokens = generator.integers(0, SHAPE.vocabulary, 4_000)
+    return TokenShards(folder, SHAPE.vocabulary, "", {"web": 4_000}, {"web": np.array([0, *starts])}, {"web": tokens})
+
+
+def run_in(layout, settings, out, until, seen):
+    """Train up to step `until` of STEPS in a layout, going on from what lies in `out`; returns (losses, weights by name)."""
+    world = world_of(layout)
+    dist.barrier()
+    losses = None
+    if world is not None:
+        shape = shape_of(settings)
+        source = BatchSource(token_shards(out), 0, "test", TOKENS, {"web": 1.0})
+
+        def part(step, index, n):
+            if step == until:
+                raise Stop
+            each = ROWS // n
+            first = step * ROWS + index * each
+            if world.index("tp") == world.index("cp") == world.index("pp") == 0:
+                with (out / f"seen-{seen}-{index}.jsonl").open("a") as file:
+                    file.write(json.dumps([[step, source.window(i)] for i in range(first, first + each)]) + "\n")
+            return {name: torch.from_numpy(array) for name, array in source.batch(first, each).items()}
+
+        model = Sharded(shape, world, "float32")
+        model.fill(parity.weights_of(shape))
+        config = TrainingConfig(micro_batch_sequences=2, checkpoint_steps=2, parallel=layout)
+        output = Output(out, leads=world.leads)
+        with contextlib.suppress(Stop):
+            train(model, NextToken(), part, lambda step: 1e-3, STEPS, config, output, what="test")
+        whole = {name: model.whole(name).clone() for name in model.names()}
+        losses = [r["loss_nats"] for r in output.metrics.read()], whole
+    dist.barrier()
+    return losses
+
+
+def resume_case(case):
+    """Some steps in one layout, the rest in another, against all in one process."""
+    out = Path(sys.argv[2]).parent / case["name"]
+    first, second = (ParallelConfig(**layout) for layout in case["layouts"])
+    if place().rank == 0:
+        (out / "whole").mkdir(parents=True)
+        (out / "parts").mkdir()
+    dist.barrier()
+    whole = run_in(ParallelConfig(), case["shape"], out / "whole", STEPS, "whole")
+    run_in(first, case["shape"], out / "parts", 5, "first")
+    parts = run_in(second, case["shape"], out / "parts", STEPS, "second")
+    if place().rank != 0:
+        return None
+    seen = {}
+    for name in ("whole", "first", "second"):
+        files = (out / ("whole" if name == "whole" else "parts")).glob(f"seen-{name}-*.jsonl")
+        rows = [row for file in files for line in file.read_text().splitlines() for row in json.loads(line)]
+        seen[name] = sorted(rows)
+    kept = [row for row in seen["first"] if row[0] < 4]  # the checkpoint before step 5
+    return {
+        "loss": max(abs(a - b) for a, b in zip(whole[0], parts[0], strict=True)),
+        "weight": max(float((whole[1][name] - parts[1][name]).abs().max()) for name in whole[1]),
+        "steps": len(parts[0]),
+        "same_data": sorted(kept + seen["second"]) == seen["whole"],
+    }
+
+
+CASES = {"parity": parity_case, "fault": fault_case, "twice": twice_case, "bf16": bf16_case, "resume": resume_case}
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    here = place()
+    meet(ParallelConfig(dp_shard=here.world, timeout_s=120), CPU)
+    outcomes = {}
+    for case in json.loads(Path(sys.argv[1]).read_text()):
+        found = CASES[case["kind"]](case)
+        dist.barrier()
+        if here.rank == 0:
+            outcomes[case["name"]] = found
+    if here.rank == 0:
+        Path(sys.argv[2]).write_text(json.dumps(outcomes))
+    dist.destroy_process_group()
