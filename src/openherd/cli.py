@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from openherd import __version__
-from openherd.core.errors import ConfigError, OpenherdError
+from openherd.core.errors import ConfigError, LostError, OpenherdError
 from openherd.stages import BY_NAME, STAGES, where
 
 if TYPE_CHECKING:
@@ -72,10 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return dispatch(arguments)
     except OpenherdError as error:
-        from openherd.parallel.launch import leave_error
-
-        if not leave_error(error):
-            print(f"openherd: {error}", file=sys.stderr)
+        return fail(error)
     except KeyboardInterrupt:
         return interrupted()
     except SystemExit:
@@ -91,8 +88,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         place = refused.filename or "the output directory"
         what = refused.strerror or "cannot be written"
-        print(f"openherd: {place}: {what}; make room or give another --out, then the same command goes on", file=sys.stderr)
-    return EXIT_ERROR
+        return fail(OpenherdError(place, what, do="make room or give another --out, then the same command goes on"))
+
+
+def fail(error: OpenherdError) -> int:
+    """Say what went wrong, or leave it to the process that started this one; returns the exit code."""
+    from openherd.parallel.launch import leave_error
+
+    if not leave_error(error):
+        print(f"openherd: {error}", file=sys.stderr)
+    if isinstance(error, LostError):
+        sys.stderr.flush()
+        os._exit(error.exit_code)  # the groups of processes that are broken would wait at the end
+    return error.exit_code
 
 
 def interrupted() -> int:

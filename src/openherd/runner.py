@@ -139,11 +139,11 @@ class Step:
         """
         layout = getattr(self.config, PARALLEL, None)
         if layout is not None and layout.world > 1 and place() is None and not (self.path / rundir.MANIFEST).exists():
-            self._launch(layout.world, layout.restarts)
+            self._launch(layout)
             return Run.open(self.path), False
         return rundir.make(self.job, self.path, self.stage.function, self.config, self.opened_inputs(), layout is not None)
 
-    def _launch(self, n: int, restarts: int) -> None:
+    def _launch(self, layout: ParallelConfig) -> None:
         from openherd.parallel.launch import launch
 
         def location(value: "Outside | Step | Run") -> str:
@@ -157,7 +157,8 @@ class Step:
         job = {"stage": self.stage.stage.name, "settings": to_plain(self.config), "inputs": inputs, "out": str(self.path)}
         file.write_text(json.dumps(job), encoding="utf-8")
         try:
-            launch(["-m", "openherd", "worker", str(file)], n, restarts, self.path / ".error.json", self.path)
+            command = ["-m", "openherd", "worker", str(file)]
+            launch(command, layout.world, layout.restarts, self.path / ".error.json", self.path, leave_s=layout.leave_s)
         finally:
             file.unlink(missing_ok=True)
 
