@@ -1,5 +1,6 @@
 """Bad steps, rollbacks, good checkpoints, leaving when asked, a disk that refuses: the outcome is that of an undisturbed run."""
 
+import itertools
 import json
 import os
 import resource
@@ -204,7 +205,7 @@ def test_asked_to_leave_it_keeps_the_step_and_goes_on(tmp_path, undisturbed):
             os.kill(os.getpid(), signal.SIGTERM)
         return batch_at(step)
 
-    with pytest.raises(RequeueError, match="asked to leave .* after step 23") as raised:
+    with pytest.raises(RequeueError, match=r"asked to leave .* after step 23") as raised:
         go(tmp_path, batches)
     assert raised.value.exit_code == 75
     assert [r["step"] for r in Output(tmp_path).metrics.read()] == list(range(23))
@@ -240,7 +241,7 @@ def test_every_second_is_in_one_class(undisturbed):
     begun = lines[0]["at"] - lines[0]["s"]
     assert sum(seconds.values()) == pytest.approx(lines[-1]["at"] - begun, abs=0.02)
     assert goodput_text(seconds).startswith("effective ")
-    for earlier, later in zip(lines, lines[1:], strict=False):
+    for earlier, later in itertools.pairwise(lines):
         assert later["at"] - earlier["at"] == pytest.approx(later["s"], abs=2e-3)
 
 
@@ -307,7 +308,7 @@ def test_ranges_hold_what_was_added(given_ranges):
         ranges = add_range(ranges, first, first + n)
     inside = {step for first, n in given_ranges for step in range(first, first + n)}
     assert {step for step in range(40) if is_in(ranges, step)} == inside
-    assert all(a[1] < b[0] for a, b in zip(ranges, ranges[1:], strict=False))
+    assert all(a[1] < b[0] for a, b in itertools.pairwise(ranges))
 
 
 def test_labels_are_never_shown_to_two_processes():
@@ -318,9 +319,7 @@ def test_labels_are_never_shown_to_two_processes():
     for n in (2, 3, 4, 7):
         parts = [part(1, place, n) for place in range(n)]
         assert len({len(p["tokens_BT"]) for p in parts}) == 1
-        labelled = sorted(
-            tuple(row) for p in parts for row in p["labels_BT"].tolist() if any(label != IGNORED for label in row)
-        )
+        labelled = sorted(tuple(row) for p in parts for row in p["labels_BT"].tolist() if any(label != IGNORED for label in row))
         assert labelled == sorted(tuple(row) for row in whole["labels_BT"].tolist() if any(label != IGNORED for label in row))
 
 

@@ -203,7 +203,9 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(tmp_path):
     model = new_model()
     out = Output(tmp_path)
     config = replace(CONFIG, most_skipped_steps=1)
-    with pytest.raises(OpenherdError, match=r"step 9: loss nan, gradient norm nan, .*; 1 rollbacks did not help; lower learning_rate"):
+    with pytest.raises(
+        OpenherdError, match=r"step 9: loss nan, gradient norm nan, .*; 1 rollbacks did not help; lower learning_rate"
+    ):
         train(model, NextToken(), alone(poisoned), infinite, 12, replace(config, most_rollbacks=1), out, what="test")
     assert [r["step"] for r in out.metrics.read()] == list(range(9))
     assert [r.get("skipped", False) for r in out.metrics.read()] == [False] * 6 + [True] * 3

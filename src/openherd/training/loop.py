@@ -95,9 +95,7 @@ class TrainingConfig:
     good_after_steps: Annotated[
         int, Field(description="a checkpoint is good, and kept, after so many steps without a bad or suspicious one; ours", ge=1)
     ] = 50
-    keep_checkpoints: Annotated[
-        int, Field(description="newest checkpoints kept, beside the last good one; ours", ge=1)
-    ] = 2
+    keep_checkpoints: Annotated[int, Field(description="newest checkpoints kept, beside the last good one; ours", ge=1)] = 2
     checkpoint_steps: Annotated[int, Field(description="steps between checkpoints; the paper is silent, ours", ge=1)] = 100
     checkpoint_behind: Annotated[
         bool, Field(description="write checkpoints while training goes on, from a copy in memory; else it waits")
