@@ -8,7 +8,9 @@ import json
 import logging
 import os
 import signal
+import socket
 import sys
+import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -100,6 +102,25 @@ def launch(
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+def free_endpoint() -> str:
+    """An address on this machine where nobody listens."""
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        return f"localhost:{probe.getsockname()[1]}"
+
+
+def wait_for(endpoint: str, most_s: float = 60.0) -> None:
+    """Until somebody listens there, or so long."""
+    host, _, port = endpoint.rpartition(":")
+    until = time.monotonic() + most_s
+    while time.monotonic() < until:
+        try:
+            socket.create_connection((host, int(port)), 1).close()
+            return
+        except OSError:
+            time.sleep(0.1)
 
 
 def leave_error(error: OpenherdError) -> bool:

@@ -29,7 +29,7 @@ from openherd.parallel.checkpoint import Checkpointer, load_moments, load_state,
 from openherd.parallel.layout import ParallelConfig
 from openherd.parallel.mesh import World, flight_record, is_lost, join
 from openherd.parallel.stage import Batch, Objective
-from openherd.training.goodput import ALIVE, HEARTBEAT_S, Heartbeat, Ledger, goodput, silent
+from openherd.training.goodput import ALIVE, HEARTBEAT_S, LEDGER, Heartbeat, Ledger, goodput, silent
 from openherd.training.optimizer import make_adamw, set_learning_rate
 from openherd.training.resilience import (
     Range,
@@ -195,6 +195,7 @@ def train(
 
 def lost(error: Exception, world: World, out: Output, step: int) -> LostError:
     """What happened where others are gone or hang, and who they are, by the heartbeats that have stopped."""
+    at = round(time.time(), 3)
     time.sleep(3 * HEARTBEAT_S)  # a process that died this moment has not been silent for long
     gone = silent(out, world.layout.world, 2.5 * HEARTBEAT_S)
     file = out.path / FLIGHT / f"{world.rank}.json"
@@ -205,6 +206,7 @@ def lost(error: Exception, world: World, out: Output, step: int) -> LostError:
     do = f"all start again from the last checkpoint; {file} has this process's collectives"
     do += f", the last: {last}" if last else ""
     found = f"process {world.rank} lost others at step {step} ({reason}); {who}"
+    tell(out, "lost", at=at, step=step, rank=world.rank, reason=reason, silent=sorted(gone), last_collective=last)
     return LostError(out.path, found, do=do)
 
 
@@ -234,14 +236,33 @@ class Steps:
 
     def resume(self, optimizer_from: Path | None, skips: Sequence[Range]) -> None:
         """Go on from the newest checkpoint that is whole, or take up the moments of the phase before."""
-        self.read_state(resume(self.out, self.model, self.optimizer))
+        self.read_state(self.newest())
         if not self.step and optimizer_from is not None:
             load_moments(optimizer_from, self.model, self.optimizer)
         for first, end in [*skips, *read_skips(self.out)]:
             self.skips = add_range(self.skips, first, end)
         self.begun_at = self.step
+        if (self.out.path / LEDGER).exists():
+            self.tell("resumed", step=self.step, processes=str(self.world.layout))
         self.rewind()
         self.ledger = Ledger(self.out)
+
+    def newest(self) -> dict[str, Any]:
+        """Read the newest checkpoint that is whole; returns its plain values, START's without one.
+
+        Says on standard error which were damaged. Raises InputError where all are.
+        """
+        found = checkpoints(self.out)
+        for path in found:
+            try:
+                return load_state(path, self.model, self.optimizer, START)
+            except InputError as error:
+                if path == found[-1]:
+                    raise
+                self.tell("damaged checkpoint", path=path.name)
+                if self.world.leads:
+                    sys.stderr.write(f"  {error.where}: {error.found}; going on from the checkpoint before\n")
+        return START
 
     def read_state(self, found: Mapping[str, Any]) -> None:
         """Take up what a checkpoint says beside weights and moments."""
@@ -413,9 +434,9 @@ class Steps:
             write_skips(self.out, self.skips)
 
     def tell(self, event: str, **more: Any) -> None:
-        """Note an event in `events.jsonl`."""
+        """Note an event."""
         if self.world.leads:
-            MetricsLog(self.out.path / EVENTS).append({"event": event, "at": round(time.time(), 3), **more})
+            tell(self.out, event, **more)
 
     def finish(self) -> None:
         """The final state. Raises OpenherdError where nothing was learnt, or the weights are broken."""
@@ -450,6 +471,11 @@ class Steps:
         }
 
 
+def tell(out: Output, event: str, **more: Any) -> None:
+    """Note an event in `events.jsonl`."""
+    MetricsLog(out.path / EVENTS).append({"event": event, "at": round(time.time(), 3), **more})
+
+
 def finite(value: float) -> float | None:
     """JSON has no NaN."""
     return value if math.isfinite(value) else None
@@ -471,23 +497,6 @@ def checkpoints(out: Output) -> list[Path]:
 
 
 START: dict[str, Any] = {"step": 0, "tokens": 0, "watch": "", "skips": "[]"}
-
-
-def resume(out: Output, model: Sharded, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Read the newest checkpoint that is whole into model and optimizer; returns its plain values, START's without one.
-
-    Says on standard error which were damaged. Raises InputError where all are.
-    """
-    found = checkpoints(out)
-    for path in found:
-        try:
-            return load_state(path, model, optimizer, START)
-        except InputError as error:
-            if path == found[-1]:
-                raise
-            if model.world.leads:
-                sys.stderr.write(f"  {error.where}: {error.found}; going on from the checkpoint before\n")
-    return START
 
 
 @torch.no_grad()

@@ -1,7 +1,8 @@
 """What a run does when a step goes wrong (paper 3.3.4): which steps are bad, which checkpoint to go back to, and leaving in time.
 
 A step is bad where its loss or gradient is not finite, or where its loss is a spike: above the median of the last accepted steps by
-many robust standard deviations (1.4826 times the median absolute deviation). Only accepted steps enter that window, so neither a
+many robust standard deviations (from the median of the steps' differences to the step before, which a falling loss does not
+widen). Only accepted steps enter that window, so neither a
 NaN nor a spike shifts it. A bad step is computed a second time on the same data: where that differs, a device failed and the second
 outcome counts. A bad step is not applied; its data are passed over, and so they are on every later way through that step. A spike,
 or several steps in a row that are not finite, send the run back to its last good checkpoint: one that was followed by enough steps
@@ -11,6 +12,7 @@ checkpoint becomes good, and data are passed over from there on if a spike follo
 The paper's run was restarted by hand three times in 54 days and had no divergence that needed it; the thresholds are ours.
 """
 
+import itertools
 import json
 import math
 import signal
@@ -28,7 +30,7 @@ from openherd.core.rundir import Output
 
 SKIPS = "skips.json"  # ranges of steps whose data are passed over, for a run that stops before its next checkpoint
 LEAST = 32  # accepted steps before a spike is judged
-TO_SIGMA = 1.4826  # median absolute deviation to standard deviation, of a normal distribution
+TO_SIGMA = 1.4826 / math.sqrt(2)  # median absolute difference of two normal values to their standard deviation
 SMALLEST_RISE = 0.05  # nats over the median: where losses hardly scatter, any change would be many deviations
 
 Range = tuple[int, int]  # first, end
@@ -130,9 +132,8 @@ class Watch:
 
 
 def robust(values: Sequence[float] | deque[float]) -> tuple[float, float]:
-    """Median, and a standard deviation from the median absolute deviation; both blind to a few values however large."""
-    middle = statistics.median(values)
-    return middle, TO_SIGMA * statistics.median(abs(v - middle) for v in values)
+    """Median, and a standard deviation from differences of neighbours; both blind to a few values however large."""
+    return statistics.median(values), TO_SIGMA * statistics.median(abs(b - a) for a, b in itertools.pairwise(values))
 
 
 @torch.no_grad()
