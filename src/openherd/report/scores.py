@@ -6,7 +6,7 @@ from typing import Any
 from openherd.core.metrics import Estimate, format_metric
 from openherd.core.records import read_jsonl
 from openherd.core.rundir import Run
-from openherd.report.figures import Score, score_bars, spread
+from openherd.report.figures import Score, heat_map, score_bars, spread
 from openherd.report.markup import Html, code, element, figure, join, paragraph, prose, side_by_side, table
 from openherd.report.runs import Runs, file_of, of_stage
 
@@ -15,6 +15,15 @@ SETS = (
     ("heldout_phrasings", "trained entries, held-out phrasing"),
     ("later_turns", "the same as later turns of a chat"),
     ("heldout_entries", "held-out entries"),
+)
+GATES = (
+    "short_context_loss_bits_per_byte",
+    "bits_per_byte_before",
+    "bits_per_byte_after",
+    "needle_accuracy",
+    "needle_accuracy_longest",
+    "needle_ranked_first",
+    "needle_ranked_first_by_chance",
 )
 MEASURES = (("f1", "token F1"), ("exact", "exact match"))
 
@@ -64,10 +73,33 @@ def verdict(run: Run) -> str | None:
 
 def scores(runs: Runs, examples: int) -> Html | None:
     """The part on scores, or None where nothing was evaluated."""
-    found = [_text(run) for run in of_stage(runs, "evaluate-text")] + [
-        _answers(run, examples) for run in of_stage(runs, "evaluate-answers")
-    ]
+    found = [_text(run) for run in of_stage(runs, "evaluate-text")]
+    found += [_context(run) for run in of_stage(runs, "context-gate")]
+    found += [_answers(run, examples) for run in of_stage(runs, "evaluate-answers")]
     return join(found) if found else None
+
+
+def _context(run: Run) -> Html:
+    m = run.metrics
+    lengths = list(m["accuracy"])
+    depths = list(m["accuracy"][lengths[0]])
+    shares = [[m["accuracy"][length][depth] for length in lengths] for depth in depths]
+    columns, rows = [f"{int(length):,}" for length in lengths], [f"{depth}%" for depth in depths]
+    recovered = "has recovered" if m["short_context_recovered"] else "has not recovered"
+    return join([
+        element("h3", "The two gates of a longer context"),
+        paragraph(
+            f"Short text, read at {m['short_context_tokens']:,} tokens, {recovered}. {m['needles']:,} facts were hidden in held-out text "
+            "and asked for at its end. Both have to be whole before the context grows further (paper 3.4.2). "
+            "Intervals are over documents, and over the texts that needles were hidden in."
+        ),
+        table("Gates", ("score", "value", "95% interval", "cases"), [(n.replace("_", " "), *_numbers(m[n])) for n in GATES],
+              right=(1, 2, 3)),
+        figure(heat_map(columns, rows, shares, ("tokens", "depth")), "Share of needles found, by length and depth"),
+        table("Needles found", ("depth", *columns), [(row, *map("{:.2f}".format, some)) for row, some in zip(rows, shares, strict=True)],
+              right=range(1, len(columns) + 1)),
+        paragraph("Weights read: ", code(m["weights_sha256"])),
+    ])  # fmt: skip
 
 
 def _text(run: Run) -> Html:

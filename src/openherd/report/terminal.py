@@ -26,6 +26,13 @@ SAYS = {
     "token-shards": ("{documents:,} documents", "{train_tokens:,} tokens"),
     "pretrain": TRAINING,
     "long-context": TRAINING,
+    "context-gate": (
+        "{needles:,} needles to {needle_longest_tokens:,} tokens",
+        "short text {short_context_loss_bits_per_byte:+.3f} bits/byte "
+        "[{short_context_loss_bits_per_byte.low:+.3f}, {short_context_loss_bits_per_byte.high:+.3f}], "
+        "needles found {needle_accuracy:.2f}, of the longest {needle_accuracy_longest:.2f}; "
+        "ranked first {needle_ranked_first:.2f}, by chance {needle_ranked_first_by_chance:.2f}",
+    ),
     "anneal": TRAINING,
     "dialogs": ("", "{dialogs:,} to train on, {entries:,} entries"),
     "sft": ("{dialogs:,} dialogs", TRAINING[1]),
@@ -43,7 +50,11 @@ SAYS = {
 
 def says(run: Run) -> tuple[str, str]:
     """What went into a run's stage and what came out, in a few words."""
-    values = {name: value["value"] if is_estimate(value) else value for name, value in flat_metrics(run.metrics).items()}
+    values: dict[str, Any] = {}
+    for name, value in flat_metrics(run.metrics).items():
+        values[name] = value["value"] if is_estimate(value) else value
+        if is_estimate(value):
+            values |= {f"{name}.{end}": value[end] for end in ("low", "high")}
     for name in ("bytes", "bytes_in", "bytes_out"):
         if name in values:
             values[name] /= 1e6

@@ -1,0 +1,198 @@
+"""Needle in a haystack (paper 3.4.2): a fact hidden in held-out text, asked for at its end, over a grid of lengths and depths.
+
+The question is the needle's own sentence up to its value, so that a base model can be asked. A needle is found where greedy
+generation writes its value, and ranked first where that value is likelier than every wrong one of as many digits: the share ranked
+first has a known chance level, generation has none worth naming. Lengths are in tokens and hold all: text, needle, question, value.
+
+The key/value cache is branched instead of read again: below a needle it holds the haystack, so needles are placed from the deepest
+up, and a place that several lengths share (half of 8K is a quarter of 16K) is read once for all of them. A grid of 8 lengths by 5
+depths costs 7.9 passes over its longest text instead of 22.5.
+"""
+
+import itertools
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from openherd.core.progress import Progress
+from openherd.core.seeds import derive_seed
+from openherd.inference.engine import CachedAttend
+from openherd.model.transformer import Transformer
+from openherd.tokenizer.tokenizer import Tokenizer
+
+NEEDLE = "The secret number of the {key} is {value}."
+DIGITS = 7  # of a value
+KEYS = (
+    ("amber", "bright", "cold", "distant", "early", "forgotten", "gentle", "hollow", "iron", "lonely", "narrow", "old", "quiet"),
+    ("bridge", "castle", "engine", "forest", "garden", "harbour", "island", "lantern", "mill", "orchard", "river", "tower"),
+)
+
+
+@dataclass(frozen=True)
+class Needle:
+    """A fact in tokens: `head` stands before its value and is the question; of `values` the first is right."""
+
+    head: list[int]
+    values: list[list[int]]
+    tail: list[int]
+
+    @property
+    def whole(self) -> list[int]:
+        """The sentence as it is hidden."""
+        return [*self.head, *self.values[0], *self.tail]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One question: where its needle stood, whether the value was generated, and its rank among the candidates (1 is first)."""
+
+    length: int
+    depth: float
+    haystack: int
+    found: bool
+    rank: int
+
+
+@dataclass(frozen=True)
+class Pool:
+    """The needles of every haystack, one for each place, and the tokens that the longest of them take."""
+
+    needles: list[list[Needle]]
+
+    @property
+    def n_question(self) -> int:
+        """Tokens of a question."""
+        return max(len(n.head) for row in self.needles for n in row)
+
+    @property
+    def n_value(self) -> int:
+        """Tokens of a value, right or wrong."""
+        return max(len(v) for row in self.needles for n in row for v in n.values)
+
+    @property
+    def n_needle(self) -> int:
+        """Tokens of a whole needle."""
+        return max(len(n.whole) for row in self.needles for n in row)
+
+    @property
+    def least(self) -> int:
+        """The shortest length that holds a beginning, a needle, a question and its value."""
+        return 1 + self.n_needle + self.n_question + self.n_value
+
+
+def draw_needle(tokenizer: Tokenizer, text: str, candidates: int, seed: int) -> Needle:
+    """A needle of the form `text`, on a line of its own, with `candidates` values of equally many digits."""
+    drawn = random.Random(seed)
+    head, tail = text.replace("{key}", " ".join(map(drawn.choice, KEYS))).split("{value}")
+    values = drawn.sample(range(10 ** (DIGITS - 1), 10**DIGITS), candidates)
+    return Needle(tokenizer.encode(f"\n{head}"), [tokenizer.encode(str(v)) for v in values], tokenizer.encode(f"{tail}\n"))
+
+
+def draw_pool(tokenizer: Tokenizer, text: str, candidates: int, haystacks: int, places: int, seed: int) -> Pool:
+    """Needles for `haystacks` texts with `places` each."""
+    return Pool([
+        [draw_needle(tokenizer, text, candidates, derive_seed(seed, "needle", h, p)) for p in range(places)]
+        for h in range(haystacks)
+    ])  # fmt: skip
+
+
+def haystack(documents: Sequence[Sequence[int]], n: int, seed: int, bos: int) -> list[int]:
+    """`n` tokens of documents in a seeded order, each order's end followed by another where the text is shorter than that."""
+    order = random.Random(seed)
+
+    def tokens() -> Iterator[int]:
+        while True:
+            for document in order.sample(documents, len(documents)):
+                yield from document
+
+    return [bos, *itertools.islice(tokens(), n - 1)]
+
+
+def places(lengths: Sequence[int], depths: Sequence[float], pool: Pool) -> dict[int, list[tuple[int, float]]]:
+    """The (length, depth) that each place of a needle serves, from the deepest place to the first, lengths rising."""
+    found: dict[int, list[tuple[int, float]]] = {}
+    for length, depth in itertools.product(sorted(set(lengths)), sorted(set(depths))):
+        latest = length - (pool.least - 1)
+        found.setdefault(max(min(int(depth * length), latest), 1), []).append((length, depth))
+    return dict(sorted(found.items(), reverse=True))
+
+
+def read(model: Transformer, attend: CachedAttend, tokens_BT: Tensor, first: int, part: int) -> Tensor:
+    """Put tokens into the cache from position `first` on, `part` at a time; returns the hidden states of the last part."""
+    for start in range(0, tokens_BT.shape[1], part):
+        some_BT = tokens_BT[:, start : start + part]
+        positions = torch.arange(first + start, first + start + some_BT.shape[1], device=some_BT.device).expand_as(some_BT)
+        attend.place(positions)
+        hidden_BTD = model.trunk(model.embed(some_BT), positions, attend)
+    return hidden_BTD
+
+
+def answer(
+    model: Transformer, attend: CachedAttend, asked_BD: Tensor, values: Sequence[list[int]], at: int
+) -> tuple[Tensor, Tensor]:
+    """Log-probability of each row's value from position `at` on, and whether greedy generation would write it, both (B,).
+
+    What is generated equals the value just where each of its tokens is the likeliest after those before it.
+    """
+    n = max(map(len, values))
+    tokens_BT = torch.tensor([[*v, *[0] * (n - len(v))] for v in values], device=asked_BD.device)
+    there_BT = torch.tensor([[i < len(v) for i in range(n)] for v in values], device=asked_BD.device)
+    hidden_BTD = asked_BD[:, None]
+    if n > 1:
+        hidden_BTD = torch.cat([hidden_BTD, read(model, attend, tokens_BT[:, :-1], at, n)], 1)
+    log_probs_BTV = torch.log_softmax(model.head(hidden_BTD).float(), -1)
+    of_value_BT = log_probs_BTV.gather(-1, tokens_BT[..., None])[..., 0]
+    return (of_value_BT * there_BT).sum(-1), ((log_probs_BTV.argmax(-1) == tokens_BT) | ~there_BT).all(-1)
+
+
+@torch.no_grad()
+def find_needles(
+    model: Transformer,
+    haystacks: Sequence[Sequence[int]],
+    pool: Pool,
+    lengths: Sequence[int],
+    depths: Sequence[float],
+    rows_at_once: int,
+    part: int,
+) -> list[Trial]:
+    """Ask for every needle; each haystack has the longest length's tokens. Lengths are at least `pool.least`."""
+    served = places(lengths, depths, pool)
+    device, longest = model.embed.weight.device, max(lengths)
+    trials: list[Trial] = []
+    n_batches = -(-len(haystacks) // rows_at_once)
+    with Progress("needles", n_batches * len(served), "places") as progress:
+        for start in range(0, len(haystacks), rows_at_once):
+            rows = range(start, min(start + rows_at_once, len(haystacks)))
+            attend = CachedAttend(model, len(rows), longest)
+            plain_BT = torch.tensor([haystacks[row][: max(served)] for row in rows], device=device)
+            read(model, attend, plain_BT, 0, part)
+            for number, (place, cells) in enumerate(served.items()):
+                needles = [pool.needles[row][number] for row in rows]
+                # Needles of a batch differ in tokens: the haystack before a shorter one is longer, so that all end together.
+                begins = [place + pool.n_needle - len(n.whole) for n in needles]
+                texts = [
+                    [*haystacks[row][:at], *n.whole, *haystacks[row][at:]] for row, n, at in zip(rows, needles, begins, strict=True)
+                ]
+                reached = place
+                for length, depth in cells:
+                    end = length - pool.n_value  # of the question
+                    asked = [[*text[reached : end - len(n.head)], *n.head] for text, n in zip(texts, needles, strict=True)]
+                    common = end - pool.n_question - reached  # of it, what the next length goes on from
+                    asked_BT = torch.tensor(asked, device=device)
+                    if common:  # of a short text two depths may be one place
+                        read(model, attend, asked_BT[:, :common], reached, part)
+                        reached += common
+                    asked_BD = read(model, attend, asked_BT[:, common:], reached, part)[:, -1]
+                    right_B, found_B = answer(model, attend, asked_BD, [n.values[0] for n in needles], end)
+                    wrong = [
+                        answer(model, attend, asked_BD, [n.values[i] for n in needles], end)[0]
+                        for i in range(1, len(needles[0].values))
+                    ]
+                    not_under_B = sum((~(right_B > w) for w in wrong), torch.zeros_like(found_B, dtype=torch.int64))
+                    for row, found, others in zip(rows, found_B.tolist(), not_under_B.tolist(), strict=True):
+                        trials.append(Trial(length, depth, row, found, 1 + others))
+                progress.advance()
+    return trials
