@@ -22,6 +22,7 @@ from openherd.report.terminal import told
 from tiny import tiny_model, write_tiny
 
 NEEDLE = "The {key} is #{value}."  # few bytes: this tokenizer hardly merges any
+WORDS = "the herd goes up the hill and down to the water where it rests until evening falls over all of them"
 LENGTHS = (96, 160, 320)
 SIGHT = 169  # tokens back that the short-sighted model attends to, see `induction_model`
 CONFIG = ContextGateConfig(device="cpu", lengths=LENGTHS, needle=NEEDLE, haystacks=2, rows_at_once=2, part_tokens=50)
@@ -73,7 +74,7 @@ def induction_model(vocabulary: int, context: int, short_sighted: bool = False) 
 def heldout(finished):
     """Held-out documents without a digit or a '#'."""
     lineage = {"url": "", "date": "", "source": "", "file": "", "offset": 0, "title": ""}
-    words = ["the", "herd", "goes", "up", "the", "hill", "and", "down", "to", "the", "water", "where", "it", "rests", "until", "evening", "falls", "over", "all", "of", "them"]
+    words = WORDS.split()
 
     def stage(config, *, out):
         with out.write("heldout.parquet") as path, ParquetWriter(path, TEXT_SCHEMA) as writer:

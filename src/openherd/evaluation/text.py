@@ -26,6 +26,7 @@ from openherd.model.device import Device, announce, choose_device
 from openherd.model.transformer import Transformer
 from openherd.model.weights import load_model, model_of
 from openherd.tokenizer.tokenizer import Tokenizer
+from openherd.training.anneal import last_checkpoint
 
 PROMPTS = ("Return the ", "The module ", "class ", "def ")
 
@@ -88,7 +89,8 @@ def xz_bits(text: bytes) -> int:
 def evaluate_text(config: EvaluateTextConfig, *, models: tuple[Run, ...], documents: Run, out: Output) -> dict[str, Any]:
     """Score each model on `heldout.parquet`, beside the baselines, which learn from `train.parquet`; writes `samples.jsonl`.
 
-    The trigram model's tokens are those of the first model.
+    A model whose base is among those before it is compared with it, text by text: a score before and after annealing. So are
+    averaged weights with the last checkpoint. The trigram model's tokens are those of the first model.
     """
     names = [run.manifest["stage"] for run in models]
     if not names or len(set(names)) < len(names):
@@ -104,9 +106,10 @@ def evaluate_text(config: EvaluateTextConfig, *, models: tuple[Run, ...], docume
     trigram_bits = [-float(trigram.log2_probabilities(ids).sum()) for ids in tokenizer.encode_batch(texts)]
     metrics: dict[str, Any] = {}
     samples: list[dict[str, Any]] = []
-    for name, (directory, digest) in zip(names, directories, strict=True):
+    scored: dict[str, list[float]] = {}  # by the run's digest
+    for name, run, (directory, digest) in zip(names, models, directories, strict=True):
         model, tokenizer = load_model(directory, str(device)), Tokenizer.load(directory)
-        bits = bits_of(model, tokenizer, texts, name)
+        bits = scored[run.digest] = bits_of(model, tokenizer, texts, name)
         less = [mine - its for mine, its in zip(bits, trigram_bits, strict=True)]
         metrics[name] = {
             "bits_per_byte": ratio_estimate(bits, sizes),
@@ -114,6 +117,14 @@ def evaluate_text(config: EvaluateTextConfig, *, models: tuple[Run, ...], docume
             "weights_sha256": digest,
         }
         samples += samples_of(name, model, tokenizer, config)
+        base = run.manifest["inputs"].get("base", {}).get("digest")
+        if base in scored:
+            change = ratio_estimate([after - before for before, after in zip(scored[base], bits, strict=True)], sizes)
+            metrics[name] |= {"bits_per_byte_of_base": sum(scored[base]) / sum(sizes), "bits_per_byte_less_base": change}
+        if run.metrics.get("averaged_checkpoints", 1) > 1:
+            last = bits_of(last_checkpoint(run, device), tokenizer, texts, f"{name}'s last checkpoint")
+            by_averaging = ratio_estimate([mine - its for mine, its in zip(bits, last, strict=True)], sizes)
+            metrics[name]["bits_per_byte_less_last_checkpoint"] = by_averaging
     with out.write("samples.jsonl") as path:
         write_jsonl(path, samples)
     train_bytes, heldout_bytes = "".join(training).encode(), "".join(texts).encode()

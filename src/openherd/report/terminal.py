@@ -15,7 +15,8 @@ from openherd.core.rundir import MANIFEST, Run
 Rows = Sequence[Sequence[str]]
 TOY_PARAMETERS = 500_000_000  # under this a model is said to be a toy
 
-# What the table of a run says went into a stage and came out of it, from its metrics. Curation stages share the default.
+# What the table of a run says went into a stage and came out of it, from its metrics. Of parts with '; ' between them those are
+# left out whose metrics are missing. Curation stages share the default.
 CURATION = ("{documents_in:,} documents, {bytes_in:.1f} MB", "{documents_out:,} documents, {bytes_out:.1f} MB")
 TRAINING = ("{tokens:,} tokens", "{parameters:,} parameters, loss {loss_nats_last_5_percent:.3f} nats")
 SAYS = {
@@ -38,7 +39,10 @@ SAYS = {
     "sft": ("{dialogs:,} dialogs", TRAINING[1]),
     "evaluate-text": (
         "{heldout_documents:,} documents",
-        "{anneal.bits_per_byte:.3f} bits/byte; trigram {trigram:.3f}, xz {xz:.3f}",
+        "{anneal.bits_per_byte:.3f} bits/byte; "
+        "before → after annealing {anneal.bits_per_byte_of_base:.3f} → {anneal.bits_per_byte:.3f}, "
+        "{anneal.bits_per_byte_less_base:+.3f} [{anneal.bits_per_byte_less_base.low:+.3f}, {anneal.bits_per_byte_less_base.high:+.3f}]; "
+        "averaging {anneal.bits_per_byte_less_last_checkpoint:+.3f}; trigram {trigram:.3f}, xz {xz:.3f}",
     ),
     "evaluate-answers": (
         "{questions:,} questions",
@@ -68,7 +72,11 @@ def told(run: Run) -> str:
 
 
 def _fill(text: str, values: Mapping[str, Any]) -> str:
-    """The text with its {metric:format} fields filled; empty where a metric is missing."""
+    """The text with its {metric:format} fields filled; parts where a metric is missing are left out."""
+    return "; ".join(filter(None, (_fill_part(part, values) for part in text.split("; "))))
+
+
+def _fill_part(text: str, values: Mapping[str, Any]) -> str:
     filled = ""
     for literal, name, form, _ in string.Formatter().parse(text):
         filled += literal
