@@ -146,9 +146,7 @@ def test_the_cache_reads_what_one_whole_text_says(tokenizer, model_of):
     haystacks = [haystack(documents, 200, seed, tokenizer.bos_id) for seed in range(n_rows)]
     served = places(lengths, depths, pool)
     assert len(served) < len(lengths) * len(depths), "a needle serves two lengths"
-    got = {
-        (t.length, t.depth, t.haystack): (t.found, t.rank) for t in find_needles(model, haystacks, pool, lengths, depths, 2, 30)
-    }
+    got = {(t.length, t.depth, t.haystack): (t.found, t.rank) for t in find_needles(model, haystacks, pool, lengths, depths, 2, 30)}
     assert len(got) == n_rows * len(lengths) * len(depths)
     for number, (place, cells) in enumerate(served.items()):
         for (length, depth), row in ((cell, row) for cell in cells for row in range(n_rows)):

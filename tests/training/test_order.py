@@ -179,8 +179,8 @@ def updates(run):
 def test_a_second_long_context_run_has_data_of_its_own(by_name):
     shards, run = TokenShards.open(by_name["token-shards"]), by_name["long-context-again"]
     assert run.metrics["long_context_runs"] == 2
-    steps = [piece("", 128, 256, 3)]
-    first, second = (batches(shards, steps, 0, name, all_weights(shards, {}))(0, 0, 1) for name in ("long-context", "long-context-2"))
+    steps, weights = [piece("", 128, 256, 3)], all_weights(shards, {})
+    first, second = (batches(shards, steps, 0, name, weights)(0, 0, 1) for name in ("long-context", "long-context-2"))
     assert not torch.equal(first["tokens_BT"], second["tokens_BT"])
     model = load_model(model_dir(by_name["long-context"]))
     logits_BTV = model(second["tokens_BT"], second["positions_BT"], CausalAttend(second["documents_BT"]))

@@ -130,22 +130,39 @@ def read(model: Transformer, attend: CachedAttend, tokens_BT: Tensor, first: int
     return hidden_BTD
 
 
-def answer(
-    model: Transformer, attend: CachedAttend, asked_BD: Tensor, values: Sequence[list[int]], at: int
-) -> tuple[Tensor, Tensor]:
-    """Log-probability of each row's value from position `at` on, and whether greedy generation would write it, both (B,).
+class Branches(CachedAttend):
+    """A cache with several continuations of one text at its end, side by side: none sees another."""
 
-    What is generated equals the value just where each of its tokens is the likeliest after those before it.
+    def branch(self, end: int, n: int, width: int) -> None:
+        """The next call's tokens are `n` continuations of `width` tokens each, which follow the `end` cached ones."""
+        device = self.keys.device
+        self.place(torch.arange(end, end + n * width, device=device).expand(self.keys.shape[1], -1))
+        new = torch.arange(n * width, device=device)
+        sees = (new[:, None] // width == new // width) & (new[:, None] >= new)
+        self.mask = torch.cat([sees.new_ones(n * width, end), sees], 1)
+
+
+def answers(
+    model: Transformer, attend: Branches, asked_BD: Tensor, values: Sequence[Sequence[list[int]]], end: int
+) -> tuple[Tensor, Tensor]:
+    """Log-probability of each value behind the `end` cached tokens, and whether greedy generation would write it, both (B, C).
+
+    What is generated equals a value just where each of its tokens is the likeliest after those before it.
     """
-    n = max(map(len, values))
-    tokens_BT = torch.tensor([[*v, *[0] * (n - len(v))] for v in values], device=asked_BD.device)
-    there_BT = torch.tensor([[i < len(v) for i in range(n)] for v in values], device=asked_BD.device)
-    hidden_BTD = asked_BD[:, None]
-    if n > 1:
-        hidden_BTD = torch.cat([hidden_BTD, read(model, attend, tokens_BT[:, :-1], at, n)], 1)
-    log_probs_BTV = torch.log_softmax(model.head(hidden_BTD).float(), -1)
-    of_value_BT = log_probs_BTV.gather(-1, tokens_BT[..., None])[..., 0]
-    return (of_value_BT * there_BT).sum(-1), ((log_probs_BTV.argmax(-1) == tokens_BT) | ~there_BT).all(-1)
+    n, width = len(values[0]), max(len(v) for row in values for v in row)
+    device = asked_BD.device
+    tokens_BCT = torch.tensor([[[*v, *[0] * (width - len(v))] for v in row] for row in values], device=device)
+    there_BCT = torch.tensor([[[i < len(v) for i in range(width)] for v in row] for row in values], device=device)
+    hidden_BCTD = asked_BD[:, None, None].expand(-1, n, 1, -1)
+    if width > 1:
+        attend.branch(end, n, width - 1)
+        before_BT = tokens_BCT[:, :, :-1].flatten(1)
+        positions_BT = (end + torch.arange(width - 1, device=device)).repeat(n).expand_as(before_BT)
+        rest_BTD = model.trunk(model.embed(before_BT), positions_BT, attend)
+        hidden_BCTD = torch.cat([hidden_BCTD, rest_BTD.unflatten(1, (n, width - 1))], 2)
+    log_probs_BCTV = torch.log_softmax(model.head(hidden_BCTD).float(), -1)
+    of_value_BCT = log_probs_BCTV.gather(-1, tokens_BCT[..., None])[..., 0]
+    return (of_value_BCT * there_BCT).sum(-1), ((log_probs_BCTV.argmax(-1) == tokens_BCT) | ~there_BCT).all(-1)
 
 
 @torch.no_grad()
@@ -166,7 +183,7 @@ def find_needles(
     with Progress("needles", n_batches * len(served), "places") as progress:
         for start in range(0, len(haystacks), rows_at_once):
             rows = range(start, min(start + rows_at_once, len(haystacks)))
-            attend = CachedAttend(model, len(rows), longest)
+            attend = Branches(model, len(rows), longest + len(pool.needles[0][0].values) * pool.n_value)
             plain_BT = torch.tensor([haystacks[row][: max(served)] for row in rows], device=device)
             read(model, attend, plain_BT, 0, part)
             for number, (place, cells) in enumerate(served.items()):
@@ -186,13 +203,9 @@ def find_needles(
                         read(model, attend, asked_BT[:, :common], reached, part)
                         reached += common
                     asked_BD = read(model, attend, asked_BT[:, common:], reached, part)[:, -1]
-                    right_B, found_B = answer(model, attend, asked_BD, [n.values[0] for n in needles], end)
-                    wrong = [
-                        answer(model, attend, asked_BD, [n.values[i] for n in needles], end)[0]
-                        for i in range(1, len(needles[0].values))
-                    ]
-                    not_under_B = sum((~(right_B > w) for w in wrong), torch.zeros_like(found_B, dtype=torch.int64))
-                    for row, found, others in zip(rows, found_B.tolist(), not_under_B.tolist(), strict=True):
-                        trials.append(Trial(length, depth, row, found, 1 + others))
+                    scores_BC, found_BC = answers(model, attend, asked_BD, [n.values for n in needles], end)
+                    over_BC = scores_BC[:, :1] > scores_BC[:, 1:]  # a value that is no number outranks nothing
+                    for row, found, wrong in zip(rows, found_BC[:, 0].tolist(), (~over_BC).sum(-1).tolist(), strict=True):
+                        trials.append(Trial(length, depth, row, found, 1 + wrong))
                 progress.advance()
     return trials

@@ -39,6 +39,10 @@ class EvaluateTextConfig:
     max_training_bytes: Annotated[
         int, Field(description="training text that the trigram model and primed xz learn from, whole documents; 0 = all", ge=0)
     ] = 100_000_000
+    max_averaging_bytes: Annotated[
+        int,
+        Field(description="of it, text on which averaged weights are compared with their last checkpoint; 0 = all", ge=0),
+    ] = 0
     prompts: Annotated[tuple[str, ...], Field(description="beginnings that each model continues")] = PROMPTS
     sample_tokens: Annotated[int, Field(description="tokens of a continuation", ge=1)] = 48
     temperature: Annotated[
@@ -122,9 +126,10 @@ def evaluate_text(config: EvaluateTextConfig, *, models: tuple[Run, ...], docume
             change = ratio_estimate([after - before for before, after in zip(scored[base], bits, strict=True)], sizes)
             metrics[name] |= {"bits_per_byte_of_base": sum(scored[base]) / sum(sizes), "bits_per_byte_less_base": change}
         if run.metrics.get("averaged_checkpoints", 1) > 1:
-            last = bits_of(last_checkpoint(run, device), tokenizer, texts, f"{name}'s last checkpoint")
-            by_averaging = ratio_estimate([mine - its for mine, its in zip(bits, last, strict=True)], sizes)
-            metrics[name]["bits_per_byte_less_last_checkpoint"] = by_averaging
+            n = max(sum(total <= (config.max_averaging_bytes or total) for total in itertools.accumulate(sizes)), 1)
+            last = bits_of(last_checkpoint(run, device), tokenizer, texts[:n], f"{name}'s last checkpoint")
+            less = [mine - its for mine, its in zip(bits[:n], last, strict=True)]
+            metrics[name]["bits_per_byte_less_last_checkpoint"] = ratio_estimate(less, sizes[:n])
     with out.write("samples.jsonl") as path:
         write_jsonl(path, samples)
     train_bytes, heldout_bytes = "".join(training).encode(), "".join(texts).encode()

@@ -4,9 +4,9 @@ The paper went from 8K to 128K tokens in six stages over about 800B tokens, at t
 mention the frequency scaling that its released code applies (factor 8); whether that was on during training is not known. Here it
 is applied from the first stage on, to the context that the model had before any scaling: of a base that is scaled already, such as
 Llama 3.1 or an earlier run of this stage, the factor is raised or left. `rope_theta` raises the base instead or as well (the
-tutorial's 500K to 8M is one setting away). Its gates are a stage of their own, `context-gate`; where they fail, another run of this
-stage behind this one goes on with fresh data. The tutorial anneals first: the base is then the mean of annealing's checkpoints, with
-the optimizer's moments of the last of them and a rate that starts again from zero.
+tutorial's 500K to 8M is one setting away). Its gates are a stage of their own, `context-gate`; where they fail, another run of
+this stage behind this one goes on with fresh data. The tutorial anneals first: the base is then the mean of annealing's
+checkpoints, with the optimizer's moments of the last of them.
 """
 
 from dataclasses import dataclass, replace
