@@ -95,6 +95,7 @@ PARTS = (
     ("3.4", "openherd.training.cross_entropy", "cross-entropy in parts, without a table of all logits"),
     ("3.4", "openherd.training.schedule", "learning-rate schedules: warm-up, cosine, linear"),
     ("3.4.2", "openherd.evaluation.needle", "needle in a haystack: lengths, depths, facts in held-out text"),
+    ("3.4", "openherd.report.tracking", "training metrics for TensorBoard, CSV, Weights & Biases (wandb)"),
     ("3.4", "openherd.data.batches", "batches as a pure function of seed, phase and index; shuffling, packing"),
     ("3.1.2", "openherd.data.mix", "data mix: which source each sample comes from"),
     ("4.1.1", "openherd.tokenizer.dialog", "chat format: headers, end of turn, images, loss mask"),
