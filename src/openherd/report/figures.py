@@ -15,7 +15,8 @@ from plotly.subplots import make_subplots
 from openherd.core.metrics import Estimate, format_metric
 
 BLUE, VERMILION, GREEN, PURPLE = "#2488C8", "#D55E00", "#009E73", "#CC79A7"
-GREY, DARK_GREY = "#8A919A", "#6B7280"
+GREY = "#8A919A"
+DARK = ("#B54F00", "#5B6470", "#1B6FA8")  # vermilion, grey, blue under white numbers: contrast over 4.5
 HATCH = {"fillmode": "overlay", "fgcolor": "white", "fgopacity": 0.6, "size": 7}
 GRID = "rgba(128, 128, 128, 0.25)"
 MOST_POINTS = 1_000  # of one line; a screen shows no more
@@ -184,7 +185,7 @@ def heat_map(columns: Sequence[str], rows: Sequence[str], shares: Sequence[Seque
         z=[list(row) for row in shares],
         zmin=0,
         zmax=1,
-        colorscale=[[0, VERMILION], [0.5, DARK_GREY], [1, BLUE]],
+        colorscale=[[i / 2, colour] for i, colour in enumerate(DARK)],
         showscale=False,
         texttemplate="%{z:.2f}",
         textfont={"color": "white"},
@@ -193,7 +194,7 @@ def heat_map(columns: Sequence[str], rows: Sequence[str], shares: Sequence[Seque
         hovertemplate=f"{axes[0]} %{{x}}<br>{axes[1]} %{{y}}<br>%{{z:.3f}}<extra></extra>",
     )
     drawing.update_xaxes(title_text=axes[0], type="category", showgrid=False)
-    drawing.update_yaxes(title_text=axes[1], type="category", autorange="reversed", showgrid=False)
+    drawing.update_yaxes(title_text=axes[1], title_standoff=14, type="category", autorange="reversed", showgrid=False)
     return _dressed(drawing, 120 + 34 * len(rows))
 
 
