@@ -25,7 +25,6 @@ MINIATURE = {
     "long-context.batch_tokens": "768",
     "context-gate.haystacks": "1",
     "context-gate.lengths": "[128, 256]",
-    "context-gate.max_heldout_bytes": "4000",
     "anneal.steps": "8",
     "anneal.sequence_length": "256",
     "anneal.batch_tokens": "512",

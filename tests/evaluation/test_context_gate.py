@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from openherd.core.errors import ConfigError, InputError
-from openherd.core.records import ParquetWriter, read_jsonl
+from openherd.core.records import ParquetWriter, read_jsonl, read_parquet
 from openherd.data.documents import TEXT_SCHEMA
 from openherd.evaluation.context_gate import ContextGateConfig, context_gate
 from openherd.evaluation.needle import draw_pool, find_needles, haystack, places
@@ -19,6 +19,9 @@ from openherd.model.rope import inverse_frequencies
 from openherd.model.transformer import Transformer
 from openherd.model.weights import load_model
 from openherd.report.terminal import told
+from openherd.tokenizer.files import write_tokenizer
+from openherd.tokenizer.tokenizer import Tokenizer
+from openherd.tokenizer.train import learn
 from tiny import tiny_model, write_tiny
 
 NEEDLE = "The {key} is #{value}."  # few bytes: this tokenizer hardly merges any
@@ -140,10 +143,10 @@ def test_a_random_model_ranks_by_chance_and_finds_none(gate, tokenizer):
 def test_the_cache_reads_what_one_whole_text_says(tokenizer, model_of):
     """Each trial again as one plain text: greedy generation without a cache, and each value's log-probability."""
     model = model_of(tokenizer)
-    documents = tokenizer.encode_batch(["the herd goes up the hill", "and down to the water, where it rests. " * 3])
+    texts = ["the herd goes up the hill", "and down to the water, where it rests. " * 3]
     lengths, depths, n_rows = (100, 200), (0.0, 0.25, 0.5, 1.0), 3
     pool = draw_pool(tokenizer, NEEDLE, 3, n_rows, len(lengths) * len(depths), 5)
-    haystacks = [haystack(documents, 200, seed, tokenizer.bos_id) for seed in range(n_rows)]
+    haystacks = [haystack(tokenizer, texts, 200, seed) for seed in range(n_rows)]
     served = places(lengths, depths, pool)
     assert len(served) < len(lengths) * len(depths), "a needle serves two lengths"
     got = {(t.length, t.depth, t.haystack): (t.found, t.rank) for t in find_needles(model, haystacks, pool, lengths, depths, 2, 30)}
@@ -166,24 +169,34 @@ def test_the_cache_reads_what_one_whole_text_says(tokenizer, model_of):
             )
 
 
-def test_short_text_is_read_at_the_old_context(gate, model_run, heldout, tokenizer):
+def test_short_text_is_as_long_as_the_old_context(gate, model_run, heldout, tokenizer):
     before = model_run("pretrain", 3)  # of 32 tokens
     model = random_model(tokenizer)
     found = gate(model, before=before).metrics
-    texts = [row["text"] for row in read_rows(heldout)]
-    n_bytes = sum(len(text.encode()) for text in texts)
+    texts = [row["text"] for row in read_parquet(heldout.file("heldout.parquet"))]
+    beginnings = [tokenizer.decode(tokenizer.encode(text)[:32]) for text in texts]
+    n_bytes = sum(map(len, beginnings))
     assert found["short_context_tokens"] == 32
-    ours, theirs = (sum(bits_of(m, tokenizer, texts, "test", 32)) / n_bytes for m in (model, load_model(before.path / "model")))
-    assert found["short_context_loss_bits_per_byte"]["value"] == pytest.approx(ours - theirs)
+    ours, theirs = (
+        sum(bits_of(m, tokenizer, beginnings, "test")) / n_bytes for m in (model, load_model(before.path / "model"))
+    )
+    loss = found["short_context_loss_bits_per_byte"]
+    assert (loss["value"], loss["n"]) == (pytest.approx(ours - theirs), 6)
     assert (found["bits_per_byte_after"]["value"], found["bits_per_byte_before"]["value"]) == pytest.approx((ours, theirs))
-    assert sum(bits_of(model, tokenizer, texts, "test")) / n_bytes != pytest.approx(ours)
-    assert found["short_context_recovered"] == (found["short_context_loss_bits_per_byte"]["high"] <= 0.005)
+    assert found["short_context_recovered"] == (loss["high"] <= 0.005)
+    assert gate(model, replace(CONFIG, short_documents=3), before).metrics["bits_per_byte_after"]["n"] == 3
 
 
-def read_rows(run):
-    from openherd.core.records import read_parquet
+def test_models_of_two_tokenizers_are_not_compared(finished, gate, tokenizer, tmp_path):
+    write_tokenizer(learn(iter(["other words than those"]), 300), tmp_path, 32)
+    shape = ModelConfig(n_layers=1, d_model=8, n_heads=1, n_kv_heads=1, head_width=8, d_feed_forward=8, vocabulary=600)
 
-    return list(read_parquet(run.file("heldout.parquet")))
+    def stage(settings, *, out):
+        write_tiny(tiny_model(shape), Tokenizer.load(tmp_path), out)
+        return {}
+
+    with pytest.raises(InputError, match="another tokenizer than that of"):
+        gate(random_model(tokenizer), before=finished("pretrain", stage))
 
 
 def test_recovery_needs_the_whole_interval(gate, model_run, tokenizer):
@@ -214,5 +227,5 @@ def test_by_default_the_eighths_that_fit(gate, tokenizer):
 
 
 def test_one_document_is_refused(gate, tokenizer):
-    with pytest.raises(InputError, match="one document of held-out text"):
-        gate(random_model(tokenizer), replace(CONFIG, max_heldout_bytes=1))
+    with pytest.raises(InputError, match="one held-out document"):
+        gate(random_model(tokenizer), replace(CONFIG, short_documents=1))

@@ -233,7 +233,7 @@ def gate_run(tmp_path: Path) -> Run:
         "needle_ranked_first": share,
         "needle_ranked_first_by_chance": 0.1,
         "needles": 48,
-        "by_length": {n: share for n in accuracy},
+        "by_length": dict.fromkeys(accuracy, share),
         "accuracy": accuracy,
         "weights_sha256": "ab" * 32,
     }

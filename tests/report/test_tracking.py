@@ -145,7 +145,7 @@ def test_following_ends_with_the_run(a_run):
     other.join()
     assert told.startswith("306 steps of pretrain, anneal: ")
     assert seen[0] == ("pretrain", 300, 0)
-    assert ("anneal", 6) == seen[-1][:2]
+    assert seen[-1][:2] == ("anneal", 6)
     assert read_back(a_run / "tb" / "anneal") == flat(record(i, 3.0 if i < 2 else 2.0) for i in range(6))
 
 

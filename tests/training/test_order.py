@@ -91,7 +91,6 @@ inputs = {{ model = "long-context", before = "anneal", documents = "holdout" }}
 device = "cpu"
 haystacks = 1
 lengths = [96, 128]
-max_heldout_bytes = 2000
 needle = "{{key}}: {{value}}"
 tolerance_bits_per_byte = 100.0
 require = "short_context_recovered >= 1"

@@ -2,11 +2,13 @@
 
 The paper advances its context only when "model performance on short-context evaluations has recovered completely" and "the model
 perfectly solves needle in a haystack tasks up to that length". Here both are metrics of a stage; a recipe makes them gates:
-`require = "needle_accuracy >= 1"`. Short context is bits per byte of held-out text, read at the context that the model had before,
-of both models on the same documents. Other scores gate in the same way, each by its own stage. One process computes: the model and
-the cache of one text have to fit one device.
+`require = "needle_accuracy >= 1"`. Short context is bits per byte of the beginnings of held-out documents, as long as the context
+was before, under both models. Other scores gate in the same way, each by its own stage. One process computes: the model and the
+cache of one text have to fit one device.
 """
 
+import math
+import random
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Literal
@@ -16,14 +18,16 @@ from pydantic import Field
 
 from openherd.core.errors import ConfigError, InputError
 from openherd.core.metrics import cluster_estimate, ratio_estimate
+from openherd.core.progress import track
 from openherd.core.records import write_jsonl
 from openherd.core.rundir import Output, Run
 from openherd.core.seeds import derive_seed
 from openherd.evaluation.needle import NEEDLE, Trial, draw_pool, find_needles, haystack
-from openherd.evaluation.text import bits_of, choose_texts
+from openherd.evaluation.text import choose_texts
+from openherd.inference.engine import log_probabilities
 from openherd.model.device import Device, announce, choose_device
 from openherd.model.transformer import Transformer
-from openherd.model.weights import load_model, model_of
+from openherd.model.weights import load_model, model_of, read_config
 from openherd.tokenizer.tokenizer import Tokenizer
 
 EIGHTHS = 8
@@ -36,6 +40,9 @@ class ContextGateConfig:
     tolerance_bits_per_byte: Annotated[
         float, Field(description="short text has recovered where the 95% interval of its loss ends under this", ge=0)
     ] = 0.005
+    short_documents: Annotated[
+        int, Field(description="held-out documents whose beginnings are scored, drawn by seed; 0 = all", ge=0)
+    ] = 500
     lengths: Annotated[
         tuple[int, ...], Field(description="tokens of text, question and answer; empty: the eighths of the model's context")
     ] = ()
@@ -45,16 +52,13 @@ class ContextGateConfig:
     haystacks: Annotated[int, Field(description="texts, each with another needle for each length and depth", ge=1)] = 4
     candidates: Annotated[int, Field(description="values that are ranked, the right one among them", ge=2)] = 10
     needle: Annotated[str, Field(description="the fact; what stands before {value} is the question")] = NEEDLE
-    max_heldout_bytes: Annotated[
-        int, Field(description="held-out text scored, and that haystacks are made of; whole documents; 0 = all", ge=0)
-    ] = 2_000_000
     rows_at_once: Annotated[int, Field(description="haystacks read together; each has a cache of the longest length", ge=1)] = 1
     part_tokens: Annotated[int, Field(description="tokens of a haystack read at once", ge=1)] = 1_024
     precision: Annotated[
         Literal["auto", "float32", "bfloat16"], Field(description="of weights and cache; auto: that of the model's files")
     ] = "auto"
     device: Annotated[Device, Field(description="where to compute; auto: CUDA, else mps, else cpu")] = "auto"
-    seed: Annotated[int, Field(description="seed of the choice of documents, and of haystacks and needles")] = 0
+    seed: Annotated[int, Field(description="seed of the choice of documents, of haystacks and needles")] = 0
 
     def __post_init__(self) -> None:
         head, value, tail = self.needle.partition("{value}")
@@ -96,41 +100,41 @@ def needle_metrics(trials: Sequence[Trial], candidates: int) -> dict[str, Any]:
     }
 
 
+def bits_of_beginnings(model: Transformer, tokenizer: Tokenizer, beginnings: Sequence[list[int]], what: str) -> list[float]:
+    """Bits of each text under a model."""
+    return [
+        -float(log_probabilities(model, [tokenizer.bos_id, *ids], len(ids)).sum()) / math.log(2)
+        for ids in track(beginnings, f"short text, {what}", "documents", len(beginnings))
+    ]
+
+
 def context_gate(config: ContextGateConfig, *, model: Run, before: Run, documents: Run, out: Output) -> dict[str, Any]:
     """Whether `model` reads short text as `before`, the model before its context grew, and finds needles (paper 3.4.2)."""
     device = choose_device(config.device)
     announce(out, device)
-    texts = choose_texts(documents.file("heldout.parquet"), config.max_heldout_bytes, config.seed)
-    if len(texts) < 2:
-        raise InputError(documents.path, "one document of held-out text", allowed="several: a difference needs an interval")
+    dtype = None if config.precision == "auto" else getattr(torch, config.precision)
+    (directory, digest), base_directory = model_of(model), model_of(before)[0]
+    tokenizer, short = Tokenizer.load(directory), read_config(base_directory).max_positions
+    if tokenizer.contents() != Tokenizer.load(base_directory).contents():
+        raise InputError(before.path, f"another tokenizer than that of {model.path}", allowed="a model and what became of it")
+    texts = choose_texts(documents.file("heldout.parquet"), 0, config.seed)
+    drawn = random.Random(config.seed).sample(texts, min(config.short_documents or len(texts), len(texts)))
+    beginnings = [ids[:short] for ids in tokenizer.encode_batch(drawn)]
+    if len(beginnings) < 2:
+        raise InputError(documents.path, "one held-out document", allowed="several: a difference needs an interval")
+    sizes = [float(len(tokenizer.decode_bytes(ids))) for ids in beginnings]
 
-    def load(run: Run) -> tuple[Transformer, Tokenizer, str]:
-        directory, digest = model_of(run)
-        dtype = None if config.precision == "auto" else getattr(torch, config.precision)
-        return load_model(directory, str(device), dtype), Tokenizer.load(directory), digest
-
-    base, tokenizer, _ = load(before)
-    short = base.config.max_positions
-    bits_before = bits_of(base, tokenizer, texts, "before", short)
-    del base  # two large models do not fit at once
-    extended, tokenizer, digest = load(model)
-    bits_after = bits_of(extended, tokenizer, texts, "after", short)
-    sizes = [float(len(text.encode())) for text in texts]
+    bits_before = bits_of_beginnings(load_model(base_directory, str(device), dtype), tokenizer, beginnings, "before")
+    network = load_model(directory, str(device), dtype)
+    bits_after = bits_of_beginnings(network, tokenizer, beginnings, "after")
     loss = ratio_estimate([b - a for a, b in zip(bits_before, bits_after, strict=True)], sizes)
 
-    pool = draw_pool(
-        tokenizer,
-        config.needle,
-        config.candidates,
-        config.haystacks,
-        (len(config.lengths) or EIGHTHS) * len(config.depths),
-        config.seed,
-    )
-    lengths = needle_lengths(config, extended.config.max_positions, pool.least)
-    encoded = tokenizer.encode_batch([f"{text}\n\n" for text in texts])
+    n_places = (len(config.lengths) or EIGHTHS) * len(config.depths)
+    pool = draw_pool(tokenizer, config.needle, config.candidates, config.haystacks, n_places, config.seed)
+    lengths = needle_lengths(config, network.config.max_positions, pool.least)
     seeds = [derive_seed(config.seed, "haystack", i) for i in range(config.haystacks)]
-    haystacks = [haystack(encoded, lengths[-1], seed, tokenizer.bos_id) for seed in seeds]
-    trials = find_needles(extended, haystacks, pool, lengths, config.depths, config.rows_at_once, config.part_tokens)
+    haystacks = [haystack(tokenizer, texts, lengths[-1], seed) for seed in seeds]
+    trials = find_needles(network, haystacks, pool, lengths, config.depths, config.rows_at_once, config.part_tokens)
     with out.write("needles.jsonl") as path:
         write_jsonl(path, map(asdict, trials))
     return {
@@ -139,7 +143,6 @@ def context_gate(config: ContextGateConfig, *, model: Run, before: Run, document
         "short_context_tokens": short,
         "bits_per_byte_before": ratio_estimate(bits_before, sizes),
         "bits_per_byte_after": ratio_estimate(bits_after, sizes),
-        "heldout_documents": len(texts),
         **needle_metrics(trials, config.candidates),
         "weights_sha256": digest,
     }

@@ -99,16 +99,16 @@ def draw_pool(tokenizer: Tokenizer, text: str, candidates: int, haystacks: int, 
     ])  # fmt: skip
 
 
-def haystack(documents: Sequence[Sequence[int]], n: int, seed: int, bos: int) -> list[int]:
-    """`n` tokens of documents in a seeded order, each order's end followed by another where the text is shorter than that."""
+def haystack(tokenizer: Tokenizer, texts: Sequence[str], n: int, seed: int) -> list[int]:
+    """`n` tokens of texts in a seeded order; where they are fewer, of the same texts in further orders."""
     order = random.Random(seed)
 
     def tokens() -> Iterator[int]:
         while True:
-            for document in order.sample(documents, len(documents)):
-                yield from document
+            for text in order.sample(texts, len(texts)):
+                yield from tokenizer.encode(f"{text}\n\n")
 
-    return [bos, *itertools.islice(tokens(), n - 1)]
+    return [tokenizer.bos_id, *itertools.islice(tokens(), n - 1)]
 
 
 def places(lengths: Sequence[int], depths: Sequence[float], pool: Pool) -> dict[int, list[tuple[int, float]]]:

@@ -64,11 +64,11 @@ def choose_texts(file: Path, max_bytes: int, seed: int) -> list[str]:
     return [row["text"] for row in read_parquet(file, ["id", "text"]) if row["id"] in chosen]
 
 
-def bits_of(model: Transformer, tokenizer: Tokenizer, texts: list[str], what: str, context: int = 0) -> list[float]:
-    """Bits of each text under a model, read at `context` tokens, 0 being all that the model has."""
+def bits_of(model: Transformer, tokenizer: Tokenizer, texts: list[str], what: str) -> list[float]:
+    """Bits of each text under a model."""
     encoded = tokenizer.encode_batch(texts)
     return [
-        -float(log_probabilities(model, [tokenizer.bos_id, *ids], context or model.config.max_positions).sum()) / math.log(2)
+        -float(log_probabilities(model, [tokenizer.bos_id, *ids], model.config.max_positions).sum()) / math.log(2)
         for ids in track(encoded, f"bits per byte, {what}", "documents", len(encoded))
     ]
 

@@ -1,9 +1,9 @@
 """What training stages log, for other trackers: TensorBoard's event files, a CSV file, Weights & Biases.
 
-The numbers are those of `metrics.jsonl`, by their own names; each stage is a run of its own, with its own steps. An export can follow
-a run that goes on. What a stage takes back, since it resumed at an earlier step, is taken back there too (not from W&B, which keeps
-both). TensorBoard's format is written here: length, checksum, and a protobuf message with four fields make no dependency worth its
-eight packages. Times are the stage's beginning plus the time of its steps: a log holds no clock.
+The numbers are those of `metrics.jsonl`, by their own names; each stage is a run of its own, with its own steps. An export can
+follow a run that goes on. What a stage takes back, since it resumed at an earlier step, is taken back there too (not from W&B,
+which keeps both). TensorBoard's format is written here: a length, a checksum, and a protobuf message with five fields are no
+reason for a dependency with seven of its own. Times are the stage's beginning plus the time of its steps: a log holds no clock.
 """
 
 import csv
@@ -190,7 +190,8 @@ def export(places: Mapping[str, Path], sink: Sink, every_s: float = 0.0) -> str:
         for stage, path in places.items():
             records = [r for r in MetricsLog(path / METRICS).read() if "step" in r]
             before = written.get(stage, ())
-            kept = next((i for i, (a, b) in enumerate(zip(before, records, strict=False)) if a != b), min(len(before), len(records)))
+            pairs = enumerate(zip(before, records, strict=False))
+            kept = next((i for i, (a, b) in pairs if a != b), min(len(before), len(records)))
             if len(records) > kept or kept < len(before):
                 sink.write(stage, path, records, kept)
                 written[stage] = records
