@@ -117,11 +117,14 @@ def test_a_model_made_to_find_finds_all(gate, tokenizer):
     assert list(found.metrics["accuracy"]["320"]) == ["0", "25", "50", "75", "100"]
     assert found.metrics["needles"] == len(list(read_jsonl(found.file("needles.jsonl")))) == 2 * 3 * 5
     assert found.metrics["needle_longest_tokens"] == 320
+    assert found.metrics["both_met"] is True, "it is also the model before"
     assert "needles found 1.00, of the longest 1.00" in told(found)
 
 
 def test_a_model_that_sees_so_far_fails_only_beyond(gate, tokenizer):
-    found = gate(induction_model(tokenizer.vocabulary, 320, short_sighted=True)).metrics["accuracy"]
+    metrics = gate(induction_model(tokenizer.vocabulary, 320, short_sighted=True)).metrics
+    assert (metrics["both_met"], metrics["short_context_recovered"]) == (False, True)
+    found = metrics["accuracy"]
     assert set(found["96"].values()) == {1.0}
     for length in (160, 320):
         for depth, share in found[str(length)].items():
@@ -177,9 +180,7 @@ def test_short_text_is_as_long_as_the_old_context(gate, model_run, heldout, toke
     beginnings = [tokenizer.decode(tokenizer.encode(text)[:32]) for text in texts]
     n_bytes = sum(map(len, beginnings))
     assert found["short_context_tokens"] == 32
-    ours, theirs = (
-        sum(bits_of(m, tokenizer, beginnings, "test")) / n_bytes for m in (model, load_model(before.path / "model"))
-    )
+    ours, theirs = (sum(bits_of(m, tokenizer, beginnings, "test")) / n_bytes for m in (model, load_model(before.path / "model")))
     loss = found["short_context_loss_bits_per_byte"]
     assert (loss["value"], loss["n"]) == (pytest.approx(ours - theirs), 6)
     assert (found["bits_per_byte_after"]["value"], found["bits_per_byte_before"]["value"]) == pytest.approx((ours, theirs))
