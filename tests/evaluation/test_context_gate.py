@@ -118,7 +118,7 @@ def test_a_model_made_to_find_finds_all(gate, tokenizer):
     assert found.metrics["needles"] == len(list(read_jsonl(found.file("needles.jsonl")))) == 2 * 3 * 5
     assert found.metrics["needle_longest_tokens"] == 320
     assert found.metrics["both_met"] is True, "it is also the model before"
-    assert "needles found 1.00, of the longest 1.00" in told(found)
+    assert "bits/byte; found 1.00; of the longest 1.00" in told(found)
 
 
 def test_a_model_that_sees_so_far_fails_only_beyond(gate, tokenizer):

@@ -2,9 +2,9 @@
 
 The paper advances its context only when "model performance on short-context evaluations has recovered completely" and "the model
 perfectly solves needle in a haystack tasks up to that length". Here both are metrics of a stage; a recipe makes them gates:
-`require = "both_met >= 1"`, or one of the two. Short context is bits per byte of the beginnings of held-out documents, as long as the context
-was before, under both models. Other scores gate in the same way, each by its own stage. One process computes: the model and the
-cache of one text have to fit one device.
+`require = "both_met >= 1"`, or one of the two. Short context is bits per byte of the beginnings of held-out documents, as long as
+the context was before, under both models. Other scores gate in the same way, each by its own stage. One process computes: the
+model and the cache of one text have to fit one device.
 """
 
 import math
