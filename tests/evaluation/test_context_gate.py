@@ -142,12 +142,14 @@ def test_a_random_model_ranks_by_chance_and_finds_none(gate, tokenizer):
     assert found["needle_accuracy"]["value"] == 0.0
 
 
-@pytest.mark.parametrize("model_of", [random_model, lambda tokenizer: induction_model(tokenizer.vocabulary, 320, True)])
-def test_the_cache_reads_what_one_whole_text_says(tokenizer, model_of):
+@pytest.mark.parametrize(
+    ("model_of", "rows"), [(random_model, 3), (lambda tokenizer: induction_model(tokenizer.vocabulary, 320, True), 1)]
+)
+def test_the_cache_reads_what_one_whole_text_says(tokenizer, model_of, rows):
     """Each trial again as one plain text: greedy generation without a cache, and each value's log-probability."""
     model = model_of(tokenizer)
     texts = ["the herd goes up the hill", "and down to the water, where it rests. " * 3]
-    lengths, depths, n_rows = (100, 200), (0.0, 0.25, 0.5, 1.0), 3
+    lengths, depths, n_rows = (100, 200), (0.0, 0.25, 0.5, 1.0), rows
     pool = draw_pool(tokenizer, NEEDLE, 3, n_rows, len(lengths) * len(depths), 5)
     haystacks = [haystack(tokenizer, texts, 200, seed) for seed in range(n_rows)]
     served = places(lengths, depths, pool)

@@ -30,7 +30,8 @@ SAYS: dict[str, tuple[str, ...]] = {
     "context-gate": (
         "{needles:,} needles to {needle_longest_tokens:,} tokens",
         "short text {short_context_loss_bits_per_byte:+.3f} bits/byte; found {needle_accuracy:.2f}",
-        "of the longest {needle_accuracy_longest:.2f}; short text's 95% interval [{short_context_loss_bits_per_byte.low:+.3f}, {short_context_loss_bits_per_byte.high:+.3f}]; "
+        "of the longest {needle_accuracy_longest:.2f}; short text's 95% interval "
+        "[{short_context_loss_bits_per_byte.low:+.3f}, {short_context_loss_bits_per_byte.high:+.3f}]; "
         "ranked first {needle_ranked_first:.2f}, by chance {needle_ranked_first_by_chance:.2f}",
     ),
     "anneal": TRAINING,
