@@ -216,6 +216,11 @@ def test_a_needle_without_its_fields_is_refused(needle):
         ContextGateConfig(needle=needle)
 
 
+def test_depths_are_shares():
+    with pytest.raises(ConfigError, match=r"depths = \[0.5, 50.0\]; allowed: shares from 0"):
+        ContextGateConfig(depths=(0.5, 50.0))
+
+
 def test_lengths_that_do_not_fit_are_refused(gate, tokenizer):
     for lengths in ((320, 321), (20, 320)):
         allowed = r"allowed: \d+, which needle, question and value take, to 320"

@@ -105,7 +105,7 @@ rope_factor = 1.0
 {SHARED}
 [[stage]]
 use = "evaluate-text"
-inputs = {{ models = ["pretrain", "anneal", "long-context-again"], documents = "holdout" }}
+inputs = {{ models = ["pretrain", "anneal", "long-context", "long-context-again"], documents = "holdout" }}
 sample_tokens = 2
 device = "cpu"
 """
@@ -209,11 +209,16 @@ def test_scores_before_and_after_annealing(by_name):
     assert found["bits_per_byte_less_last_checkpoint"]["value"] == pytest.approx((sum(after) - sum(last)) / n_bytes)
     assert sum(last) != sum(after)
     assert "bits_per_byte_less_base" not in run.metrics["pretrain"]
-    assert "bits_per_byte_less_base" not in run.metrics["long-context"], "its base, the first long-context run, is not among them"
+    first, second = (run.metrics[name] for name in ("long-context", "long-context-2"))
+    assert first["bits_per_byte_of_base"] == pytest.approx(found["bits_per_byte"]["value"])
+    assert second["bits_per_byte_of_base"] == pytest.approx(first["bits_per_byte"]["value"])
+    assert second["weights_sha256"] == by_name["long-context-again"].manifest["outputs"]["model/model.safetensors"]["sha256"]
+    assert "bits_per_byte_less_last_checkpoint" not in first
     line = told(run)
     assert f"before → after annealing {sum(before) / n_bytes:.3f} → {sum(after) / n_bytes:.3f}, {mean:+.3f} [" in line
     assert "averaging " in line
-    assert [text.partition(":")[0] for text in changes(run)] == ["anneal", "anneal, averaged against its last checkpoint"]
+    said = [text.partition(":")[0] for text in changes(run)]
+    assert said == ["anneal", "anneal, averaged against its last checkpoint", "long-context", "long-context-2"]
 
 
 def test_the_last_checkpoint_is_that_of_the_last_step(by_name):

@@ -38,7 +38,8 @@ class ContextGateConfig:
     """Settings of `context-gate`. The paper names its two gates and no settings of them: all ours."""
 
     tolerance_bits_per_byte: Annotated[
-        float, Field(description="short text has recovered where the 95% interval of its loss ends under this", ge=0)
+        float,
+        Field(description="bits per byte; short text has recovered where the 95% interval of its loss ends under this", ge=0),
     ] = 0.005
     short_documents: Annotated[
         int, Field(description="held-out documents whose beginnings are scored, drawn by seed; 0 = all", ge=0)
@@ -46,9 +47,9 @@ class ContextGateConfig:
     lengths: Annotated[
         tuple[int, ...], Field(description="tokens of text, question and answer; empty: the eighths of the model's context")
     ] = ()
-    depths: Annotated[
-        tuple[Annotated[float, Field(ge=0, le=1)], ...], Field(description="where needles stand, in shares", min_length=1)
-    ] = (0.0, 0.25, 0.5, 0.75, 1.0)
+    depths: Annotated[tuple[float, ...], Field(description="where needles stand, shares of the length", min_length=1)] = (
+        0.0, 0.25, 0.5, 0.75, 1.0,
+    )  # fmt: skip
     haystacks: Annotated[int, Field(description="texts, each with another needle for each length and depth", ge=1)] = 4
     candidates: Annotated[int, Field(description="values that are ranked, the right one among them", ge=2)] = 10
     needle: Annotated[str, Field(description="the fact; what stands before {value} is the question")] = NEEDLE
@@ -61,6 +62,8 @@ class ContextGateConfig:
     seed: Annotated[int, Field(description="seed of the choice of documents, of haystacks and needles")] = 0
 
     def __post_init__(self) -> None:
+        if not all(0 <= depth <= 1 for depth in self.depths):
+            raise ConfigError("context-gate", f"depths = {list(self.depths)}", allowed="shares from 0, the beginning, to 1")
         head, value, tail = self.needle.partition("{value}")
         if not value or "{key}" not in head or "{value}" in tail or "{key}" in tail:
             raise ConfigError("context-gate", f"needle = {self.needle!r}", allowed="a text with {key}, and one {value} behind it")

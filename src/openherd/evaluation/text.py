@@ -8,6 +8,7 @@ scored once and with at least half a context before it.
 import itertools
 import lzma
 import math
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -84,6 +85,20 @@ def samples_of(name: str, model: Transformer, tokenizer: Tokenizer, config: Eval
     return rows
 
 
+def names_of(models: tuple[Run, ...]) -> list[str]:
+    """Each run's stage; the second of a stage is `stage-2`. Raises ConfigError for none, or one given twice."""
+    if not models or len({run.digest for run in models}) < len(models):
+        stages = [run.manifest["stage"] for run in models]
+        raise ConfigError("evaluate-text", f"models {stages}", allowed="at least one run, each once")
+    counts: Counter[str] = Counter()
+    names = []
+    for run in models:
+        stage = run.manifest["stage"]
+        counts[stage] += 1
+        names.append(stage if counts[stage] == 1 else f"{stage}-{counts[stage]}")
+    return names
+
+
 def xz_bits(text: bytes) -> int:
     """Bits of a text after `xz -9`, with a dictionary that holds all of it (at least the 64 MiB of `-9`)."""
     filters = [{"id": lzma.FILTER_LZMA2, "preset": 9, "dict_size": max(64 << 20, len(text))}]
@@ -96,9 +111,7 @@ def evaluate_text(config: EvaluateTextConfig, *, models: tuple[Run, ...], docume
     A model whose base is among those before it is compared with it, text by text: a score before and after annealing. So are
     averaged weights with the last checkpoint. The trigram model's tokens are those of the first model.
     """
-    names = [run.manifest["stage"] for run in models]
-    if not names or len(set(names)) < len(names):
-        raise ConfigError("evaluate-text", f"models {names}", allowed="runs of different stages, at least one")
+    names = names_of(models)
     device = choose_device(config.device)
     announce(out, device)
     texts = choose_texts(documents.file("heldout.parquet"), config.max_heldout_bytes, config.seed)
@@ -121,6 +134,7 @@ def evaluate_text(config: EvaluateTextConfig, *, models: tuple[Run, ...], docume
             "weights_sha256": digest,
         }
         samples += samples_of(name, model, tokenizer, config)
+        del model  # two large ones may not fit at once
         base = run.manifest["inputs"].get("base", {}).get("digest")
         if base in scored:
             change = ratio_estimate([after - before for before, after in zip(scored[base], bits, strict=True)], sizes)

@@ -105,7 +105,7 @@ def _context(run: Run) -> Html:
     cells = [(row, *map("{:.2f}".format, some)) for row, some in zip(rows, shares, strict=True)]
     recovered = "has recovered" if m["short_context_recovered"] else "has not recovered"
     return join([
-        element("h3", "The two gates of a longer context"),
+        element("h3", f"The two gates of a longer context: {m['needle_longest_tokens']:,} tokens"),
         paragraph(
             f"Short text, read at {m['short_context_tokens']:,} tokens, {recovered}. {m['needles']:,} facts were hidden in "
             "held-out text and asked for at its end. Both have to be whole before the context grows further (paper 3.4.2). "
