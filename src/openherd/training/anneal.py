@@ -12,9 +12,10 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from openherd.core.errors import ConfigError
+from openherd.core.remote import RemoteRun
 from openherd.core.rundir import Output, Run
 from openherd.training.loop import average_snapshots
-from openherd.training.phase import Base, PhaseConfig, Piece, piece, train_phase, write_trained
+from openherd.training.phase import Base, PhaseConfig, Piece, open_shards, piece, train_phase, write_trained
 from openherd.training.schedule import linear_to_zero
 
 
@@ -50,7 +51,7 @@ def snapshot_steps(steps: int, n: int, over: float) -> tuple[int, ...]:
     return tuple(sorted({max(round(steps - span * i / n), 1) for i in range(n)}))
 
 
-def anneal(config: AnnealConfig, *, base: Run, shards: Run, out: Output) -> dict[str, Any]:
+def anneal(config: AnnealConfig, *, base: Run, shards: Run | RemoteRun, out: Output) -> dict[str, Any]:
     """Go on from `base` with a learning rate that falls to zero, and average its last checkpoints (paper 3.4.3)."""
     before = Base.open(base, config, out)
     if config.sequence_length > before.shape.max_positions:
@@ -59,18 +60,19 @@ def anneal(config: AnnealConfig, *, base: Run, shards: Run, out: Output) -> dict
             f"sequence_length = {config.sequence_length}",
             allowed=f"at most {before.shape.max_positions}, the model's context",
         )
-    model = before.model("anneal", config, [config.piece().rows])
-    metrics = train_phase(
-        "anneal",
-        model,
-        shards,
-        [config.piece()],
-        lambda step: linear_to_zero(step, peak=config.learning_rate, steps=config.steps),
-        config,
-        out,
-        optimizer_from=before.state,
-        snapshot_steps=snapshot_steps(config.steps, config.averaged_checkpoints, config.average_over),
-    )
+    with open_shards(shards, before.tokenizer, config) as tokens:
+        model = before.model("anneal", config, [config.piece().rows])
+        metrics = train_phase(
+            "anneal",
+            model,
+            tokens,
+            [config.piece()],
+            lambda step: linear_to_zero(step, peak=config.learning_rate, steps=config.steps),
+            config,
+            out,
+            optimizer_from=before.state,
+            snapshot_steps=snapshot_steps(config.steps, config.averaged_checkpoints, config.average_over),
+        )
     averaged = average_snapshots(model, out)
     write_trained(model, before.tokenizer, out)
     return {**metrics, "averaged_checkpoints": averaged}
