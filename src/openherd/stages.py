@@ -70,6 +70,7 @@ PARTS = (
     ("3.2", "openherd.model.rope", "rotary position embedding (RoPE), theta, frequency scaling"),
     ("3.2", "openherd.model.config", "model shapes: 8B, 70B, 405B and the ladder of small sizes (Table 3)"),
     ("3.2", "openherd.model.flops", "parameters, FLOPs per token, key/value cache bytes"),
+    ("3.3.2", "openherd.model.peaks", "peak TFLOP/s of devices, MFU (model FLOPs utilization)"),
     ("3.2", "openherd.model.weights", "Hugging Face model directories: safetensors, config.json"),
     ("3.2", "openherd.tokenizer.encoder", "encoding by ranks on all cores, tiktoken"),
     ("3.2", "openherd.tokenizer.files", "tokenizer.json and Meta's rank files (tokenizer.model)"),
