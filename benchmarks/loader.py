@@ -1,9 +1,9 @@
 """Making batches beside the training step that takes them: seconds of one over seconds of the other, 12M and 50M parameters.
 
-Two threads compute; shards of 20M tokens in documents of 600 on average (as ours of pages), mapped from disk. The step is that of the
-training loop: gradients, clipping, AdamW, fp32. Batches are made in the loop's own thread here, so that nothing hides; in the loop a thread
-makes them ahead, and `waited` is what then is left. `elsewhere` reads the same shards through the cache from a server on this
-machine, first with the cache empty, then full. `row_us` is one row of 1,024 tokens, beside the obvious way (`slow_row_us`). Medians.
+Two threads compute; shards of 20M tokens in documents of 600 on average, mapped from disk. The step is that of the training loop:
+gradients, clipping, AdamW, fp32. Batches are made in the loop's own thread here, so that nothing hides; `waited` is what is left
+where a thread makes them ahead. `elsewhere` reads the same shards through the cache from a server on this machine, first with the
+cache empty, then full. `row_us` is one row of 1,024 tokens, beside the obvious way (`slow_row_us`). Medians.
 """
 
 import json
@@ -40,7 +40,7 @@ from openherd.training.optimizer import make_adamw, set_learning_rate  # noqa: E
 from openherd.training.phase import Piece, batches  # noqa: E402
 from range_server import served  # noqa: E402
 
-THREADS, STEPS, ROWS, LENGTH, TOKENS = 2, 4, 8, 1_024, 20_000_000
+THREADS, STEPS, ROWS, LENGTH, TOKENS = 2, 3, 2, 1_024, 20_000_000
 SHAPES = {"12m": SIZES["herd-12m"], "50m": replace(SIZES["herd-60m"], vocabulary=16_640)}
 
 

@@ -344,7 +344,7 @@ def check_same_job(job: Job, path: Path) -> None:
     for part, wanted in (("stage", job.stage), ("version", job.version)):
         if found.get(part) != wanted:
             differences.append(f"{part} {found.get(part)!r} there, {wanted!r} asked")
-    for part, asked in (("settings", job.settings), ("inputs", job.inputs)):
+    for part, asked in (("settings", job.settings), ("inputs", job.inputs)) if found.get("stage") == job.stage else ():
         there = found.get(part, {})
         for key in sorted(there.keys() | asked.keys()):
             if there.get(key) != asked.get(key):

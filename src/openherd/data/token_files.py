@@ -62,8 +62,8 @@ class LocalFiles:
         """A file."""
         try:
             return (self.folder / name).open("rb")
-        except FileNotFoundError:
-            raise InputError(self.folder / name, "missing", do=AGAIN) from None
+        except (FileNotFoundError, IsADirectoryError):
+            raise InputError(self.folder / name, "no such file", do=AGAIN) from None
 
     def tokens(self, name: str, n: int) -> np.ndarray:
         """The file as an array in mapped memory."""

@@ -154,8 +154,12 @@ class TokenShards:
                 index = json.load(file)
             for source, entry in index["sources"].items():
                 tokens[source] = int(entry["tokens"])
+                if tokens[source] < 1:
+                    raise InputError(files.where(INDEX), f"source {source!r} has {tokens[source]} tokens", do=AGAIN)
                 found[source] = files.tokens(str(entry["file"]), tokens[source])
                 starts[source] = _read_starts(files, f"{entry['file']}.starts.npy", int(entry["documents"]), tokens[source])
+            if not found:
+                raise InputError(files.where(INDEX), "no source", do=AGAIN)
             return cls(files.where(), int(index["vocabulary"]), str(index["tokenizer_sha256"]), tokens, starts, found)
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise InputError(files.where(INDEX), f"a corrupt index ({error!r})", do=AGAIN) from None
@@ -187,7 +191,8 @@ def _read_starts(files: Files, name: str, n_documents: int, n_tokens: int) -> np
             starts: np.ndarray = np.load(file)
     except (OSError, ValueError, EOFError) as error:
         raise InputError(where, f"a corrupt index of document starts ({error})", do=AGAIN) from None
-    if starts.dtype != START or len(starts) != n_documents or starts[0] != 0 or (np.diff(starts, append=n_tokens) <= 0).any():
+    fits = starts.dtype == START and starts.shape == (n_documents,) and n_documents > 0 and starts[0] == 0
+    if not fits or (np.diff(starts, append=n_tokens) <= 0).any():
         allowed = f"{n_documents:,} growing numbers from 0 to under {n_tokens:,}"
         raise InputError(where, "a corrupt index of document starts", allowed=allowed, do=AGAIN)
     return starts

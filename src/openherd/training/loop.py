@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import torch
 from pydantic import Field
@@ -21,7 +21,7 @@ from pydantic import Field
 from openherd.core.errors import InputError, OpenherdError
 from openherd.core.progress import Progress
 from openherd.core.rundir import Output
-from openherd.model.device import Device, announce, choose_device, choose_precision
+from openherd.model.device import Device, Precision, announce, choose_device, choose_precision
 from openherd.parallel.apply import Sharded
 from openherd.parallel.checkpoint import Checkpointer, load_moments, load_state, save_state
 from openherd.parallel.layout import ParallelConfig
@@ -77,7 +77,10 @@ def read_compute(file: Path) -> dict[str, Any]:
     """Device, precision and threads of a run. Raises InputError where the file is damaged."""
     try:
         chosen = json.loads(file.read_text(encoding="utf-8"))
-        return {"device": str(chosen["device"]), "precision": str(chosen["precision"]), "threads": int(chosen["threads"])}
+        device, precision, threads = str(chosen["device"]), str(chosen["precision"]), int(chosen["threads"])
+        if device not in get_args(Device) or precision not in get_args(Precision) or threads < 1:
+            raise ValueError(f"{device!r}, {precision!r}, {threads} threads")
+        return {"device": device, "precision": precision, "threads": threads}
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(file, f"damaged ({error})", do=f"remove {file.parent} and run again") from None
 
@@ -98,7 +101,7 @@ def open_world(config: TrainingConfig, out: Output, base: dict[str, Any] | None 
     chosen = read_compute(file)
     if world.layout.world == 1:
         torch.set_num_threads(chosen["threads"])
-        world = replace(world, device=torch.device(chosen["device"]))
+        world = replace(world, device=choose_device(chosen["device"]))
     else:
         out.processes = str(world.layout)
     announce(out, world.device)
