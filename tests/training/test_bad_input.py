@@ -76,7 +76,8 @@ def test_inputs_that_do_not_fit(made, pretrain, capsys, tmp_path):
         ([*anneal, 32, *shards, "--base", made / "pretrain" / "model"], "model: no finished run directory"),
     )):  # fmt: skip
         assert line in refused(capsys, *command, "--out", tmp_path / str(i))
-    assert "stage 'token-shards' there, 'pretrain' asked; give another --out" in refused(capsys, *pretrain, "--out", made / "shards")
+    line = "holds another run: stage 'token-shards' there, 'pretrain' asked; give another --out"
+    assert line in refused(capsys, *pretrain, "--out", made / "shards")
     file = made / "shards" / "manifest.json"
     assert "no directory can be made here (File exists)" in refused(capsys, *pretrain, "--out", file)
 

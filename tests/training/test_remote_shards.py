@@ -138,7 +138,7 @@ def test_what_a_storage_does_wrong_is_one_line(made, small_blocks, tmp_path, cap
         gone = server.address
     for address, line in (
         (gone, r"/manifest.json: cannot be read \(.*, tried 3 times; check the address and your access to it"),
-        ("s3://bucket/run", r"s3://bucket/run/manifest.json: needs more packages; pip install 'openherd\[remote\]'"),
+        ("gs://bucket/run", r"gs://bucket/run/manifest.json: needs more packages \(.*gcsfs.*\); pip install 'openherd\[remote\]'"),
         ("nowhere://x", r"no address \(Protocol not known: nowhere\)"),
     ):
         assert re.search(line, refused(capsys, "pretrain", "--shards", address, *more[:-1], tmp_path / "gone"))

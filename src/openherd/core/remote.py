@@ -87,8 +87,9 @@ def read_range(
 
     try:
         filesystem, path = fsspec.url_to_fs(where)
-    except ImportError:
-        raise InputError(where, "needs more packages", do="pip install 'openherd[remote]'") from None
+    except ImportError as error:
+        do = "pip install 'openherd[remote]' brings those of s3:// and https://"
+        raise InputError(where, f"needs more packages ({error})", do=do) from None
     except ValueError as error:
         raise InputError(where, f"no address ({error})", allowed="s3://, https:// and what else fsspec opens") from None
     more = {"timeout": ANSWER_S} if filesystem.async_impl else {}

@@ -340,20 +340,17 @@ def check_same_job(job: Job, path: Path) -> None:
         raise InputError(path / CONFIG, "damaged: it names no digest", do=again)
     if found["digest"] == job.digest:
         return
-    differences = []
-    for part, wanted in (("stage", job.stage), ("version", job.version)):
-        if found.get(part) != wanted:
-            differences.append(f"{part} {found.get(part)!r} there, {wanted!r} asked")
-    for part, asked in (("settings", job.settings), ("inputs", job.inputs)) if found.get("stage") == job.stage else ():
-        there = found.get(part, {})
-        for key in sorted(there.keys() | asked.keys()):
-            if there.get(key) != asked.get(key):
-                what = (
-                    f"{key} = {there.get(key)!r} there, {asked.get(key)!r} asked"
-                    if part == "settings"
-                    else f"input {key!r} differs"
-                )
-                differences.append(what)
+    if found.get("stage") != job.stage:
+        differences = [f"stage {found.get('stage')!r} there, {job.stage!r} asked"]
+    else:
+        versions = f"version {found.get('version')!r} there, {job.version!r} asked"
+        differences = [versions] if found.get("version") != job.version else []
+        for key in sorted((there := found.get("settings", {})).keys() | job.settings.keys()):
+            if there.get(key) != job.settings.get(key):
+                differences.append(f"{key} = {there.get(key)!r} there, {job.settings.get(key)!r} asked")
+        for key in sorted((there := found.get("inputs", {})).keys() | job.inputs.keys()):
+            if there.get(key) != job.inputs.get(key):
+                differences.append(f"input {key!r} differs")
     raise StaleError(path, "holds another run: " + "; ".join(differences or ["digest differs"]), do="give another --out")
 
 
