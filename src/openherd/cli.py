@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 EXIT_ERROR = 2
 EXIT_DIFFERS = 1
 EXIT_INTERRUPTED = 130
-REFUSED_BY_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG, errno.EIO)
+REFUSED_BY_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO)
 
 ABOUT = """openherd: the system of "The Llama 3 Herd of Models", from pages to a chat.
 

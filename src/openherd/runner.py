@@ -32,6 +32,7 @@ from openherd.core.errors import ConfigError, InputError, OpenherdError, StaleEr
 from openherd.core.machine import leads, place
 from openherd.core.metrics import format_metric, is_estimate
 from openherd.core.progress import format_duration
+from openherd.core.remote import RemoteRun, is_address
 from openherd.core.rundir import Job, Outside, Run
 from openherd.model.config import SIZES, ModelConfig
 from openherd.parallel.layout import ParallelConfig
@@ -46,6 +47,9 @@ STAGE_NAME = re.compile(r"[a-z][a-z0-9-]*")
 RESERVED = ("use", "name", "inputs", "require")
 KEYS = ("name", "about", "seed", "parallel", "stage", "base", "change")
 PARALLEL = "parallel"  # settings of how a stage is spread, which are in no digest
+CACHE = ("cache_directory", "cache_gb")  # nor are these
+
+Given = Outside | Run | RemoteRun  # an input that no stage of the recipe makes
 
 
 @contextlib.contextmanager
@@ -108,7 +112,7 @@ class Step:
     name: str
     stage: StageFunction
     config: Any
-    inputs: Mapping[str, "Outside | Step | Run | list[Step | Run]"]
+    inputs: Mapping[str, "Given | Step | list[Given | Step]"]
     require: str
     path: Path
 
@@ -121,8 +125,9 @@ class Step:
             for i, item in enumerate(value if isinstance(value, list) else [value]):
                 key = f"{name}.{i}" if isinstance(value, list) else name
                 digests[key] = item.job.digest if isinstance(item, Step) else item.digest
-                sources[key] = item.location if isinstance(item, Outside) else os.path.relpath(item.path, self.path)
-        stage, settings = self.stage.stage, to_plain(self.config)
+                sources[key] = os.path.relpath(item.path, self.path) if isinstance(item, Step | Run) else item.location
+        stage = self.stage.stage
+        settings = {name: value for name, value in to_plain(self.config).items() if name not in CACHE}
         parallel = settings.pop(PARALLEL, {})
         return Job(stage.name, stage.section, stage.version, settings, digests, sources, parallel)
 
@@ -147,8 +152,8 @@ class Step:
     def _launch(self, layout: ParallelConfig) -> None:
         from openherd.parallel.launch import launch
 
-        def location(value: "Outside | Step | Run") -> str:
-            return value.location if isinstance(value, Outside) else str(value.path)
+        def location(value: "Given | Step") -> str:
+            return str(value.path) if isinstance(value, Step | Run) else value.location
 
         inputs = {
             n: [location(v) for v in value] if isinstance(value, list) else location(value) for n, value in self.inputs.items()
@@ -164,7 +169,7 @@ class Step:
             file.unlink(missing_ok=True)
 
 
-def _opened(value: "Outside | Step | Run") -> "Outside | Run":
+def _opened(value: "Given | Step") -> Given:
     return Run.open(value.path) if isinstance(value, Step) else value
 
 
@@ -302,7 +307,7 @@ def _resolve_input(hint: Any, value: Any, steps: Mapping[str, Step], where: obje
     return _resolve_one(hint, value, steps, where)
 
 
-def _resolve_one(hint: Any, value: Any, steps: Mapping[str, Step], where: object) -> "Outside | Step":
+def _resolve_one(hint: Any, value: Any, steps: Mapping[str, Step], where: object) -> "Given | Step":
     if isinstance(value, str) and STAGE_NAME.fullmatch(value):
         if value not in steps:
             do = nearest(value, steps) if steps else ""
@@ -312,14 +317,12 @@ def _resolve_one(hint: Any, value: Any, steps: Mapping[str, Step], where: object
         if not _admits(hint, Run):
             raise ConfigError(where, f"{value!r} is a stage", allowed="a location outside: file, folder, glob or URL")
         return steps[value]
-    if not isinstance(value, str) or not _admits(hint, Outside):
-        raise ConfigError(where, f"{value!r}", allowed=f"an earlier stage: {', '.join(steps) or 'there is none'}")
-    outside = Outside(value)
     try:
-        outside.files()
+        if isinstance(value, str) and (_admits(hint, Outside) or is_address(value) or is_run_directory(Path(value))):
+            return _open_path(hint, value, where)
     except InputError as error:
         raise InputError(where, str(error)) from None
-    return outside
+    raise ConfigError(where, f"{value!r}", allowed=f"an earlier stage: {', '.join(steps) or 'there is none'}; or a run directory")
 
 
 def run_recipe(recipe: Recipe, out: Path, run_file: Path | None = None, quiet: bool = False) -> list[tuple[Step, Run, bool]]:
@@ -643,6 +646,10 @@ def _open_path(hint: Any, value: Any, where: object) -> Any:
             raise ConfigError(where, f"{len(value)} paths", allowed="one")
         return [_open_path(typing.get_args(hint)[0], v, where) for v in value]
     path = Path(value)
+    if is_address(value) and not _admits(hint, Outside):
+        if not _admits(hint, RemoteRun):
+            raise ConfigError(where, f"{value!r} is elsewhere", allowed="a run directory on this machine")
+        return RemoteRun.open(value)
     if _admits(hint, Run) and (is_run_directory(path) or not _admits(hint, Outside)):
         return Run.open(path)
     outside = Outside(value)

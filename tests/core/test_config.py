@@ -58,7 +58,7 @@ def test_what_is_wrong_is_one_line(values, line):
 
 
 def test_numbers_that_toml_cannot_keep_are_refused():
-    with pytest.raises(ConfigError, match="here: a value that TOML cannot hold"):
+    with pytest.raises(ConfigError, match=r"here: .* = .*; allowed: finite numbers, text"):
         load_config(Config, {"steps": 1, "rate": float("nan")}, "here")
 
 

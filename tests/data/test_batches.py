@@ -89,6 +89,35 @@ def test_rows_against_a_slow_twin(tmp_path):
         assert batch["documents_BT"][row].tolist() == [n - numbers[0] for n in numbers]
 
 
+def slow_batch(source, first, n):
+    """A batch token by token of every document's number, the obvious way."""
+    rows = {"tokens_BT": [], "labels_BT": [], "positions_BT": [], "documents_BT": []}
+    for index in range(first, first + n):
+        name, start = source.window(index)
+        places = np.arange(start, start + source.sequence_length + 1)
+        tokens = source.shards.read(name, start, start + source.sequence_length + 1)
+        document = np.searchsorted(source.shards.starts[name], places, side="right") - 1
+        begun = np.maximum(source.shards.starts[name][document], start)
+        rows["tokens_BT"].append(tokens[:-1])
+        rows["labels_BT"].append(np.where(document[1:] == document[:-1], tokens[1:], IGNORED))
+        rows["positions_BT"].append((places - begun)[:-1])
+        rows["documents_BT"].append(document[:-1] - document[0])
+    return {key: np.stack(value) for key, value in rows.items()}
+
+
+@given(seed=st.integers(0, 99), longest=st.sampled_from([2, 3, 9, 200]), length=st.integers(1, 24), first=st.integers(0, 50))
+@settings(max_examples=60)
+def test_a_batch_is_that_of_the_slow_way(seed, longest, length, first, tmp_path_factory):
+    sources = {"a": documents(seed, 60, longest), "b": documents(seed + 1, 60, longest)}
+    shards = TokenShards.open(make_shards(tmp_path_factory.mktemp("shards"), sources))
+    source = BatchSource(shards, seed, "p", length, {"a": 2.0, "b": 1.0})
+    fast, slow = source.batch(first, 12), slow_batch(source, first, 12)
+    assert list(fast) == list(slow)
+    for name, rows in slow.items():
+        assert fast[name].dtype == np.int64
+        assert np.array_equal(fast[name], rows), name
+
+
 def test_a_batch_does_not_depend_on_how_it_is_reached(tmp_path):
     run = make_shards(tmp_path, {"a": documents(4, 60), "b": documents(5, 60)})
 

@@ -53,14 +53,17 @@ def mislabelled(step):
     return {**batch, "labels_BT": (batch["labels_BT"] + 11) % 24}
 
 
-def go(path, batches=batch_at, objective=None, config=CONFIG, **more):
-    """Train up to STEPS, going on from what is there; returns (weights, metrics, output)."""
+def go(path, batches=batch_at, objective=None, config=CONFIG, rate=lambda step: 1e-2, **more):
+    """Train up to STEPS, going on from what is there; returns (weights, metrics, output).
+
+    `rate` is asked in the step itself, batches are made ahead.
+    """
     model = Sharded(SHAPE, World(ParallelConfig(), torch.device("cpu")), "float32")
     model.fill(initial_weights(SHAPE, 1))
     path.mkdir(exist_ok=True)
     out = Output(path)
     metrics = train(
-        model, objective or NextToken(), lambda step, place, n: batches(step), lambda step: 1e-2, STEPS, config, out, what="test",
+        model, objective or NextToken(), lambda step, place, n: batches(step), rate, STEPS, config, out, what="test",
         **more,
     )  # fmt: skip
     return [p.detach().clone() for _, p in model.trained()], metrics, out
@@ -184,32 +187,32 @@ def test_the_last_good_checkpoint_stays(tmp_path):
     """Though newer ones push it out before they are good."""
     seen = []
 
-    def batches(step):
+    def rate(step):
         out = Output(tmp_path)
         seen.append([(int(p.name[5:]), is_marked_good(p)) for p in checkpoints(out)])
         if step == 50:
             raise KeyboardInterrupt
-        return batch_at(step)
+        return 1e-2
 
     with pytest.raises(KeyboardInterrupt):
-        go(tmp_path, batches, config=replace(CONFIG, checkpoint_behind=False, good_after_steps=20))
+        go(tmp_path, rate=rate, config=replace(CONFIG, checkpoint_behind=False, good_after_steps=20))
     assert seen[45] == [(40, False), (32, False), (24, True)]
     assert seen[24] == [(24, False), (16, False), (8, False)]  # the oldest will be the first good one
     assert seen[29] == [(24, False), (16, False), (8, True)]
 
 
 def test_asked_to_leave_it_keeps_the_step_and_goes_on(tmp_path, undisturbed):
-    def batches(step):
+    def rate(step):
         if step == 21 and not (tmp_path / "asked").exists():
             (tmp_path / "asked").touch()
             os.kill(os.getpid(), signal.SIGTERM)
-        return batch_at(step)
+        return 1e-2
 
     with pytest.raises(RequeueError, match=r"asked to leave .* after step 23") as raised:
-        go(tmp_path, batches)
+        go(tmp_path, rate=rate)
     assert raised.value.exit_code == 75
     assert [r["step"] for r in Output(tmp_path).metrics.read()] == list(range(23))
-    weights, _, out = go(tmp_path, batches)
+    weights, _, out = go(tmp_path, rate=rate)
     assert same(weights, undisturbed[0])
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     assert goodput(out.path).keys() >= {"productive", "restart"}
@@ -219,13 +222,13 @@ def test_asked_to_leave_it_keeps_the_step_and_goes_on(tmp_path, undisturbed):
 def test_a_disk_that_refuses_a_checkpoint_ends_nothing(tmp_path, undisturbed, capsys, behind):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
 
-    def batches(step):
+    def rate(step):
         if step in (14, 22):
             resource.setrlimit(resource.RLIMIT_FSIZE, (12_000 if step == 14 else soft, hard))
-        return batch_at(step)
+        return 1e-2
 
     try:
-        weights, _, out = go(tmp_path, batches, config=replace(CONFIG, checkpoint_behind=behind))
+        weights, _, out = go(tmp_path, rate=rate, config=replace(CONFIG, checkpoint_behind=behind))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert [e["event"] for e in events(out)] == ["checkpoint failed"]

@@ -94,10 +94,19 @@ def load_config(cls: type[Config], values: Mapping[str, Any], where: object) -> 
         allowed = message.removeprefix("Input should be ")
         setting = settings.get(str(first["loc"][0])) if first["loc"] else None
         raise ConfigError(where, found, allowed=allowed, do=f"({setting.description})" if setting else "") from None
-    except (TypeError, ValueError) as error:
-        raise ConfigError(
-            where, f"a value that TOML cannot hold ({error})", allowed="numbers, text, booleans and lists of them"
-        ) from None
+    except (TypeError, ValueError):
+        key = next(key for key, value in values.items() if not _is_plain(value))
+        allowed = "finite numbers, text, booleans, lists and tables of them"
+        raise ConfigError(where, f"{key} = {values[key]}", allowed=allowed, do=f"({settings[key].description})") from None
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether JSON holds a value: no NaN, no date."""
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def parse_value(setting: Setting, text: str) -> Any:

@@ -3,6 +3,7 @@
 Units stand in the key: `loss_nats`, `time_s`. A score with an interval is a dictionary `{"value", "low", "high", "n"}`.
 """
 
+import contextlib
 import json
 import math
 import os
@@ -98,11 +99,14 @@ class MetricsLog:
             file.write(json.dumps(record) + "\n")
 
     def read(self) -> list[dict[str, Any]]:
-        """All whole records; a last line cut by a kill is left out."""
+        """All whole records; what a kill or a power cut left of others is not: a log that is damaged stops no run."""
         if not self.path.exists():
             return []
-        lines = self.path.read_text(encoding="utf-8").split("\n")
-        return [json.loads(line) for line in lines[:-1] if line]
+        found = []
+        for line in self.path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]:
+            with contextlib.suppress(json.JSONDecodeError):
+                found.append(json.loads(line))
+        return [record for record in found if isinstance(record, dict)]
 
     def rewind(self, keep: Callable[[dict[str, Any]], bool]) -> None:
         """Keep only some records: what a resumed run is going to do again is taken out first."""

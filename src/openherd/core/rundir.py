@@ -46,6 +46,16 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def checked_manifest(text: bytes, where: object, do: str) -> dict[str, Any]:
+    """A manifest's content. Raises InputError where it is damaged; `do` is what mends it."""
+    try:
+        manifest: dict[str, Any] = json.loads(text)
+        _ = manifest["digest"], manifest["stage"], manifest["metrics"], [int(e["bytes"]) for e in manifest["outputs"].values()]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(where, f"a corrupt manifest ({error})", do=do) from None
+    return manifest
+
+
 @dataclass(frozen=True)
 class Run:
     """A finished run directory."""
@@ -61,12 +71,8 @@ class Run:
         if not file.exists():
             state = "an unfinished run (no manifest.json)" if (path / CONFIG).exists() else "no finished run directory"
             raise InputError(path, state, do="run its stage first, or give another directory")
-        try:
-            manifest = json.loads(file.read_text(encoding="utf-8"))
-            outputs = {name: (path / name, entry["bytes"]) for name, entry in manifest["outputs"].items()}
-            _ = manifest["digest"], manifest["stage"], manifest["metrics"]
-        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
-            raise InputError(file, f"a corrupt manifest ({error})", do=f"remove {file} and run the same command again") from None
+        manifest = checked_manifest(file.read_bytes(), file, f"remove {file} and run the same command again")
+        outputs = {name: (path / name, entry["bytes"]) for name, entry in manifest["outputs"].items()}
         for name, (output, n_bytes) in outputs.items():
             if not output.exists() or output.stat().st_size != n_bytes:
                 found = f"{output.stat().st_size:,} bytes" if output.exists() else "missing"
@@ -335,20 +341,17 @@ def check_same_job(job: Job, path: Path) -> None:
         raise InputError(path / CONFIG, "damaged: it names no digest", do=again)
     if found["digest"] == job.digest:
         return
-    differences = []
-    for part, wanted in (("stage", job.stage), ("version", job.version)):
-        if found.get(part) != wanted:
-            differences.append(f"{part} {found.get(part)!r} there, {wanted!r} asked")
-    for part, asked in (("settings", job.settings), ("inputs", job.inputs)):
-        there = found.get(part, {})
-        for key in sorted(there.keys() | asked.keys()):
-            if there.get(key) != asked.get(key):
-                what = (
-                    f"{key} = {there.get(key)!r} there, {asked.get(key)!r} asked"
-                    if part == "settings"
-                    else f"input {key!r} differs"
-                )
-                differences.append(what)
+    if found.get("stage") != job.stage:
+        differences = [f"stage {found.get('stage')!r} there, {job.stage!r} asked"]
+    else:
+        versions = f"version {found.get('version')!r} there, {job.version!r} asked"
+        differences = [versions] if found.get("version") != job.version else []
+        for key in sorted((there := found.get("settings", {})).keys() | job.settings.keys()):
+            if there.get(key) != job.settings.get(key):
+                differences.append(f"{key} = {there.get(key)!r} there, {job.settings.get(key)!r} asked")
+        for key in sorted((there := found.get("inputs", {})).keys() | job.inputs.keys()):
+            if there.get(key) != job.inputs.get(key):
+                differences.append(f"input {key!r} differs")
     raise StaleError(path, "holds another run: " + "; ".join(differences or ["digest differs"]), do="give another --out")
 
 

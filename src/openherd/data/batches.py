@@ -99,19 +99,30 @@ class BatchSource:
         offset = key % self.sequence_length
         return name, offset + permute(within, self.windows[name], key) * self.sequence_length
 
+    def want(self, first: int, n: int) -> None:
+        """Begin to fetch the tokens of samples `first` to `first + n`, where they lie elsewhere."""
+        if self.shards.are_elsewhere:
+            for index in range(first, first + n):
+                name, start = self.window(index)
+                self.shards.want(name, start, start + self.sequence_length + 1)
+
     def batch(self, first: int, n: int) -> dict[str, np.ndarray]:
         """Samples `first` to `first + n`: tokens_BT, labels_BT, positions_BT, documents_BT, all int64."""
+        self.want(first, n)
         length = self.sequence_length
-        rows: dict[str, list[np.ndarray]] = {"tokens_BT": [], "labels_BT": [], "positions_BT": [], "documents_BT": []}
-        for index in range(first, first + n):
-            name, start = self.window(index)
+        tokens_BT, labels_BT, positions_BT, documents_BT = np.empty((4, n, length), np.int64)
+        places = np.arange(length)
+        for row in range(n):
+            name, start = self.window(first + row)
             tokens = self.shards.read(name, start, start + length + 1)
-            places = np.arange(start, start + length + 1)
             starts = self.shards.starts[name]
-            document = np.searchsorted(starts, places, side="right") - 1
-            begun = np.maximum(starts[document], start)
-            rows["tokens_BT"].append(tokens[:-1])
-            rows["labels_BT"].append(np.where(document[1:] == document[:-1], tokens[1:], IGNORED))
-            rows["positions_BT"].append((places - begun)[:-1])
-            rows["documents_BT"].append(document[:-1] - document[0])
-        return {key: np.stack(value).astype(np.int64) for key, value in rows.items()}
+            # Where documents begin within the window and at its last label, counted from its start.
+            begin, end = np.searchsorted(starts, (start, start + length), side="right")
+            begins = np.asarray(starts[begin:end]) - start
+            tokens_BT[row], labels_BT[row] = tokens[:-1], tokens[1:]
+            labels_BT[row, begins - 1] = IGNORED
+            bounds = np.concatenate(([0], begins, [length]))
+            lengths = np.diff(bounds)
+            positions_BT[row] = places - np.repeat(bounds[:-1], lengths)
+            documents_BT[row] = np.repeat(np.arange(len(lengths)), lengths)
+        return {"tokens_BT": tokens_BT, "labels_BT": labels_BT, "positions_BT": positions_BT, "documents_BT": documents_BT}

@@ -1,8 +1,9 @@
 """Token shards: documents as flat little-endian uint32 files, one a source, with an index of document starts (paper 3.1.2).
 
 A document is `<|begin_of_text|>`, its text, `<|end_of_text|>`. `index.json` names the sources: file, tokens, documents.
-Beside `<file>.bin`, `<file>.starts.npy` holds the token at which each document begins, as int64; `documents.parquet` gives a
-document's id by source and number, so that any token can be traced to its page. Held-out text is not encoded: evaluation reads it.
+Beside `<file>.bin`, `<file>.starts.npy` holds the token at which each document begins, as int64, and `<file>.blocks.npy` the
+SHA-256 of each MiB; `documents.parquet` gives a document's id by source and number, so that any token can be traced to its page.
+Held-out text is not encoded: evaluation reads it. What is read may lie here, memory-mapped, or elsewhere (`token_files.py`).
 """
 
 import contextlib
@@ -10,7 +11,7 @@ import itertools
 import json
 import re
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO
@@ -22,15 +23,17 @@ from pydantic import Field
 from openherd.core.errors import InputError
 from openherd.core.progress import Progress
 from openherd.core.records import ParquetWriter, count_rows, read_parquet
+from openherd.core.remote import RemoteRun
 from openherd.core.rundir import Output, Run, file_sha256
+from openherd.data.block_cache import BlockCache
+from openherd.data.token_files import AGAIN, TOKEN, Files, LocalFiles, RemoteFiles, RemoteTokens, block_sums
 from openherd.tokenizer.tokenizer import Tokenizer
 
+FOLDER = "shards"
 INDEX = "index.json"
 DOCUMENT_IDS = "documents.parquet"
 DOCUMENT_IDS_SCHEMA = pa.schema([("source", pa.string()), ("number", pa.int64()), ("id", pa.string())])
-TOKEN = np.dtype("<u4")
 START = np.dtype("<i8")
-AGAIN = "remove this run and make it again"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +84,7 @@ def token_shards(config: TokenShardsConfig, *, documents: Run, tokenizer: Run, o
     begin, end = np.array([words.bos_id], TOKEN), np.array([words.eos_id], TOKEN)
     streams: dict[str, Stream] = {}
     n_bytes = 0
-    with out.write("shards") as folder:
+    with out.write(FOLDER) as folder:
         folder.mkdir()
         with (
             contextlib.ExitStack() as files,
@@ -106,6 +109,7 @@ def token_shards(config: TokenShardsConfig, *, documents: Run, tokenizer: Run, o
             raise InputError(source_file, "no documents", do="look at the reasons in dropped.parquet of the stages before")
         for stream in streams.values():
             np.save(folder / f"{stream.name}.starts.npy", np.array(stream.starts, START))
+            np.save(folder / f"{stream.name}.blocks.npy", block_sums(folder / f"{stream.name}.bin"))
         index = {
             "vocabulary": words.vocabulary,
             "tokenizer_sha256": file_sha256(words_file),
@@ -126,30 +130,39 @@ def token_shards(config: TokenShardsConfig, *, documents: Run, tokenizer: Run, o
 
 @dataclass(frozen=True)
 class TokenShards:
-    """Token shards, memory-mapped."""
+    """Token shards: memory-mapped, or of a run elsewhere."""
 
-    path: Path
+    path: Path | str
     vocabulary: int
     tokenizer_sha256: str  # of the tokenizer.json that made the tokens
     tokens: dict[str, int]  # source to its number of tokens
     starts: dict[str, np.ndarray]  # source to the token at which each document begins
-    _files: dict[str, np.ndarray]
+    _files: Mapping[str, np.ndarray | RemoteTokens]
 
     @classmethod
-    def open(cls, run: Run) -> "TokenShards":
-        """Map the shards of a run. Raises InputError where a file is damaged or does not fit the index."""
-        file = run.file(f"shards/{INDEX}")
-        folder = file.parent
-        tokens, starts, files = {}, {}, {}
+    def open(cls, run: Run | RemoteRun, cache: BlockCache | None = None) -> "TokenShards":
+        """Open the shards of a run; one elsewhere needs a cache. Raises InputError where a file is damaged or does not fit the
+        index."""
+        if isinstance(run, RemoteRun):
+            assert cache is not None
+            files: Files = RemoteFiles(run, f"{FOLDER}/", cache)
+        else:
+            files = LocalFiles(run.file(f"{FOLDER}/{INDEX}").parent)
+        tokens, starts, found = {}, {}, {}
         try:
-            index = json.loads(file.read_text(encoding="utf-8"))
+            with files.open(INDEX) as file:
+                index = json.load(file)
             for source, entry in index["sources"].items():
                 tokens[source] = int(entry["tokens"])
-                files[source] = _map_tokens(folder / f"{entry['file']}.bin", tokens[source])
-                starts[source] = _read_starts(folder / f"{entry['file']}.starts.npy", int(entry["documents"]), tokens[source])
-            return cls(folder, int(index["vocabulary"]), str(index["tokenizer_sha256"]), tokens, starts, files)
+                if tokens[source] < 1:
+                    raise InputError(files.where(INDEX), f"source {source!r} has {tokens[source]} tokens", do=AGAIN)
+                found[source] = files.tokens(str(entry["file"]), tokens[source])
+                starts[source] = _read_starts(files, f"{entry['file']}.starts.npy", int(entry["documents"]), tokens[source])
+            if not found:
+                raise InputError(files.where(INDEX), "no source", do=AGAIN)
+            return cls(files.where(), int(index["vocabulary"]), str(index["tokenizer_sha256"]), tokens, starts, found)
         except (ValueError, LookupError, TypeError, AttributeError) as error:
-            raise InputError(file, f"a corrupt index ({error!r})", do=AGAIN) from None
+            raise InputError(files.where(INDEX), f"a corrupt index ({error!r})", do=AGAIN) from None
 
     def read(self, source: str, start: int, end: int) -> np.ndarray:
         """Tokens [start, end) of a source's stream, int64. Raises InputError for ids outside the vocabulary."""
@@ -159,21 +172,27 @@ class TokenShards:
             raise InputError(where, f"a corrupt shard: token {found.max()}", allowed=f"under {self.vocabulary}", do=AGAIN)
         return found
 
+    @property
+    def are_elsewhere(self) -> bool:
+        """Whether reading may take its time."""
+        return any(isinstance(tokens, RemoteTokens) for tokens in self._files.values())
 
-def _map_tokens(file: Path, n: int) -> np.ndarray:
-    n_bytes = file.stat().st_size if file.exists() else None
-    if n_bytes != n * TOKEN.itemsize:
-        found = "missing" if n_bytes is None else f"{n_bytes:,} bytes"
-        raise InputError(file, f"a corrupt shard: {found}", allowed=f"{n:,} tokens of {TOKEN.itemsize} bytes", do=AGAIN)
-    return np.memmap(file, TOKEN, mode="r")
+    def want(self, source: str, start: int, end: int) -> None:
+        """Begin to fetch tokens that will be read, where they lie elsewhere."""
+        tokens = self._files[source]
+        if isinstance(tokens, RemoteTokens):
+            tokens.want(start, end)
 
 
-def _read_starts(file: Path, n_documents: int, n_tokens: int) -> np.ndarray:
+def _read_starts(files: Files, name: str, n_documents: int, n_tokens: int) -> np.ndarray:
+    where = files.where(name)
     try:
-        starts: np.ndarray = np.load(file)
+        with files.open(name) as file:
+            starts: np.ndarray = np.load(file)
     except (OSError, ValueError, EOFError) as error:
-        raise InputError(file, f"a corrupt index of document starts ({error})", do=AGAIN) from None
-    if starts.dtype != START or len(starts) != n_documents or starts[0] != 0 or (np.diff(starts, append=n_tokens) <= 0).any():
+        raise InputError(where, f"a corrupt index of document starts ({error})", do=AGAIN) from None
+    fits = starts.dtype == START and starts.shape == (n_documents,) and n_documents > 0 and starts[0] == 0
+    if not fits or (np.diff(starts, append=n_tokens) <= 0).any():
         allowed = f"{n_documents:,} growing numbers from 0 to under {n_tokens:,}"
-        raise InputError(file, "a corrupt index of document starts", allowed=allowed, do=AGAIN)
+        raise InputError(where, "a corrupt index of document starts", allowed=allowed, do=AGAIN)
     return starts

@@ -44,6 +44,14 @@ def flops_per_token(config: ModelConfig, sequence_length: int, causal: bool = Tr
     return 3 * (2 * matmul_parameters(config) + attention_flops_per_token(config, sequence_length, causal))
 
 
+def paper_flops_per_token(config: ModelConfig, sequence_length: int) -> int:
+    """6 N, the paper's accounting (3.2.1), the input embedding with it, and attention in full.
+
+    The paper does not say how its MFU counts attention; in full is how those did whom it is compared with.
+    """
+    return 6 * parameters(config) + 3 * attention_flops_per_token(config, sequence_length, causal=False)
+
+
 def kv_bytes_per_token(config: ModelConfig, bytes_per_value: int = 2) -> int:
     """Key/value cache per token, in bytes; 2 bytes a value is bf16."""
     return 2 * config.n_layers * config.n_kv_heads * config.head_width * bytes_per_value

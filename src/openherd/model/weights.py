@@ -249,8 +249,11 @@ def load_model(directory: Path, device: str = "cpu", dtype: torch.dtype | None =
 def model_of(run: Run) -> tuple[Path, str]:
     """The model directory of a run and the digest of its weights: the SHA-256 of the file, or one over those of its shards.
 
-    Raises InputError where the weights are not those that the run wrote.
+    Raises InputError where the weights, the shape or the tokenizer are not those that the run wrote.
     """
+    for name in (f"model/{CONFIG}", "model/tokenizer.json"):
+        if name in run.manifest["outputs"]:
+            run.verified(name)
     names = [name for name in sorted(run.manifest["outputs"]) if name.startswith("model/") and name.endswith(".safetensors")]
     files = [run.verified(name) for name in names or [f"model/{WEIGHTS}"]]
     digests = [str(run.manifest["outputs"][name]["sha256"]) for name in names]

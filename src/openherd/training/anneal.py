@@ -13,6 +13,7 @@ import torch
 from pydantic import Field
 
 from openherd.core.errors import ConfigError
+from openherd.core.remote import RemoteRun
 from openherd.core.rundir import Output, Run
 from openherd.model.transformer import Transformer
 from openherd.model.weights import model_of, read_config
@@ -21,7 +22,7 @@ from openherd.parallel.checkpoint import load_state
 from openherd.parallel.layout import ParallelConfig
 from openherd.parallel.mesh import World
 from openherd.training.loop import STATE, average_snapshots
-from openherd.training.phase import Base, PhaseConfig, Piece, piece, train_phase, write_trained
+from openherd.training.phase import Base, PhaseConfig, Piece, open_shards, piece, train_phase, write_trained
 from openherd.training.schedule import linear_to_zero
 
 
@@ -64,7 +65,7 @@ def last_checkpoint(run: Run, device: torch.device) -> Transformer:
     return model.stages[0].model
 
 
-def anneal(config: AnnealConfig, *, base: Run, shards: Run, out: Output) -> dict[str, Any]:
+def anneal(config: AnnealConfig, *, base: Run, shards: Run | RemoteRun, out: Output) -> dict[str, Any]:
     """Go on from `base` with a learning rate that falls to zero, and average its last checkpoints (paper 3.4.3)."""
     before = Base.open(base, config, out)
     if config.sequence_length > before.shape.max_positions:
@@ -73,18 +74,19 @@ def anneal(config: AnnealConfig, *, base: Run, shards: Run, out: Output) -> dict
             f"sequence_length = {config.sequence_length}",
             allowed=f"at most {before.shape.max_positions}, the model's context",
         )
-    model = before.model("anneal", config, [config.piece().rows])
-    metrics = train_phase(
-        "anneal",
-        model,
-        shards,
-        [config.piece()],
-        lambda step: linear_to_zero(step, peak=config.learning_rate, steps=config.steps),
-        config,
-        out,
-        optimizer_from=before.state,
-        snapshot_steps=snapshot_steps(config.steps, config.averaged_checkpoints, config.average_over),
-    )
+    with open_shards(shards, before.tokenizer, config) as tokens:
+        model = before.model("anneal", config, [config.piece().rows])
+        metrics = train_phase(
+            "anneal",
+            model,
+            tokens,
+            [config.piece()],
+            lambda step: linear_to_zero(step, peak=config.learning_rate, steps=config.steps),
+            config,
+            out,
+            optimizer_from=before.state,
+            snapshot_steps=snapshot_steps(config.steps, config.averaged_checkpoints, config.average_over),
+        )
     averaged = average_snapshots(model, out)
     write_trained(model, before.tokenizer, out)
     return {**metrics, "averaged_checkpoints": averaged}

@@ -98,29 +98,40 @@ class Rehearsed(NextToken):
     def __init__(self, source: BatchSource, rows: int, drill: "Drill", world: World, out: Output) -> None:
         self.source, self.rows, self.faults, self.parent = source, rows, drill.faults, drill.parent
         self.world, self.out = world, out
-        self.now: frozenset[str] = frozenset()
 
     def part(self, step: int, place: int, n: int) -> Batch:
-        """This process's rows of a step; what is due comes."""
-        for number, fault in enumerate(self.faults):
-            if fault.step == step and not fault.is_in_data and not (fired := self.out.path / f".fired-{number}").exists():
-                self.inject(fault, fired)
-        self.now = frozenset(fault.kind for fault in self.faults if fault.step == step and fault.is_in_data)
-        if self.world.leads:
-            for kind in self.now:
-                self.note(Fault(kind, step, -1))
+        """This process's rows of a step."""
         each = self.rows // n
         arrays = self.source.batch(step * self.rows + place * each, each)
         batch = {name: torch.from_numpy(array) for name, array in arrays.items()}
-        if "spike" in self.now:
+        batch["step_B"] = torch.full((each,), step)
+        if self.due("spike", step):
             labels, v = batch["labels_BT"], self.source.shards.vocabulary
             batch["labels_BT"] = torch.where(labels == IGNORED, IGNORED, (labels + v // 2) % v)
         return batch
 
+    def due(self, kind: str, step: int) -> bool:
+        """Whether a fault that is in the data is in those of a step."""
+        return any((fault.kind, fault.step) == (kind, step) for fault in self.faults)
+
+    def counts(self, batch: Batch) -> dict[str, int]:
+        """The step begins: what is due comes."""
+        step = int(batch["step_B"][0])
+        for number, fault in enumerate(self.faults):
+            if fault.step != step:
+                continue
+            if fault.is_in_data:
+                if self.world.leads:
+                    self.note(fault)
+            elif not (fired := self.out.path / f".fired-{number}").exists():
+                self.inject(fault, fired)
+        return super().counts(batch)
+
     def losses(self, hidden_BTD: Any, head: Any, batch: Batch) -> dict[str, torch.Tensor]:
         """The loss; NaN where that is due."""
         found = super().losses(hidden_BTD, head, batch)
-        return {name: loss * float("nan") for name, loss in found.items()} if "nan" in self.now else found
+        poisoned = self.due("nan", int(batch["step_B"][0]))
+        return {name: loss * float("nan") for name, loss in found.items()} if poisoned else found
 
     def note(self, fault: Fault) -> None:
         """Say that a fault was injected now."""

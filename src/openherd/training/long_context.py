@@ -16,9 +16,10 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from openherd.core.errors import ConfigError
+from openherd.core.remote import RemoteRun
 from openherd.core.rundir import Output, Run
 from openherd.model.config import ModelConfig, RopeScaling
-from openherd.training.phase import Base, PhaseConfig, Piece, piece, train_phase, write_trained
+from openherd.training.phase import Base, PhaseConfig, Piece, open_shards, piece, train_phase, write_trained
 from openherd.training.schedule import warmup_cosine
 
 RUNS = "long_context_runs"  # one after the other, this one among them
@@ -74,22 +75,23 @@ def rescaled(shape: ModelConfig, config: LongContextConfig) -> ModelConfig:
     return replace(shape, rope_scaling=scaling, rope_theta=theta, max_positions=max(config.sequence_lengths))
 
 
-def long_context(config: LongContextConfig, *, base: Run, shards: Run, out: Output) -> dict[str, Any]:
+def long_context(config: LongContextConfig, *, base: Run, shards: Run | RemoteRun, out: Output) -> dict[str, Any]:
     """Go on from `base` with longer sequences (paper 3.4.2)."""
     before = Base.open(base, config, out)
     shape = rescaled(before.shape, config)
-    model = before.model("long-context", config, [p.rows for p in config.pieces()], shape)
     runs = base.metrics.get(RUNS, 0) + 1
     peak = config.learning_rate
-    metrics = train_phase(
-        "long-context" if runs == 1 else f"long-context-{runs}",  # a second run after the first has data of its own
-        model,
-        shards,
-        config.pieces(),
-        partial(warmup_cosine, peak=peak, floor=peak, warmup_steps=config.warmup_steps, decay_steps=config.warmup_steps),
-        config,
-        out,
-        optimizer_from=before.state,
-    )
+    with open_shards(shards, before.tokenizer, config) as tokens:
+        model = before.model("long-context", config, [p.rows for p in config.pieces()], shape)
+        metrics = train_phase(
+            "long-context" if runs == 1 else f"long-context-{runs}",  # a second run after the first has data of its own
+            model,
+            tokens,
+            config.pieces(),
+            partial(warmup_cosine, peak=peak, floor=peak, warmup_steps=config.warmup_steps, decay_steps=config.warmup_steps),
+            config,
+            out,
+            optimizer_from=before.state,
+        )
     write_trained(model, before.tokenizer, out)
     return {**metrics, "context_before": before.shape.max_positions, RUNS: runs}

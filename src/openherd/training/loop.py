@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import torch
 from pydantic import Field
@@ -24,7 +24,8 @@ from openherd.core.errors import InputError, LostError, OpenherdError, RequeueEr
 from openherd.core.metrics import MetricsLog
 from openherd.core.progress import Progress
 from openherd.core.rundir import Output
-from openherd.model.device import Device, announce, choose_device, choose_precision
+from openherd.data.prefetch import Prefetch
+from openherd.model.device import Device, Precision, announce, choose_device, choose_precision
 from openherd.parallel.apply import Sharded
 from openherd.parallel.checkpoint import Checkpointer, load_moments, load_state, save_state
 from openherd.parallel.layout import ParallelConfig
@@ -110,7 +111,10 @@ def read_compute(file: Path) -> dict[str, Any]:
     """Device, precision and threads of a run. Raises InputError where the file is damaged."""
     try:
         chosen = json.loads(file.read_text(encoding="utf-8"))
-        return {"device": str(chosen["device"]), "precision": str(chosen["precision"]), "threads": int(chosen["threads"])}
+        device, precision, threads = str(chosen["device"]), str(chosen["precision"]), int(chosen["threads"])
+        if device not in get_args(Device) or precision not in get_args(Precision) or threads < 1:
+            raise ValueError(f"{device!r}, {precision!r}, {threads} threads")
+        return {"device": device, "precision": precision, "threads": threads}
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(file, f"damaged ({error})", do=f"remove {file.parent} and run again") from None
 
@@ -131,7 +135,7 @@ def open_world(config: TrainingConfig, out: Output, base: dict[str, Any] | None 
     chosen = read_compute(file)
     if world.layout.world == 1:
         torch.set_num_threads(chosen["threads"])
-        world = replace(world, device=torch.device(chosen["device"]))
+        world = replace(world, device=choose_device(chosen["device"]))
     else:
         out.processes = str(world.layout)
     announce(out, world.device)
@@ -174,8 +178,13 @@ def train(
         decay_norms=config.decay_norms,
         decay_embeddings=config.decay_embeddings,
     )
-    with Checkpointer(model, optimizer, config.checkpoint_behind) as checkpointer, Heartbeat(out, world), leaving() as asked:
-        run = Steps(model, optimizer, objective, part, learning_rate_at, steps, config, out, checkpointer, snapshot_steps)
+    with (
+        Checkpointer(model, optimizer, config.checkpoint_behind) as checkpointer,
+        Prefetch(lambda step: part(step, world.index("dp"), world.layout.dp), steps) as ahead,
+        Heartbeat(out, world),
+        leaving() as asked,
+    ):
+        run = Steps(model, optimizer, objective, ahead, learning_rate_at, steps, config, out, checkpointer, snapshot_steps)
         run.resume(optimizer_from, skips)
         with Progress(what, steps, "steps") as progress:
             progress.resume_at(run.step)
@@ -220,7 +229,7 @@ class Steps:
         model: Sharded,
         optimizer: torch.optim.Optimizer,
         objective: Objective,
-        part: Part,
+        ahead: Prefetch[Batch],
         learning_rate_at: Callable[[int], float],
         steps: int,
         config: TrainingConfig,
@@ -228,7 +237,7 @@ class Steps:
         checkpointer: Checkpointer,
         snapshot_steps: tuple[int, ...],
     ) -> None:
-        self.model, self.optimizer, self.objective, self.part = model, optimizer, objective, part
+        self.model, self.optimizer, self.objective, self.ahead = model, optimizer, objective, ahead
         self.learning_rate_at, self.steps, self.config, self.out = learning_rate_at, steps, config, out
         self.checkpointer, self.snapshot_steps = checkpointer, snapshot_steps
         self.world = model.world
@@ -291,8 +300,7 @@ class Steps:
             self.step += 1
             return "passed over"
         with self.ledger.waiting("data"):
-            rows = self.part(step, self.world.index("dp"), self.world.layout.dp)
-            batch = {name: tensor.to(self.world.device) for name, tensor in rows.items()}
+            batch = {name: tensor.to(self.world.device) for name, tensor in self.ahead.get(step)[0].items()}
         self.pace.arrive()
         counts, n_tokens, leave = self.count(batch, leave)
         rows_here, length = batch["tokens_BT"].shape

@@ -5,7 +5,8 @@ Lengths are in tokens. Every phase writes `model/`, a Hugging Face directory wit
 optimizer's, which the next phase takes up.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,12 +15,15 @@ import torch
 from pydantic import Field
 
 from openherd.core.config import nearest
-from openherd.core.errors import ConfigError
-from openherd.core.rundir import Output, Run
+from openherd.core.errors import ConfigError, InputError
+from openherd.core.remote import RemoteRun
+from openherd.core.rundir import Output, Run, file_sha256
 from openherd.data.batches import IGNORED, BatchSource
+from openherd.data.block_cache import BlockCache
 from openherd.data.token_shards import TokenShards
 from openherd.model.config import ModelConfig
 from openherd.model.flops import flops_per_token, parameters
+from openherd.model.peaks import UNKNOWN, mfu
 from openherd.model.weights import model_of, read_tensors, write_model
 from openherd.parallel.apply import Sharded
 from openherd.parallel.layout import Rows, check_layout
@@ -28,6 +32,8 @@ from openherd.parallel.stage import Batch
 from openherd.tokenizer.tokenizer import Tokenizer
 from openherd.training.loop import COMPUTE, STATE, Part, TrainingConfig, open_world, read_compute, train
 from openherd.training.objective import NextToken
+
+WANTED_STEPS = 8  # whose tokens are fetched before they are read, where the shards lie elsewhere; ours
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +44,11 @@ class PhaseConfig(TrainingConfig):
         default_factory=dict
     )
     most_epochs: Annotated[float, Field(description="refuse to see a source more often than this", gt=0)] = 4.0
+    # Both are in no digest: they say where tokens are kept, not which.
+    cache_directory: Annotated[
+        str, Field(description="where blocks of shards that lie elsewhere are kept, on a disk of this machine; ours")
+    ] = "~/.cache/openherd"
+    cache_gb: Annotated[float, Field(description="largest size of that cache, of all processes of this machine; ours", gt=0)] = 10.0
 
 
 @dataclass(frozen=True)
@@ -71,19 +82,51 @@ def piece(name: str, sequence_length: int, batch_tokens: int, steps: int) -> Pie
 def batches(shards: TokenShards, pieces: Sequence[Piece], seed: int, phase: str, weights: dict[str, float]) -> Part:
     """The rows of one process in a step: a pure function of seed, phase and step; the process is only a slice."""
     sources = [BatchSource(shards, seed, f"{phase}.{i}", p.sequence_length, weights) for i, p in enumerate(pieces)]
+    total = sum(p.steps for p in pieces)
 
-    def part(step: int, place: int, n: int) -> Batch:
+    def rows(step: int, place: int, n: int) -> tuple[BatchSource, int, int, int]:
+        """A process's source, first sample and number of rows, and how many of these are another's: of an uneven share."""
         for source, p in zip(sources, pieces, strict=True):
             if step < p.steps:
                 each = -(-p.batch_sequences // n)
                 first = min(place * each, p.batch_sequences - each)
-                arrays = source.batch(step * p.batch_sequences + first, each)
-                arrays["labels_BT"][: place * each - first] = IGNORED  # of an uneven share: another process's rows
-                return {name: torch.from_numpy(array) for name, array in arrays.items()}
+                return source, step * p.batch_sequences + first, each, place * each - first
             step -= p.steps
         raise IndexError(step)
 
+    def part(step: int, place: int, n: int) -> Batch:
+        if shards.are_elsewhere:
+            for later in range(step, min(step + WANTED_STEPS, total)):
+                source, first, each, _ = rows(later, place, n)
+                source.want(first, each)
+        source, first, each, others = rows(step, place, n)
+        arrays = source.batch(first, each)
+        arrays["labels_BT"][:others] = IGNORED
+        return {name: torch.from_numpy(array) for name, array in arrays.items()}
+
     return part
+
+
+@contextmanager
+def open_shards(run: Run | RemoteRun, tokenizer: Tokenizer, config: PhaseConfig) -> Iterator[TokenShards]:
+    """The shards of a run, here or elsewhere. Raises InputError where another tokenizer made them."""
+    if isinstance(run, Run):
+        yield checked_tokenizer(TokenShards.open(run), tokenizer)
+        return
+    cache = BlockCache(Path(config.cache_directory).expanduser(), int(config.cache_gb * 1e9))
+    try:
+        yield checked_tokenizer(TokenShards.open(run, cache), tokenizer)
+    finally:
+        cache.close()
+
+
+def checked_tokenizer(shards: TokenShards, tokenizer: Tokenizer) -> TokenShards:
+    """The shards, where it is this tokenizer that made them. Raises InputError."""
+    file = tokenizer.directory / "tokenizer.json"
+    if shards.tokenizer_sha256 != file_sha256(file):
+        do = "run token-shards with it, or give the one it was made with"
+        raise InputError(shards.path, f"not made with the tokenizer {file}", do=do)
+    return shards
 
 
 def all_weights(shards: TokenShards, given: dict[str, float]) -> dict[str, float]:
@@ -146,7 +189,7 @@ class Base:
 def train_phase(
     phase: str,
     model: Sharded,
-    shards: Run,
+    shards: TokenShards,
     pieces: Sequence[Piece],
     learning_rate_at: Callable[[int], float],
     config: PhaseConfig,
@@ -156,17 +199,16 @@ def train_phase(
     snapshot_steps: tuple[int, ...] = (),
 ) -> dict[str, Any]:
     """Train `model` in place on the pieces of one phase; returns metrics. Raises ConfigError where a source is seen too often."""
-    tokens = TokenShards.open(shards)
-    if tokens.vocabulary != model.shape.vocabulary:
+    if shards.vocabulary > model.shape.vocabulary:  # a model may have more, some tables of embeddings are rounded up
         raise ConfigError(
-            shards.path, f"tokens of a vocabulary of {tokens.vocabulary:,}", allowed=f"{model.shape.vocabulary:,}, the model's"
+            shards.path, f"tokens of a vocabulary of {shards.vocabulary:,}", allowed=f"{model.shape.vocabulary:,}, the model's"
         )
-    weights = all_weights(tokens, config.source_weights)
-    epochs = check_epochs(tokens, pieces, weights, config.most_epochs)
+    weights = all_weights(shards, config.source_weights)
+    epochs = check_epochs(shards, pieces, weights, config.most_epochs)
     metrics = train(
         model,
         NextToken(),
-        batches(tokens, pieces, config.seed, phase, weights),
+        batches(shards, pieces, config.seed, phase, weights),
         learning_rate_at,
         sum(p.steps for p in pieces),
         config,
@@ -176,8 +218,11 @@ def train_phase(
         snapshot_steps=snapshot_steps,
     )
     flops = sum(flops_per_token(model.shape, p.sequence_length) * p.tokens for p in pieces)
+    applied = flops * metrics["tokens"] / sum(p.tokens for p in pieces)
+    productive_s = metrics["goodput_s"].get("productive", 0.0)
     return {
         **metrics,
+        "mfu": mfu(applied, productive_s, out.device, metrics["precision"], model.world.layout.world) or UNKNOWN,
         "parameters": parameters(model.shape),
         "context": model.shape.max_positions,
         "flops": flops,

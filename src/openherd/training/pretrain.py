@@ -11,16 +11,16 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from openherd.core.config import nearest
-from openherd.core.errors import ConfigError, InputError
-from openherd.core.rundir import Output, Run, file_sha256
-from openherd.data.token_shards import TokenShards
+from openherd.core.errors import ConfigError
+from openherd.core.remote import RemoteRun
+from openherd.core.rundir import Output, Run
 from openherd.model.config import SIZES
 from openherd.model.init import initial_weights
 from openherd.parallel.apply import Sharded
 from openherd.parallel.layout import check_layout
 from openherd.tokenizer.tokenizer import Tokenizer
 from openherd.training.loop import open_world
-from openherd.training.phase import PhaseConfig, Piece, piece, train_phase, write_trained
+from openherd.training.phase import PhaseConfig, Piece, open_shards, piece, train_phase, write_trained
 from openherd.training.schedule import warmup_cosine
 
 
@@ -76,27 +76,21 @@ def ramp(config: PretrainConfig) -> list[Piece]:
     return pieces
 
 
-def pretrain(config: PretrainConfig, *, shards: Run, tokenizer: Run, out: Output) -> dict[str, Any]:
+def pretrain(config: PretrainConfig, *, shards: Run | RemoteRun, tokenizer: Run, out: Output) -> dict[str, Any]:
     """Train a new model on token shards (paper 3.4.1)."""
-    file = tokenizer.file("tokenizer/tokenizer.json")
-    if TokenShards.open(shards).tokenizer_sha256 != file_sha256(file):
-        raise InputError(
-            shards.path, f"not made with the tokenizer {file}", do="run token-shards with it, or give the one it was made with"
-        )
-    words = Tokenizer.load(file.parent)
-    pieces = ramp(config)
-    world, precision = open_world(config, out)
-    check_layout("pretrain", world.layout, SIZES[config.size], [p.rows for p in pieces], config.micro_batch_sequences)
-    longest = max(p.sequence_length for p in pieces)
-    shape = replace(SIZES[config.size], vocabulary=words.vocabulary, rope_scaling=None, max_positions=longest)
-    model = Sharded(shape, world, precision)
-    model.fill(initial_weights(shape, config.seed, embedding_std=config.embedding_std, depth_scaled=config.depth_scaled_init))
-
+    words = Tokenizer.load(tokenizer.file("tokenizer/tokenizer.json").parent)
     peak, floor = config.learning_rate, config.final_learning_rate
     learning_rate_at = partial(
         warmup_cosine, peak=peak, floor=floor, warmup_steps=config.warmup_steps, decay_steps=config.decay_steps
     )
-
-    metrics = train_phase("pretrain", model, shards, pieces, learning_rate_at, config, out)
+    pieces = ramp(config)
+    with open_shards(shards, words, config) as tokens:
+        world, precision = open_world(config, out)
+        check_layout("pretrain", world.layout, SIZES[config.size], [p.rows for p in pieces], config.micro_batch_sequences)
+        longest = max(p.sequence_length for p in pieces)
+        shape = replace(SIZES[config.size], vocabulary=words.vocabulary, rope_scaling=None, max_positions=longest)
+        model = Sharded(shape, world, precision)
+        model.fill(initial_weights(shape, config.seed, embedding_std=config.embedding_std, depth_scaled=config.depth_scaled_init))
+        metrics = train_phase("pretrain", model, tokens, pieces, learning_rate_at, config, out)
     write_trained(model, words, out)
     return metrics
