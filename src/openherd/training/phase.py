@@ -81,23 +81,25 @@ def piece(name: str, sequence_length: int, batch_tokens: int, steps: int) -> Pie
 def batches(shards: TokenShards, pieces: Sequence[Piece], seed: int, phase: str, weights: dict[str, float]) -> Part:
     """The rows of one process in a step: a pure function of seed, phase and step; the process is only a slice."""
     sources = [BatchSource(shards, seed, f"{phase}.{i}", p.sequence_length, weights) for i, p in enumerate(pieces)]
-    total = sum(p.steps for p in pieces)
 
-    def rows(step: int, place: int, n: int) -> tuple[BatchSource, int, int]:
+    def want(step: int, place: int, n: int) -> None:
+        for source, p in zip(sources, pieces, strict=True):
+            if step < p.steps:
+                each = -(-p.batch_sequences // n)
+                source.want(step * p.batch_sequences + min(place * each, p.batch_sequences - each), each)
+                return
+            step -= p.steps
+
+    def part(step: int, place: int, n: int) -> Batch:
+        for later in range(step, step + WANTED_STEPS) if shards.are_elsewhere else ():
+            want(later, place, n)
         for source, p in zip(sources, pieces, strict=True):
             if step < p.steps:
                 each = p.batch_sequences // n
-                return source, step * p.batch_sequences + place * each, each
+                arrays = source.batch(step * p.batch_sequences + place * each, each)
+                return {name: torch.from_numpy(array) for name, array in arrays.items()}
             step -= p.steps
         raise IndexError(step)
-
-    def part(step: int, place: int, n: int) -> Batch:
-        if shards.are_elsewhere:
-            for later in range(step, min(step + WANTED_STEPS, total)):
-                source, first, each = rows(later, place, n)
-                source.want(first, each)
-        source, first, each = rows(step, place, n)
-        return {name: torch.from_numpy(array) for name, array in source.batch(first, each).items()}
 
     return part
 
