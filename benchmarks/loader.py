@@ -40,7 +40,7 @@ from openherd.training.optimizer import make_adamw, set_learning_rate  # noqa: E
 from openherd.training.phase import Piece, batches  # noqa: E402
 from range_server import served  # noqa: E402
 
-THREADS, STEPS, ROWS, LENGTH, TOKENS = 2, 3, 1, 1_024, 20_000_000
+THREADS, STEPS, ROWS, LENGTH, TOKENS = 2, 3, 2, 1_024, 20_000_000
 SHAPES = {"12m": SIZES["herd-12m"], "50m": replace(SIZES["herd-60m"], vocabulary=16_640)}
 
 
