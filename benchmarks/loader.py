@@ -3,7 +3,7 @@
 Two threads compute; shards of 20M tokens in documents of 600 on average, mapped from disk. The step is that of the training loop:
 gradients, clipping, AdamW, fp32. Batches are made in the loop's own thread here, so that nothing hides; `waited` is what is left
 where a thread makes them ahead. `elsewhere` reads the same shards through the cache from a server on this machine, first with the
-cache empty, then full. `row_us` is one row of 1,024 tokens, beside the obvious way (`slow_row_us`). Medians.
+cache empty, then full. `row_us` is one row of so many tokens, beside the obvious way (`slow_row_us`). Medians.
 """
 
 import json
@@ -65,15 +65,16 @@ def make_shards(folder: Path, vocabulary: int) -> Run:
     return rundir.make(Job("token-shards", "3.1.2", 3, {}, {}, {}), folder, stage, None, {})[0]
 
 
-def slow_row(source: BatchSource, index: int) -> list[np.ndarray]:
-    """A row the obvious way: the document of every token is looked up."""
+def slow_row(source: BatchSource, index: int) -> dict[str, np.ndarray]:
+    """A batch of one row the obvious way: the document of every token is looked up."""
     name, start = source.window(index)
     places = np.arange(start, start + source.sequence_length + 1)
     tokens = source.shards.read(name, start, start + source.sequence_length + 1)
     document = np.searchsorted(source.shards.starts[name], places, side="right") - 1
     begun = np.maximum(source.shards.starts[name][document], start)
     labels = np.where(document[1:] == document[:-1], tokens[1:], IGNORED)
-    return [tokens[:-1], labels, (places - begun)[:-1], document[:-1] - document[0]]
+    found = {"tokens_BT": tokens[:-1], "labels_BT": labels, "positions_BT": (places - begun)[:-1]}
+    return {key: np.stack([row]) for key, row in {**found, "documents_BT": document[:-1] - document[0]}.items()}
 
 
 def median(work: Callable[[int], object], n: int) -> float:
@@ -94,9 +95,10 @@ def main() -> None:
         run = make_shards(Path(folder) / "run", min(c.vocabulary for c in SHAPES.values()))
         shards = TokenShards.open(run)
         weights = {name: float(n) for name, n in shards.tokens.items()}
-        source = BatchSource(shards, 0, "p", LENGTH, weights)
-        figures["row_us"] = 1e6 * median(lambda i: source.batch(i, 1), 2_000)
-        figures["slow_row_us"] = 1e6 * median(lambda i: slow_row(source, i), 2_000)
+        for length in (1_024, 8_192, 131_072):
+            source = BatchSource(shards, 0, "p", length, weights)
+            figures[f"row_us_{length}"] = 1e6 * median(lambda i, s=source: s.batch(i, 1), 200)
+            figures[f"slow_row_us_{length}"] = 1e6 * median(lambda i, s=source: slow_row(s, i), 200)
         for name, shape in SHAPES.items():
             figures |= {f"{name}_{key}": value for key, value in of_model(shape, shards, weights).items()}
         with served(run.path) as server:

@@ -117,8 +117,8 @@ class BatchSource:
             tokens = self.shards.read(name, start, start + length + 1)
             starts = self.shards.starts[name]
             # Where documents begin within the window and at its last label, counted from its start.
-            begin, end = np.searchsorted(starts, (start, start + length), side="right")
-            begins = np.asarray(starts[begin:end]) - start
+            begin, end = starts.searchsorted((start, start + length), side="right")
+            begins = starts[begin:end] - start
             tokens_BT[row], labels_BT[row] = tokens[:-1], tokens[1:]
             labels_BT[row, begins - 1] = IGNORED
             bounds = np.concatenate(([0], begins, [length]))

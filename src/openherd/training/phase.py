@@ -82,7 +82,6 @@ def piece(name: str, sequence_length: int, batch_tokens: int, steps: int) -> Pie
 def batches(shards: TokenShards, pieces: Sequence[Piece], seed: int, phase: str, weights: dict[str, float]) -> Part:
     """The rows of one process in a step: a pure function of seed, phase and step; the process is only a slice."""
     sources = [BatchSource(shards, seed, f"{phase}.{i}", p.sequence_length, weights) for i, p in enumerate(pieces)]
-    total = sum(p.steps for p in pieces)
 
     def rows(step: int, place: int, n: int) -> tuple[BatchSource, int, int, int]:
         """A process's source, first sample and number of rows, and how many of these are another's: of an uneven share."""
