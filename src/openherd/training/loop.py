@@ -21,13 +21,14 @@ from pydantic import Field
 from openherd.core.errors import InputError, OpenherdError
 from openherd.core.progress import Progress
 from openherd.core.rundir import Output
-from openherd.model.device import Device, announce, choose_device, choose_precision
+from openherd.model.device import Device, announce, choose_device, choose_precision, deterministic_algorithms
 from openherd.parallel.apply import Sharded
 from openherd.parallel.checkpoint import Checkpointer, load_moments, load_state, save_state
+from openherd.parallel.float8 import Float8
 from openherd.parallel.layout import ParallelConfig
 from openherd.parallel.mesh import World, join
 from openherd.parallel.stage import Batch, Objective
-from openherd.training.optimizer import make_adamw, set_learning_rate
+from openherd.training.optimizer import DecaySchedule, MomentsDtype, make_adamw, set_learning_rate
 
 CHECKPOINTS = ".checkpoints"
 STATE = "state"
@@ -44,21 +45,41 @@ class TrainingConfig:
     device: Annotated[Device, Field(description="where to compute; auto: CUDA, else mps, else cpu")] = "auto"
     # The paper computes in bf16 and accumulates gradients in fp32 (3.3.2).
     precision: Annotated[
-        Literal["auto", "float32", "bfloat16"],
-        Field(description="compute dtype over fp32 weights; auto: the base run's, else the faster one"),
+        Literal["auto", "float32", "bfloat16", "float16"],
+        Field(description="compute dtype over fp32 weights; float16 scales its loss; auto: the base run's, else the faster one"),
     ] = "auto"
+    # Paper 6.2 computes the same products in FP8 in inference; of training it says nothing.
+    float8: Annotated[
+        Float8,
+        Field(description="products in FP8: none, feed_forward (not of the first and last layer), every_feed_forward"),
+    ] = "none"
     beta1: Annotated[float, Field(description="AdamW; not stated in the paper, Llama 2's", ge=0, lt=1)] = 0.9
     beta2: Annotated[float, Field(description="AdamW; not stated in the paper, Llama 2's", ge=0, lt=1)] = 0.95
     epsilon: Annotated[float, Field(description="AdamW; not stated in the paper, Llama 2's", gt=0)] = 1e-5
     weight_decay: Annotated[float, Field(description="AdamW, times the learning rate; not stated, Llama 2's", ge=0)] = 0.1
+    # The paper's scaling-law runs decay by "0.1 times the learning rate at that step" (3.2.1), which can be read as either of two.
+    weight_decay_schedule: Annotated[
+        DecaySchedule,
+        Field(description="a step decays by weight_decay x: rate (Llama 2's), rate_squared, independent (rate / the phase's peak)"),
+    ] = "rate"
     decay_norms: Annotated[bool, Field(description="weight decay on the norms' weights too; not stated, ours")] = False
     decay_embeddings: Annotated[bool, Field(description="weight decay on the token embeddings too; not stated, ours")] = True
     gradient_clip: Annotated[float, Field(description="largest global gradient norm; not stated in the paper, Llama 2's", gt=0)] = (
         1.0
     )
+    moments_dtype: Annotated[
+        MomentsDtype, Field(description="dtype that AdamW's moments are kept in; the paper is silent; bfloat16 is DeepSeek-V3's")
+    ] = "float32"
+    optimizer_offload: Annotated[
+        bool, Field(description="AdamW's moments in the processor's memory, updated there: 8 bytes a parameter less on a GPU")
+    ] = False
     micro_batch_sequences: Annotated[
         int, Field(description="sequences computed at once; gradients are accumulated in fp32", ge=1)
     ] = 1
+    deterministic: Annotated[
+        bool,
+        Field(description="the same bits again on the same device, versions and layout, or an error; slower; a CPU needs it not"),
+    ] = False
     most_skipped_steps: Annotated[
         int,
         Field(description="steps in a row without a finite loss and gradient that are not applied; one more ends the run", ge=0),
@@ -135,9 +156,9 @@ def train(
 
     `part(step, place, n)` gives this process's rows of a step's batch. Writes a record a step to `metrics.jsonl`, the final
     optimizer state to `state`, and the weights after each of `snapshot_steps` to `snapshots/`. A step whose loss or gradient is
-    not finite is not applied, and its data are passed over. `optimizer_from` is the `state` of the phase before, whose moments are
-    taken up: not its weights, which may have been averaged since, nor its settings. Raises OpenherdError where more than
-    `most_skipped_steps` in a row are not applied.
+    not finite is not applied, and its data are passed over; in fp16 an overflow lowers the loss scale. `optimizer_from` is the
+    `state` of the phase before, whose moments are taken up: not its weights, which may have been averaged since, nor its settings.
+    Raises OpenherdError where more than `most_skipped_steps` in a row are not applied.
     """
     world = model.world
     optimizer = make_adamw(
@@ -148,21 +169,31 @@ def train(
         weight_decay=config.weight_decay,
         decay_norms=config.decay_norms,
         decay_embeddings=config.decay_embeddings,
+        weight_decay_schedule=config.weight_decay_schedule,
+        rates=map(learning_rate_at, range(steps)),
+        moments_dtype=config.moments_dtype,
+        offload=config.optimizer_offload,
     )
     reached = resume(out, model, optimizer)
     if not reached["step"] and optimizer_from is not None:
         load_moments(optimizer_from, model, optimizer)
     start_step, tokens = int(reached["step"]), int(reached["tokens"])
+    model.loss_scale.take_up(reached)
     if world.leads:
         out.metrics.rewind(lambda record: record["step"] < start_step)
     world.wait()
     skipped = skipped_at_the_end(out.metrics.read())
+    overflows = sum(record.get("overflow", False) for record in out.metrics.read())
 
     def rotate() -> None:
         for old in checkpoints(out)[config.keep_checkpoints :] if world.leads else []:
             shutil.rmtree(old)
 
-    with Progress(what, steps, "steps") as progress, Checkpointer(model, optimizer, config.checkpoint_behind) as checkpointer:
+    with (
+        deterministic_algorithms(config.deterministic),
+        Progress(what, steps, "steps") as progress,
+        Checkpointer(model, optimizer, config.checkpoint_behind) as checkpointer,
+    ):
         progress.resume_at(start_step)
         for step in range(start_step, steps):
             started = time.perf_counter()
@@ -175,8 +206,11 @@ def train(
             tokens += int(counts.pop(TOKENS))
             losses = model.gradients(objective, batch, counts, config.micro_batch_sequences)
             gradient_norm = model.clip(config.gradient_clip)
-            finite = math.isfinite(gradient_norm) and all(math.isfinite(v) for v in losses.values())
-            skipped = 0 if finite else skipped + 1
+            loss_is_finite = all(math.isfinite(v) for v in losses.values())
+            finite = math.isfinite(gradient_norm) and loss_is_finite
+            overflow = model.loss_scale.after(loss_is_finite, gradient_norm)
+            overflows += overflow
+            skipped = 0 if finite else skipped + (not overflow)
             if skipped > config.most_skipped_steps:
                 found = f"step {step}: loss {losses['loss_nats']:.4g}, gradient norm {gradient_norm:.4g}"
                 found += f", after {skipped - 1} such steps" if skipped > 1 else ""
@@ -192,22 +226,27 @@ def train(
                 "learning_rate": learning_rate,
                 "gradient_norm": gradient_norm,
             }
-            if not finite:  # JSON has no NaN
+            if model.loss_scale.moves:
+                record["loss_scale"] = model.loss_scale.value
+            if overflow:
+                record |= {"gradient_norm": None, "overflow": True}
+            elif not finite:  # JSON has no NaN
                 record |= {**dict.fromkeys(losses), "gradient_norm": None, "skipped": True}
             out.log(**record, time_s=round(time.perf_counter() - started, 4))
-            progress.advance(note=f"loss {losses['loss_nats']:.3f}" if finite else f"{skipped} skipped: no finite loss or gradient")
+            told = finite or overflow
+            progress.advance(note=f"loss {losses['loss_nats']:.3f}" if told else f"{skipped} skipped: no finite loss or gradient")
             if step + 1 in snapshot_steps:
                 save_state(out.path / SNAPSHOTS / f"step-{step + 1:08d}", model, None, {})
             if (step + 1) % config.checkpoint_steps == 0 and step + 1 < steps and finite:
                 place = out.path / CHECKPOINTS / f"step-{step + 1:08d}"
-                checkpointer.save(place, {"step": step + 1, "tokens": tokens}, rotate)
-    if 0 < steps <= skipped:
+                checkpointer.save(place, {"step": step + 1, "tokens": tokens, **model.loss_scale.state()}, rotate)
+    if 0 < steps <= skipped + overflows:
         raise OpenherdError(out.path, "no step had a finite loss and gradient", do="lower learning_rate, or look at the data")
     if broken := model.not_finite():
         found = f"{broken} is not finite after {steps} steps"
         raise OpenherdError(out.path, found, do="lower learning_rate; the checkpoint before is kept")
     if start_step < steps:
-        save_state(out.path / STATE, model, optimizer, {"step": steps, "tokens": tokens})
+        save_state(out.path / STATE, model, optimizer, {"step": steps, "tokens": tokens, **model.loss_scale.state()})
     if world.leads:
         shutil.rmtree(out.path / CHECKPOINTS, ignore_errors=True)
     world.wait()
@@ -221,14 +260,16 @@ def train(
         "loss_nats_last_5_percent": sum(last) / len(last),
         "final_loss_nats": losses_nats[-1],
         **({"skipped_steps": n} if (n := sum(r.get("skipped", False) for r in records)) else {}),
+        **({"overflow_steps": overflows} if overflows else {}),
         "tokens_per_s": tokens / seconds if seconds else 0.0,
         "precision": model.precision,
     }
 
 
 def skipped_at_the_end(records: Sequence[dict[str, Any]]) -> int:
-    """How many of the last steps in a row were not applied."""
-    return next((i for i, record in enumerate(reversed(records)) if not record.get("skipped")), len(records))
+    """How many of the last steps in a row were not applied, but for overflows of fp16, which are no sign of anything."""
+    mine = [record for record in reversed(records) if not record.get("overflow")]
+    return next((i for i, record in enumerate(mine) if not record.get("skipped")), len(mine))
 
 
 def checkpoints(out: Output) -> list[Path]:
@@ -241,7 +282,7 @@ def resume(out: Output, model: Sharded, optimizer: torch.optim.Optimizer) -> dic
 
     Says on standard error which were damaged. Raises InputError where all are.
     """
-    start: dict[str, Any] = {"step": 0, "tokens": 0}
+    start: dict[str, Any] = {"step": 0, "tokens": 0, **model.loss_scale.state()}
     found = checkpoints(out)
     for path in found:
         try:

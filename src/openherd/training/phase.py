@@ -136,7 +136,7 @@ class Base:
         """Its model, in fp32; `shape` may have another RoPE and context. Raises ConfigError where the layout cannot run it."""
         shape = shape or self.shape
         check_layout(name, config.parallel, shape, rows, config.micro_batch_sequences)
-        model = Sharded(shape, self.world, self.precision)
+        model = Sharded(shape, self.world, self.precision, config.float8)
         model.fill(self.tensors.__getitem__)
         return model
 

@@ -88,7 +88,7 @@ def pretrain(config: PretrainConfig, *, shards: Run, tokenizer: Run, out: Output
     world, precision = open_world(config, out)
     longest = max(p.sequence_length for p in pieces)
     shape = replace(SIZES[config.size], vocabulary=words.vocabulary, rope_scaling=None, max_positions=longest)
-    model = Sharded(shape, world, precision)
+    model = Sharded(shape, world, precision, config.float8)
     model.fill(initial_weights(shape, config.seed, embedding_std=config.embedding_std, depth_scaled=config.depth_scaled_init))
 
     peak, floor = config.learning_rate, config.final_learning_rate
