@@ -4,7 +4,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 
@@ -77,8 +77,8 @@ def deterministic_algorithms(wanted: bool) -> Iterator[None]:
 def choose_precision(setting: str, device: torch.device) -> Precision:
     """The precision of a setting; 'auto' is bf16 on CUDA, fp16 where that GPU only emulates it; on the processor it measures bf16
     and fp32 for under a second and takes bf16 where it is clearly faster."""
-    if setting == "float32" or setting == "bfloat16" or setting == "float16":
-        return setting
+    if setting != "auto":
+        return cast(Precision, setting)
     if device.type == "cuda":
         return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
     if device.type == "mps":

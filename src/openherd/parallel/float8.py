@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from openherd.core.errors import ConfigError
 from openherd.model.config import ModelConfig
-from openherd.model.transformer import Transformer
+from openherd.model.transformer import Layer, Transformer
 from openherd.parallel.layout import ParallelConfig
 
 Float8 = Literal["none", "feed_forward", "every_feed_forward"]
@@ -57,9 +57,10 @@ def float8_layers(setting: Float8, n_layers: int) -> range:
 def apply_float8(model: Transformer, layers: range) -> None:
     """Let these layers' feed-forward networks, of those that a model or a slice of one has, multiply in FP8."""
     for name, layer in model.layers.items():
+        assert isinstance(layer, Layer)
         if int(name) in layers:
             for linear in (layer.feed_forward.gate, layer.feed_forward.up, layer.feed_forward.down):
-                linear.forward = partial(float8_forward, linear)
+                linear.forward = partial(float8_forward, linear)  # type: ignore[method-assign]
 
 
 def float8_forward(linear: nn.Linear, x_BTD: Tensor) -> Tensor:

@@ -52,7 +52,7 @@ class AdamW(torch.optim.AdamW):
         of_group = self.parameters()
         parameters = [parameter for _, parameter in of_group]
         updates = int(self.state[parameters[0]]["step"])
-        here = in_processor(parameters) if self.offload else ((p, p.grad) for p in parameters)
+        here: Iterable[tuple[Tensor, Any]] = in_processor(parameters) if self.offload else ((p, p.grad) for p in parameters)
         for number, ((group, parameter), (weight, gradient)) in enumerate(zip(of_group, here, strict=True)):
             found = self.state[parameter]
             moments = {name: found[name].float() for name in (FIRST, SECOND)}
@@ -89,7 +89,7 @@ def in_processor(parameters: Sequence[nn.Parameter]) -> Iterator[tuple[Tensor, T
         parameter = parameters[number]
         weight, gradient = (part[: parameter.numel()].view_as(parameter) for part in places[number % 2])
         weight.copy_(parameter, non_blocking=behind)
-        gradient.copy_(parameter.grad, non_blocking=behind)  # type: ignore[arg-type]
+        gradient.copy_(parameter.grad, non_blocking=behind)
         arrived = torch.cuda.Event() if behind else None
         if arrived is not None:
             arrived.record()
