@@ -124,7 +124,7 @@ def test_fp8_and_recomputation():
     [
         ({}, {}, "float32", "float8 = 'feed_forward': precision = 'float32'; allowed: 'bfloat16'"),
         ({}, {}, "float16", "precision = 'float16'; allowed: 'bfloat16'"),
-        ({}, {"tp": 2}, "bfloat16", "tp = 2; allowed: tp = 1; spread over dp_shard, cp or pp"),
+        ({}, {"tp": 8}, "bfloat16", "d_feed_forward = 64, tp = 8; allowed: multiples of 128"),
         ({"d_feed_forward": 72}, {}, "bfloat16", "d_feed_forward = 72; allowed: multiples of 16"),
         ({"d_model": 40}, {}, "bfloat16", "d_model = 40; allowed: multiples of 16"),
         ({"n_layers": 2}, {}, "bfloat16", "2 layers, of which the first and the last stay in bf16; take 'every_feed_forward'"),
@@ -136,7 +136,7 @@ def test_what_cannot_be_computed_is_refused(shape, layout, precision, message):
 
 
 def test_an_old_gpu_and_another_device_are_refused(monkeypatch):
-    check_float8("feed_forward", SIZES["llama3-405b"], ParallelConfig(pp=16), CPU, "bfloat16")
+    check_float8("feed_forward", SIZES["llama3-405b"], ParallelConfig(tp=8, pp=16), CPU, "bfloat16")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
     with pytest.raises(ConfigError, match=r"a GPU of compute capability 8\.0; allowed: 8\.9 and above"):
         check_float8("feed_forward", SHAPE, ParallelConfig(), torch.device("cuda"), "bfloat16")

@@ -53,6 +53,7 @@ LOW = {
     "bf16 pp dp": ({"pp": 2, "dp_shard": 2}, "bfloat16", "none"),
     "fp16 pp dp": ({"pp": 2, "dp_shard": 2}, "float16", "none"),
     "fp8 pp dp": ({"pp": 2, "dp_shard": 2}, "bfloat16", "feed_forward"),
+    "fp8 tp dp": ({"tp": 2, "dp_shard": 2}, "bfloat16", "every_feed_forward"),
 }
 RESUME = {
     "4 to 2": ({"dp_shard": 4}, {"dp_shard": 2}),
@@ -120,8 +121,11 @@ def test_the_same_layout_gives_the_same_bits(name, outcomes):
 def test_low_precision_in_a_layout(name, outcomes):
     """The same products in the same dtype as on one process; gradients are summed in fp32 over micro-batches and processes."""
     found = outcomes[name]
-    assert found["layout"] == pytest.approx(found["alone"], abs=2e-3 if "cp" in name else 1e-5)
-    if "cp" not in name:  # which computes other products
+    if "cp" in name or "tp" in name:  # other products, and with FP8 other scales
+        assert found["layout"] == pytest.approx(found["alone"], abs=2e-3)
+        assert found["sums"] < (0.35 if "fp8" in name else 0.02), found
+    else:
+        assert found["layout"] == pytest.approx(found["alone"], abs=1e-5)
         assert found["sums"] < 1e-5, found
         assert found["sums_in_bf16"] > 1e-3, found
     assert found["finite_norms"] == 0

@@ -100,7 +100,7 @@ def twice_case(case):
 
 def low_case(case):
     """A low precision in a layout and on one process, with weights that bf16 holds: losses, and how far the gradients of matrices
-    are from the sum in fp32 of each row's gradient on one process, relative to the largest; and how far the sum in bf16 would be."""
+    are from the sum in fp32 of each row's on one process, relative to the largest; and how far a sum in bf16 would be."""
     layout = ParallelConfig(**case["layout"])
     world, shape = world_of(layout), shape_of(case["shape"])
     if world is None:

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, Partial, Shard
 from torch.nn import functional as F
 
 from openherd.core.errors import ConfigError
@@ -34,11 +35,10 @@ def check_float8(setting: Float8, shape: ModelConfig, layout: ParallelConfig, de
     where = f"float8 = {setting!r}"
     if precision != "bfloat16":
         raise ConfigError(where, f"precision = {precision!r}", allowed="'bfloat16', in which all else is computed")
-    if layout.tp > 1:
-        raise ConfigError(where, f"tp = {layout.tp}", allowed="tp = 1", do="spread over dp_shard, cp or pp")
-    for name, n in (("d_model", shape.d_model), ("d_feed_forward", shape.d_feed_forward)):
-        if n % MULTIPLE:
-            raise ConfigError(where, f"{name} = {n}", allowed=f"multiples of {MULTIPLE}")
+    for name, n, parts in (("d_model", shape.d_model, 1), ("d_feed_forward", shape.d_feed_forward, layout.tp)):
+        if n % (MULTIPLE * parts):
+            found = f"{name} = {n}" + (f", tp = {parts}" if parts > 1 else "")
+            raise ConfigError(where, found, allowed=f"multiples of {MULTIPLE * parts}")
     if not float8_layers(setting, shape.n_layers):
         found = f"{shape.n_layers} layers, of which the first and the last stay in bf16"
         raise ConfigError(where, found, do="take 'every_feed_forward'")
@@ -64,9 +64,22 @@ def apply_float8(model: Transformer, layers: range) -> None:
 
 
 def float8_forward(linear: nn.Linear, x_BTD: Tensor) -> Tensor:
-    """x W^T by products in FP8; input and weight are bf16 first, as everywhere else."""
-    x_MK = x_BTD.flatten(0, -2).bfloat16()
-    out: Tensor = _Float8Linear.apply(x_MK, linear.weight.bfloat16())
+    """x W^T by products in FP8; input and weight are bf16 first, as everywhere else.
+
+    Of a weight that tensor parallelism has spread each process multiplies its own part, and scales its own part of a row.
+    """
+    weight = linear.weight
+    if isinstance(weight, DTensor) and isinstance(x_BTD, DTensor):
+        by_columns = weight.placements == (Shard(0),)
+        of_x, of_out = ([Partial()], [Shard(x_BTD.ndim - 1)]) if by_columns else ([Shard(x_BTD.ndim - 1)], [Partial()])
+        x, own = x_BTD.to_local(grad_placements=of_x), weight.to_local(grad_placements=weight.placements)
+        return DTensor.from_local(float8_linear(x, own), weight.device_mesh, of_out, run_check=False)
+    return float8_linear(x_BTD, weight)
+
+
+def float8_linear(x_BTD: Tensor, weight_FD: Tensor) -> Tensor:
+    """x W^T of what one process has, bf16."""
+    out: Tensor = _Float8Linear.apply(x_BTD.flatten(0, -2).bfloat16(), weight_FD.bfloat16())
     return out.unflatten(0, x_BTD.shape[:-1])
 
 

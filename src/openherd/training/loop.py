@@ -57,7 +57,7 @@ class TrainingConfig:
     beta2: Annotated[float, Field(description="AdamW; not stated in the paper, Llama 2's", ge=0, lt=1)] = 0.95
     epsilon: Annotated[float, Field(description="AdamW; not stated in the paper, Llama 2's", gt=0)] = 1e-5
     weight_decay: Annotated[float, Field(description="AdamW, times the learning rate; not stated, Llama 2's", ge=0)] = 0.1
-    # The paper's scaling-law runs decay by "0.1 times the learning rate at that step" (3.2.1), which can be read as either of two.
+    # The paper's scaling-law runs decay by 0.1 times the learning rate at that step (3.2.1), which can be read as either of two.
     weight_decay_schedule: Annotated[
         DecaySchedule,
         Field(description="a step decays by weight_decay x: rate (Llama 2's), rate_squared, independent (rate / the phase's peak)"),
@@ -228,10 +228,10 @@ def train(
             }
             if model.loss_scale.moves:
                 record["loss_scale"] = model.loss_scale.value
-            if overflow:
-                record |= {"gradient_norm": None, "overflow": True}
-            elif not finite:  # JSON has no NaN
+            if not finite:  # JSON has no NaN
                 record |= {**dict.fromkeys(losses), "gradient_norm": None, "skipped": True}
+            if overflow:
+                record["overflow"] = True
             out.log(**record, time_s=round(time.perf_counter() - started, 4))
             told = finite or overflow
             progress.advance(note=f"loss {losses['loss_nats']:.3f}" if told else f"{skipped} skipped: no finite loss or gradient")
