@@ -6,6 +6,7 @@ imported when its command runs. Errors that a person can mend are one line and e
 
 import argparse
 import errno
+import json
 import os
 import re
 import shutil
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from openherd import __version__
-from openherd.core.errors import ConfigError, OpenherdError
+from openherd.core.errors import ConfigError, LostError, OpenherdError
 from openherd.stages import BY_NAME, STAGES, where
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ commands:
   show DIR [--mask]          manifest, metrics, lineage; a dialog with its mask
   diff A B                   settings, data and metrics of two runs side by side
   parity RECIPE              whether its layouts train as one process does
+  drill RECIPE --out DIR     a rehearsal of failures, on real processes
   sweep RECIPE --out DIR     variants of a recipe; they share what is the same
   clean DIR                  remove what no run names
   tokenizer compare A B      two tokenizers on the same text, by language
@@ -72,10 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return dispatch(arguments)
     except OpenherdError as error:
-        from openherd.parallel.launch import leave_error
-
-        if not leave_error(error):
-            print(f"openherd: {error}", file=sys.stderr)
+        return fail(error)
     except KeyboardInterrupt:
         return interrupted()
     except SystemExit:
@@ -91,8 +90,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         place = refused.filename or "the output directory"
         what = refused.strerror or "cannot be written"
-        print(f"openherd: {place}: {what}; make room or give another --out, then the same command goes on", file=sys.stderr)
-    return EXIT_ERROR
+        return fail(OpenherdError(place, what, do="make room or give another --out, then the same command goes on"))
+
+
+def fail(error: OpenherdError) -> int:
+    """Say what went wrong, or leave it to the process that started this one; returns the exit code."""
+    from openherd.parallel.launch import leave_error
+
+    if not leave_error(error):
+        print(f"openherd: {error}", file=sys.stderr)
+    if isinstance(error, LostError):
+        sys.stderr.flush()
+        os._exit(error.exit_code)  # the groups of processes that are broken would wait at the end
+    return error.exit_code
 
 
 def interrupted() -> int:
@@ -129,6 +139,8 @@ def dispatch(arguments: list[str]) -> int:
         return int(COMMANDS[name](rest) or 0)
     if name == "worker":  # not for people
         return command_worker(rest)
+    if name == "agent":  # nor this
+        return command_agent(rest)
     if name in BY_NAME:
         run_stage(name, rest)
         return 0
@@ -346,6 +358,37 @@ def command_parity(arguments: list[str]) -> int:
     return 0 if agree else EXIT_DIFFERS
 
 
+def command_drill(arguments: list[str]) -> int:
+    """`openherd drill`"""
+    parser = Parser(
+        prog="openherd drill",
+        description="A rehearsal of failures: the real loop on real processes, a small model, a recipe's layout, injected faults.",
+    )
+    parser.add_argument("recipe", type=Path, help="a TOML file; the [parallel] of its first training stage is rehearsed")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="parallel.dp_shard=2, or any other setting")
+    parser.add_argument("--faults", default="", metavar="A,B", help="nan, spike, kill, reset, truncate, stop, disk, agent")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the schedule (default 0)")
+    parser.add_argument("--timeout", type=float, default=15.0, metavar="S", help="seconds after which a hang is one (default 15)")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new directory for both runs")
+    parser.add_argument("--json", action="store_true", help="print what was found as JSON")
+    given = parser.parse_args(arguments)
+    from openherd.runner import Recipe, run_drill
+    from openherd.training.drill import drill_table
+
+    kinds = [kind for kind in given.faults.split(",") if kind]
+    report = run_drill(Recipe.read(given.recipe, given.set), kinds, given.seed, given.timeout, given.out)
+    print(json.dumps(report) if given.json else drill_table(report))
+    return 0 if report["passed"] else EXIT_DIFFERS
+
+
+def command_agent(arguments: list[str]) -> int:
+    """`openherd agent`: the second agent of a drill."""
+    from openherd.runner import be_agent
+
+    be_agent(Path(arguments[0]))
+    return 0
+
+
 def command_worker(arguments: list[str]) -> int:
     """`openherd worker`: one process of a stage, as the runner starts it."""
     from openherd.parallel.launch import gave_up
@@ -491,6 +534,7 @@ COMMANDS = {
     "diff": command_diff,
     "sweep": command_sweep,
     "parity": command_parity,
+    "drill": command_drill,
     "clean": command_clean,
     "import": command_import,
     "export": command_export,

@@ -14,6 +14,7 @@ import os
 import re
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -139,11 +140,11 @@ class Step:
         """
         layout = getattr(self.config, PARALLEL, None)
         if layout is not None and layout.world > 1 and place() is None and not (self.path / rundir.MANIFEST).exists():
-            self._launch(layout.world, layout.restarts)
+            self._launch(layout)
             return Run.open(self.path), False
         return rundir.make(self.job, self.path, self.stage.function, self.config, self.opened_inputs(), layout is not None)
 
-    def _launch(self, n: int, restarts: int) -> None:
+    def _launch(self, layout: ParallelConfig) -> None:
         from openherd.parallel.launch import launch
 
         def location(value: "Outside | Step | Run") -> str:
@@ -157,7 +158,8 @@ class Step:
         job = {"stage": self.stage.stage.name, "settings": to_plain(self.config), "inputs": inputs, "out": str(self.path)}
         file.write_text(json.dumps(job), encoding="utf-8")
         try:
-            launch(["-m", "openherd", "worker", str(file)], n, restarts, self.path / ".error.json", self.path)
+            command = ["-m", "openherd", "worker", str(file)]
+            launch(command, layout.world, layout.restarts, self.path / ".error.json", self.path, leave_s=layout.leave_s)
         finally:
             file.unlink(missing_ok=True)
 
@@ -539,9 +541,81 @@ def run_parity(recipe: Recipe, processes: int, device: str) -> tuple[str, bool]:
     return parity_table(results), all(difference.agrees for _, difference in results)
 
 
+def run_drill(recipe: Recipe, kinds: Sequence[str], seed: int, timeout_s: float, out: Path) -> dict[str, Any]:
+    """Rehearse faults in the layout of a recipe's first training stage, on processes here; returns what was found.
+
+    `kinds` are names of `drill.FAULTS`; none: all that the layout can be given but `agent`. Raises ConfigError for others, and
+    where a launcher has started this process.
+    """
+    from openherd.training import drill as drills
+
+    if place() is not None:
+        raise ConfigError("openherd drill", "a launcher started it", do="start it alone: it starts its processes itself")
+    configs = [step.config for step in recipe.resolve(out) if hasattr(step.config, PARALLEL)]
+    if not configs:
+        raise ConfigError(recipe.path, "no stage trains", do="give a recipe that does")
+    first = configs[0]
+    can = drills.suited(first.parallel)
+    for kind in kinds:
+        if kind not in can:
+            raise ConfigError("--faults", f"{kind!r} in {first.parallel}", allowed=", ".join(can))
+    kinds = kinds or [kind for kind in can if kind != "agent"]
+    layout = replace(first.parallel, restarts=len(kinds) + 2, timeout_s=timeout_s, leave_s=3.0, elastic="agent" in kinds)
+    shape = SIZES[first.size] if hasattr(first, "size") else SIZES["llama3-8b"]
+    planned = drills.plan(shape, layout, kinds, seed, out / "disturbed")
+    twin = replace(planned, faults=[], out=out / "undisturbed")
+    for path in (planned.out, twin.out):
+        if path.exists():
+            raise StaleError(path, "a drill was here before", do="give another --out, or remove it")
+        rundir.make_directory(path)
+    _drill(planned, two_agents="agent" in kinds)
+    _drill(replace(twin, skips=drills.skipped_by(planned.out)), two_agents=False)
+    return drills.report_of(planned, twin.out)
+
+
+def _drill(drill: Any, two_agents: bool) -> None:
+    """The processes of one run of a drill, to its end."""
+    from openherd.parallel.launch import Agents, free_endpoint, launch
+
+    file = drill.out / WORKER_FILE
+    file.write_text(json.dumps({"drill": drill.plain()}), encoding="utf-8")
+    command, layout = ["-m", "openherd", "worker", str(file)], drill.layout
+    agents, second = Agents(), None
+    if two_agents:
+        agents = Agents(1, 2, free_endpoint())
+        job = {"arguments": command, "n": layout.world // 2, "restarts": layout.restarts, "agents": asdict(agents)}
+        agent_file = drill.out / ".agent.json"
+        agent_file.write_text(json.dumps({**job, "error_file": str(drill.out / ".error-of-the-second.json")}), encoding="utf-8")
+        second = subprocess.Popen([sys.executable, "-m", "openherd", "agent", str(agent_file)])
+    n = layout.world // 2 if two_agents else layout.world
+    try:
+        launch(
+            command, n, layout.restarts, drill.out / ".error.json", drill.out, leave_s=layout.leave_s, agents=agents,
+        )  # fmt: skip
+    finally:
+        if second is not None:
+            second.kill()
+            second.wait()
+
+
+def be_agent(file: Path) -> None:
+    """Be the second agent of a drill: half of its processes."""
+    from openherd.parallel.launch import Agents, launch, wait_for
+
+    job = json.loads(file.read_text(encoding="utf-8"))
+    agents = Agents(**job["agents"])
+    wait_for(agents.endpoint)
+    launch(job["arguments"], job["n"], job["restarts"], Path(job["error_file"]), file.parent, leave_s=3.0, agents=agents)
+
+
 def work(file: Path) -> None:
     """Be one of the processes of a stage that another process has launched."""
     job = json.loads(file.read_text(encoding="utf-8"))
+    if "drill" in job:
+        from openherd.training.drill import Drill, rehearse
+
+        rehearse(Drill.read(job["drill"]))
+        return
     if PARALLEL in job:
         from openherd.model.device import choose_device
         from openherd.training.parity import parity

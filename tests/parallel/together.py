@@ -212,11 +212,13 @@ def resume_case(case):
         files = (out / ("whole" if name == "whole" else "parts")).glob(f"seen-{name}-*.jsonl")
         rows = [row for file in files for line in file.read_text().splitlines() for row in json.loads(line)]
         seen[name] = sorted(rows)
-    kept = [row for row in seen["first"] if row[0] < 4]  # the checkpoint before step 5
+    # The newest checkpoint is that of step 4, or of 2 where the other was not written yet when the run was stopped.
+    kept = [row for row in seen["first"] if row[0] < min(step for step, _ in seen["second"])]
     return {
         "loss": max(abs(a - b) for a, b in zip(whole[0], parts[0], strict=True)),
         "weight": max(float((whole[1][name] - parts[1][name]).abs().max()) for name in whole[1]),
         "steps": len(parts[0]),
+        "resumed_at": min(step for step, _ in seen["second"]),
         "same_data": sorted(kept + seen["second"]) == seen["whole"],
     }
 

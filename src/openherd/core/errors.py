@@ -1,12 +1,14 @@
 """The errors that a person can mend; everything else that is raised is a bug of ours.
 
 Each says in one line where, what was found, what is allowed and what to do. The command line prints that line and exits with code
-2.
+2, or the error's own.
 """
 
 
 class OpenherdError(Exception):
     """Base of all errors that a person can mend."""
+
+    exit_code = 2
 
     def __init__(self, where: object, found: str, *, allowed: str = "", do: str = "") -> None:
         self.where, self.found, self.allowed, self.do = str(where), found, allowed, do
@@ -28,3 +30,15 @@ class InputError(OpenherdError):
 
 class StaleError(OpenherdError):
     """A directory holds the work of other settings or other inputs."""
+
+
+class LostError(OpenherdError):
+    """Other processes of the run are gone or hang: all are started again."""
+
+    exit_code = 70
+
+
+class RequeueError(OpenherdError):
+    """The work stopped because it was asked to, and goes on when the same command is given again: for schedulers, EX_TEMPFAIL."""
+
+    exit_code = 75

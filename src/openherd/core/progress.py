@@ -37,6 +37,12 @@ class Progress:
         """Work that an earlier process did: counted as done, but not in the rate."""
         self.done = self._resumed_at = done
 
+    def reach(self, done: int, note: str = "") -> None:
+        """So much is done; less than before where work is done again, which no rate counts."""
+        n = done - self.done
+        self._resumed_at += min(n, 0)
+        self.advance(n, note)
+
     def advance(self, n: int = 1, note: str = "") -> None:
         """`n` more are done; `note` is shown beside the bar."""
         self.done += n

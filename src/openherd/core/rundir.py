@@ -189,6 +189,7 @@ class Output:
     device: str = "cpu"  # where the stage computes, as it says
     threads: int = 1
     processes: str = ""  # the layout of several
+    begun: float = field(default_factory=time.time)  # Unix time at which the work began
     leads: bool = True  # of several processes one writes; what the others write is thrown away
     metrics: MetricsLog = field(init=False)
 

@@ -10,7 +10,7 @@ and reduced in fp32, as in the paper.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -157,16 +157,18 @@ class Sharded:
         norm before."""
         gradients = [local_gradient(p) for _, p, _ in self.parts]
         norms = [float(v) for v in torch.stack(torch._foreach_norm(gradients)).tolist()]
-        if self.world.mesh is None:
-            norm = math.sqrt(sum(v * v for v in norms))
-        else:
-            copies = [self._copies(name, p) for name, p, _ in self.parts]
-            norm = math.sqrt(self.world.sum([sum(v * v / n for v, n in zip(norms, copies, strict=True))])[0])
-        norm /= self.loss_scale.value
+        norm = math.sqrt(self.sum_over_parts([v * v for v in norms])) / self.loss_scale.value
         factor = (largest_norm / (norm + 1e-6) if norm > largest_norm else 1.0) / self.loss_scale.value
         if factor != 1:
             torch._foreach_mul_(gradients, factor)
         return norm
+
+    def sum_over_parts(self, squares: Sequence[float]) -> float:
+        """Sum over all processes of a value of each of their parts; those that several hold count once."""
+        if self.world.mesh is None:
+            return sum(squares)
+        copies = [self._copies(name, p) for name, p, _ in self.parts]
+        return self.world.sum([sum(v / n for v, n in zip(squares, copies, strict=True))])[0]
 
     def _copies(self, name: str, parameter: nn.Parameter) -> float:
         """How many processes, or stages of one, hold the same part of a parameter."""

@@ -10,9 +10,10 @@ import errno
 import json
 import logging
 import os
+import re
 import shutil
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -91,32 +92,46 @@ def _write(directory: Path, world: World, state: dict[str, Any]) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
     _together(world, None)
-    try:
+    sums: dict[str, str] = {}
+    with _refusal(temporary) as refused:
         with _quiet():
             dcp.save(state, checkpoint_id=temporary, no_dist=world.mesh is None, process_group=world.checkpoint_group)
-        mine = [file for file in sorted(temporary.iterdir()) if _is_own(file.name, world)]
-        sums = _together(world, {file.name: file_sha256(file) for file in mine})
-        for file in mine:
-            flush_to_disk(file)
-        if world.leads:
-            merged = {name: value for part in sums for name, value in part.items()}
+        for file in sorted(temporary.iterdir()):
+            if _is_own(file.name, world):
+                sums[file.name] = file_sha256(file)
+                flush_to_disk(file)
+    found = _together(world, (sums, refused.code))
+    with _refusal(temporary) as published:
+        published.code = max(code for _, code in found)
+        if world.leads and not published.code:
+            merged = {name: value for part, _ in found for name, value in part.items()}
             (temporary / CHECKSUMS).write_text(json.dumps(merged, indent=1) + "\n", encoding="utf-8")
             flush_to_disk(temporary / CHECKSUMS)
-        _together(world, None)
-    except KeyboardInterrupt:
+            shutil.rmtree(directory, ignore_errors=True)  # a damaged one, which was passed over
+            os.replace(temporary, directory)
+    if code := max(_together(world, published.code)):
         shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    except BaseException as error:  # torch's own errors do not say what the disk said
+        raise OSError(code, os.strerror(code), str(directory))
+
+
+class _Refused:
+    code = 0  # the system's number for why a disk refused to write
+
+
+@contextmanager
+def _refusal(temporary: Path) -> Iterator[_Refused]:
+    """Catch what a disk refuses; everything else is raised, and what was written is removed. torch's own errors do not say what the
+    disk said."""
+    found = _Refused()
+    try:
+        yield found
+    except BaseException as error:
         full = shutil.disk_usage(temporary.parent).free < FULL_BYTES
-        shutil.rmtree(temporary, ignore_errors=True)
-        if full or WRITE_FAILED in str(error):
-            code = errno.ENOSPC if full else errno.EIO
-            raise OSError(code, os.strerror(code), str(directory)) from error
-        raise
-    if world.leads:
-        shutil.rmtree(directory, ignore_errors=True)  # a damaged one, which was passed over
-        os.replace(temporary, directory)
-    _together(world, None)
+        told = re.search(r"\[Errno (\d+)\]", str(error))
+        if isinstance(error, KeyboardInterrupt) or not (full or told or WRITE_FAILED in str(error)):
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        found.code = errno.ENOSPC if full else int(told[1]) if told else errno.EIO
 
 
 def _is_own(name: str, world: World) -> bool:
@@ -142,20 +157,14 @@ class Checkpointer:
         self.thread = ThreadPoolExecutor(1, "checkpoint") if behind else None
         self.writing: Future[None] | None = None
 
-    def save(self, directory: Path, extra: dict[str, Any], then: Callable[[], None]) -> None:
-        """Write a checkpoint of this moment, and call `then` when it is published. Waits for the one before."""
+    def save(self, directory: Path, extra: dict[str, Any]) -> None:
+        """Write a checkpoint of this moment. Waits for the one before."""
         if self.thread is None:
             save_state(directory, self.model, self.optimizer, extra)
-            then()
             return
         self.wait()
         state = _with_extra(_copied(state_of(self.model, self.optimizer)), self.optimizer, dict(extra))
-
-        def write() -> None:
-            _write(directory, self.model.world, state)
-            then()
-
-        self.writing = self.thread.submit(write)
+        self.writing = self.thread.submit(_write, directory, self.model.world, state)
 
     def wait(self) -> None:
         """Until the last one is published. Raises what its writing raised."""

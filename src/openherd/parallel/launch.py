@@ -8,22 +8,47 @@ import json
 import logging
 import os
 import signal
+import socket
 import sys
+import time
 import uuid
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from openherd.core import errors
-from openherd.core.errors import OpenherdError
+from openherd.core.errors import LostError, OpenherdError, RequeueError
 from openherd.core.machine import cores, place
 
+LEAVE = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"  # torchrun's variable for the seconds that processes have to end
+MEETING = {"last_call_timeout": 5, "keep_alive_interval": 1, "keep_alive_max_attempt": 3}  # who is gone is missed after 3 s
 ERROR_FILE = "OPENHERD_ERROR_FILE"  # the environment variable that tells a started process where to leave its error
 
 
-def launch(arguments: Sequence[str], n: int, restarts: int, error_file: Path, where: object) -> None:
-    """Run `python ARGUMENTS` as `n` processes, all again when one dies, at most `restarts` times.
+@dataclass(frozen=True)
+class Agents:
+    """Where the agents of several machines meet; by default one is alone."""
 
-    Raises the error that a process left, or OpenherdError where the restarts have run out.
+    least: int = 1
+    most: int = 1
+    endpoint: str = "localhost:0"
+    run_id: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+
+def launch(
+    arguments: Sequence[str],
+    n: int,
+    restarts: int,
+    error_file: Path,
+    where: object,
+    *,
+    leave_s: float = 30.0,
+    agents: Agents | None = None,
+) -> None:
+    """Run `python ARGUMENTS` as `n` processes here, all again when one dies, at most `restarts` times.
+
+    Asked to end, the processes have `leave_s` seconds. Raises the error that a process left, or OpenherdError where the restarts
+    have run out, or RequeueError after SIGTERM.
     """
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
     from torch.distributed.elastic.multiprocessing.api import SignalException
@@ -33,16 +58,22 @@ def launch(arguments: Sequence[str], n: int, restarts: int, error_file: Path, wh
     logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)  # its tracebacks say less than the line below
     error_file.unlink(missing_ok=True)
     threads = str(max(cores() // n, 1))
-    wanted = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", threads), "TORCH_CPP_LOG_LEVEL": "ERROR"}
+    wanted = {
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", threads),
+        "TORCH_CPP_LOG_LEVEL": "ERROR",
+        LEAVE: str(max(round(leave_s), 1)),
+    }
     before = {name: os.environ.get(name) for name in (*wanted, ERROR_FILE)}
     os.environ.update({**wanted, ERROR_FILE: str(error_file)})
+    agents = agents or Agents()
     config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
+        min_nodes=agents.least,
+        max_nodes=agents.most,
         nproc_per_node=n,
-        run_id=uuid.uuid4().hex,
+        run_id=agents.run_id,
         rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
+        rdzv_endpoint=agents.endpoint,
+        rdzv_configs=MEETING,
         max_restarts=restarts,
         monitor_interval=0.1,
         logs_specs=DefaultLogsSpecs(),
@@ -58,9 +89,12 @@ def launch(arguments: Sequence[str], n: int, restarts: int, error_file: Path, wh
         found = f"process {rank} of {n} died ({how}), and {restarts} restarts did not help"
         raise OpenherdError(where, found, do="see above; the same command goes on from the last checkpoint") from None
     except SignalException as error:
+        left = left_error(error_file)
+        if left is not None:
+            raise left from None
         if error.sigval == signal.SIGINT:
             raise KeyboardInterrupt from None
-        raise
+        raise RequeueError(where, "asked to leave", do="the same command goes on from the last checkpoint") from None
     finally:
         error_file.unlink(missing_ok=True)
         for name, value in before.items():
@@ -70,10 +104,29 @@ def launch(arguments: Sequence[str], n: int, restarts: int, error_file: Path, wh
                 os.environ[name] = value
 
 
+def free_endpoint() -> str:
+    """An address on this machine where nobody listens."""
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        return f"localhost:{probe.getsockname()[1]}"
+
+
+def wait_for(endpoint: str, most_s: float = 60.0) -> None:
+    """Until somebody listens there, or so long."""
+    host, _, port = endpoint.rpartition(":")
+    until = time.monotonic() + most_s
+    while time.monotonic() < until:
+        try:
+            socket.create_connection((host, int(port)), 1).close()
+            return
+        except OSError:
+            time.sleep(0.1)
+
+
 def leave_error(error: OpenherdError) -> bool:
     """Leave an error for the process that started this one; whether there is one, which will say it."""
     file = os.environ.get(ERROR_FILE)
-    if file is None or place() is None:
+    if file is None or place() is None or isinstance(error, LostError):  # a restart mends what was lost
         return False
     fields = {"kind": type(error).__name__, "where": error.where, "found": error.found, "allowed": error.allowed, "do": error.do}
     temporary = Path(f"{file}.{os.getpid()}")

@@ -40,6 +40,10 @@ class ParallelConfig:
         Field(description="activations computed again instead of kept: none, selective (all but products and attention), full"),
     ] = "none"
     restarts: Annotated[int, Field(description="how often all processes are started again after one of them died", ge=0)] = 3
+    elastic: Annotated[
+        bool, Field(description="with other numbers of processes than asked, as many data-parallel ones as there are")
+    ] = False
+    leave_s: Annotated[float, Field(description="seconds for a last checkpoint once asked to leave", gt=0)] = 30.0
     timeout_s: Annotated[float, Field(description="seconds after which a process that waits for others gives up", gt=0)] = 600.0
     compile: Annotated[bool, Field(description="torch.compile each layer; the first step takes a minute")] = False
 
@@ -64,6 +68,14 @@ class ParallelConfig:
     def stages(self) -> int:
         """Pipeline stages; 1 without a pipeline."""
         return self.pp * self.virtual_stages if self.pp > 1 else 1
+
+    def fitted(self, world: int) -> "ParallelConfig":
+        """This layout with as many data-parallel processes as there are, if it is elastic and the rest of it divides them."""
+        dp, left_over = divmod(world, self.tp * self.cp * self.pp)
+        if not self.elastic or left_over or not dp:
+            return self
+        replicas = self.dp_replicate if dp % self.dp_replicate == 0 else 1
+        return replace(self, dp_shard=dp // replicas, dp_replicate=replicas)
 
     def __str__(self) -> str:
         sizes = {"TP": self.tp, "CP": self.cp, "PP": self.pp, "DP": self.dp_shard, "replicas": self.dp_replicate}
@@ -111,10 +123,10 @@ def problems(layout: ParallelConfig, shape: ModelConfig, batches: Sequence[Rows]
         pieces = (2 * layout.cp if layout.cp > 1 else 1, layout.cp * layout.tp)
         if rows.sequence_length % (n := math.lcm(*pieces)):
             yield f"sequences of {rows.sequence_length} tokens are no multiple of {n} (tp = {layout.tp}, cp = {layout.cp})"
-        if rows.batch_sequences % layout.dp:
+        if rows.batch_sequences % layout.dp and not layout.elastic:
             yield f"{rows.batch_sequences} sequences a step are no multiple of dp_shard x dp_replicate = {layout.dp}"
         elif layout.pp > 1:
-            yield from schedule_problems(layout, rows.batch_sequences // layout.dp, most_rows)
+            yield from schedule_problems(layout, -(-rows.batch_sequences // layout.dp), most_rows)
 
 
 def schedule_problems(layout: ParallelConfig, rows: int, most_rows: int) -> Iterator[str]:

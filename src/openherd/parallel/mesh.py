@@ -4,9 +4,12 @@ Ranks count TP innermost, then CP, PP, and DP outermost, as in the paper: neighb
 data-parallel shards and CP, over both of which FSDP shards, are one dimension.
 """
 
+import json
 import logging
+import os
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -107,6 +110,8 @@ def meet(layout: ParallelConfig, device: torch.device) -> torch.device:
         device = torch.device("cuda", here.local_rank)
         torch.cuda.set_device(device)
     logging.getLogger("torch.distributed.tensor._redistribute").setLevel(logging.ERROR)  # it advises on what is done once
+    os.environ.setdefault("TORCH_FR_BUFFER_SIZE", "2000")  # the flight recorder: torch's record of the last collectives
+    os.environ.setdefault("TORCH_NCCL_DUMP_ON_TIMEOUT", "1")
     if not dist.is_initialized():
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, rank=here.rank, world_size=here.world, timeout=timedelta(seconds=layout.timeout_s))
@@ -116,6 +121,7 @@ def meet(layout: ParallelConfig, device: torch.device) -> torch.device:
 def join(layout: ParallelConfig, device: torch.device) -> World:
     """This process's world: it meets the others of the layout. Raises ConfigError where there are more or fewer of them."""
     here = place()
+    layout = layout.fitted(1 if here is None else here.world)
     if layout.world == 1 and (here is None or here.world == 1):
         return World(layout, device)
     device = meet(layout, device)
@@ -140,6 +146,35 @@ def spread(layout: ParallelConfig, device: torch.device, rank: int) -> World:
         cp_group=groups_of(ranks.movedim(3, -1).reshape(-1, layout.cp), rank) if layout.cp > 1 else None,
         ends_group=groups_of(pipelines[:, [0, -1]], rank) if layout.pp > 1 else None,
     )
+
+
+LOST = (  # what torch and gloo say where a process is gone, or its connection
+    "timed out", "timeout", "connection reset", "connection closed", "connection refused", "broken pipe", "socket", "nccl",
+    "no route to host", "gloo", "wait_for_completion",
+)  # fmt: skip
+
+
+def is_lost(error: BaseException) -> bool:
+    """Whether an error of torch says that other processes are gone or do not answer."""
+    if isinstance(error, dist.DistError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in LOST)
+
+
+def flight_record(file: Path) -> str:
+    """Write the last collectives of this process to a file; returns the last of them in words, '' where torch recorded none."""
+    dump = getattr(torch._C._distributed_c10d, "_dump_fr_trace_json", None)
+    if dump is None:
+        return ""
+    recorded = dump().decode()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(recorded, encoding="utf-8")
+    entries = json.loads(recorded).get("entries", [])
+    if not entries:
+        return ""
+    last = max(entries, key=lambda entry: entry["time_created_ns"])
+    group = last["process_group"][1]
+    return f"{last['profiling_name']} of {last['input_sizes']}, number {last['collective_seq_id']} of group {group}"
 
 
 def add_up(tensor: Tensor, group: dist.ProcessGroup) -> None:

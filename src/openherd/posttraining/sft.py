@@ -138,7 +138,7 @@ def sft(config: SftConfig, *, base: Run, dialogs: Run, out: Output) -> dict[str,
         raise InputError(dialogs.path, f"every dialog is longer than {config.sequence_length} tokens", do="raise sequence_length")
     if not any(any(d.has_loss) for d in encoded):
         raise InputError(dialogs.path, "no dialog has an assistant's message", do="give dialogs with answers to learn from")
-    dp = config.parallel.dp
+    dp = before.world.layout.dp
     rows_per_step = -(-max(config.batch_tokens // config.sequence_length, 1) // dp) * dp
     steps: list[list[list[Encoded]]] = []  # rows of dialogs, by step
     for epoch in range(config.epochs):

@@ -5,12 +5,13 @@ state is model, optimizer and the number of steps done; data order and learning 
 resumed run repeats the unbroken one bit for bit (same layout, same thread count, which is recorded and restored).
 """
 
+import contextlib
 import json
 import math
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,7 +19,8 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import Field
 
-from openherd.core.errors import InputError, OpenherdError
+from openherd.core.errors import InputError, LostError, OpenherdError, RequeueError
+from openherd.core.metrics import MetricsLog
 from openherd.core.progress import Progress
 from openherd.core.rundir import Output
 from openherd.model.device import Device, announce, choose_device, choose_precision, deterministic_algorithms
@@ -26,14 +28,30 @@ from openherd.parallel.apply import Sharded
 from openherd.parallel.checkpoint import Checkpointer, load_moments, load_state, save_state
 from openherd.parallel.float8 import Float8
 from openherd.parallel.layout import ParallelConfig
-from openherd.parallel.mesh import World, join
+from openherd.parallel.mesh import World, flight_record, is_lost, join
 from openherd.parallel.stage import Batch, Objective
+from openherd.training.goodput import ALIVE, HEARTBEAT_S, LEDGER, Heartbeat, Ledger, goodput, silent
 from openherd.training.optimizer import DecaySchedule, MomentsDtype, make_adamw, set_learning_rate
+from openherd.training.resilience import (
+    Range,
+    Watch,
+    add_range,
+    is_in,
+    is_marked_good,
+    leaving,
+    mark_good,
+    read_skips,
+    update_norms,
+    write_skips,
+)
 
 CHECKPOINTS = ".checkpoints"
 STATE = "state"
 COMPUTE = "compute.json"
 SNAPSHOTS = "snapshots"
+EVENTS = "events.jsonl"
+FLIGHT = ".flight"
+OVERFLOW = "overflow"  # of fp16: what a lower loss scale mends
 TOKENS = "tokens"  # counted beside the objective's terms
 
 
@@ -82,9 +100,24 @@ class TrainingConfig:
     ] = False
     most_skipped_steps: Annotated[
         int,
-        Field(description="steps in a row without a finite loss and gradient that are not applied; one more ends the run", ge=0),
+        Field(description="steps in a row without finite loss and gradient that are passed over; one more rolls back; ours", ge=0),
     ] = 3
-    keep_checkpoints: Annotated[int, Field(description="newest checkpoints kept; a damaged one is passed over; ours", ge=1)] = 2
+    spike_deviations: Annotated[
+        float,
+        Field(description="a loss so many robust deviations over the last ones' median rolls back; 0 = none; ours", ge=0),
+    ] = 10.0
+    spike_window: Annotated[int, Field(description="accepted steps that a loss is compared with; OLMo's", ge=8)] = 128
+    update_norm_factor: Annotated[
+        float,
+        Field(description="an update's norm so many times the median is suspicious; 0 = none; Marin 32B saw it double", ge=0),
+    ] = 2.0
+    most_rollbacks: Annotated[
+        int, Field(description="rollbacks without good_after_steps clean steps between; one more ends the run; ours", ge=0)
+    ] = 3
+    good_after_steps: Annotated[
+        int, Field(description="a checkpoint is good, and kept, after so many steps without a bad or suspicious one; ours", ge=1)
+    ] = 50
+    keep_checkpoints: Annotated[int, Field(description="newest checkpoints kept, beside the last good one; ours", ge=1)] = 2
     checkpoint_steps: Annotated[int, Field(description="steps between checkpoints; the paper is silent, ours", ge=1)] = 100
     checkpoint_behind: Annotated[
         bool, Field(description="write checkpoints while training goes on, from a copy in memory; else it waits")
@@ -129,16 +162,6 @@ def open_world(config: TrainingConfig, out: Output, base: dict[str, Any] | None 
 Part = Callable[[int, int, int], Batch]  # step, place, of how many processes: the rows of that place
 
 
-def part_of(batch: Batch, place: int, n: int, padding: Mapping[str, int]) -> Batch:
-    """The rows of the process at `place` of `n`: as many for each, the last filled up with rows that have no loss."""
-    each = -(-batch["tokens_BT"].shape[0] // n)
-    mine = {name: tensor[place * each : (place + 1) * each] for name, tensor in batch.items()}
-    missing = each - mine["tokens_BT"].shape[0]
-    if not missing:
-        return mine
-    return {name: torch.cat([t, t.new_full((missing, *t.shape[1:]), padding[name])]) for name, t in mine.items()}
-
-
 def train(
     model: Sharded,
     objective: Objective,
@@ -151,14 +174,16 @@ def train(
     what: str,
     optimizer_from: Path | None = None,
     snapshot_steps: tuple[int, ...] = (),
+    skips: Sequence[Range] = (),
 ) -> dict[str, Any]:
     """Train `model` in place for `steps` steps, resuming where an earlier process was stopped; returns metrics.
 
-    `part(step, place, n)` gives this process's rows of a step's batch. Writes a record a step to `metrics.jsonl`, the final
-    optimizer state to `state`, and the weights after each of `snapshot_steps` to `snapshots/`. A step whose loss or gradient is
-    not finite is not applied, and its data are passed over; in fp16 an overflow lowers the loss scale. `optimizer_from` is the
-    `state` of the phase before, whose moments are taken up: not its weights, which may have been averaged since, nor its settings.
-    Raises OpenherdError where more than `most_skipped_steps` in a row are not applied.
+    `part(step, place, n)` gives this process's rows of a step's batch. Writes a record a step to `metrics.jsonl`, what went wrong
+    to `events.jsonl`, where the time went to `goodput.jsonl`, the final optimizer state to `state`, and the weights after each of
+    `snapshot_steps` to `snapshots/`. Bad steps are not applied, and spikes roll back (see `resilience`); the data of `skips`,
+    ranges of steps, are passed over from the start. `optimizer_from` is the `state` of the phase before, whose moments are taken
+    up: not its weights, which may have been averaged since, nor its settings. Raises OpenherdError where there is no way on, and
+    RequeueError where a scheduler asks to leave, with a checkpoint written.
     """
     world = model.world
     optimizer = make_adamw(
@@ -174,102 +199,348 @@ def train(
         moments_dtype=config.moments_dtype,
         offload=config.optimizer_offload,
     )
-    reached = resume(out, model, optimizer)
-    if not reached["step"] and optimizer_from is not None:
-        load_moments(optimizer_from, model, optimizer)
-    start_step, tokens = int(reached["step"]), int(reached["tokens"])
-    model.loss_scale.take_up(reached)
-    if world.leads:
-        out.metrics.rewind(lambda record: record["step"] < start_step)
-    world.wait()
-    skipped = skipped_at_the_end(out.metrics.read())
-    overflows = sum(record.get("overflow", False) for record in out.metrics.read())
-
-    def rotate() -> None:
-        for old in checkpoints(out)[config.keep_checkpoints :] if world.leads else []:
-            shutil.rmtree(old)
-
     with (
         deterministic_algorithms(config.deterministic),
-        Progress(what, steps, "steps") as progress,
         Checkpointer(model, optimizer, config.checkpoint_behind) as checkpointer,
+        Heartbeat(out, world),
+        leaving() as asked,
     ):
-        progress.resume_at(start_step)
-        for step in range(start_step, steps):
-            started = time.perf_counter()
-            batch = {name: tensor.to(world.device) for name, tensor in part(step, world.index("dp"), world.layout.dp).items()}
-            learning_rate = learning_rate_at(step)
-            mine = {**objective.counts(batch), TOKENS: batch["tokens_BT"].numel()}
-            # Processes that share rows count them alike.
-            copies = world.layout.world // world.layout.dp
-            counts = {name: n / copies for name, n in zip(mine, world.sum([float(n) for n in mine.values()]), strict=True)}
-            tokens += int(counts.pop(TOKENS))
-            losses = model.gradients(objective, batch, counts, config.micro_batch_sequences)
-            gradient_norm = model.clip(config.gradient_clip)
-            loss_is_finite = all(math.isfinite(v) for v in losses.values())
-            finite = math.isfinite(gradient_norm) and loss_is_finite
-            overflow = model.loss_scale.after(loss_is_finite, gradient_norm)
-            overflows += overflow
-            skipped = 0 if finite else skipped + (not overflow)
-            if skipped > config.most_skipped_steps:
-                found = f"step {step}: loss {losses['loss_nats']:.4g}, gradient norm {gradient_norm:.4g}"
-                found += f", after {skipped - 1} such steps" if skipped > 1 else ""
-                raise OpenherdError(out.path, found, do="lower learning_rate, or raise warmup_steps; the checkpoint before is kept")
-            if finite:
-                set_learning_rate(optimizer, learning_rate)
-                model.step(optimizer)
-            model.zero()
-            record: dict[str, Any] = {
-                "step": step,
-                "tokens": tokens,
-                **losses,
-                "learning_rate": learning_rate,
-                "gradient_norm": gradient_norm,
-            }
-            if model.loss_scale.moves:
-                record["loss_scale"] = model.loss_scale.value
-            if not finite:  # JSON has no NaN
-                record |= {**dict.fromkeys(losses), "gradient_norm": None, "skipped": True}
-            if overflow:
-                record["overflow"] = True
-            out.log(**record, time_s=round(time.perf_counter() - started, 4))
-            told = finite or overflow
-            progress.advance(note=f"loss {losses['loss_nats']:.3f}" if told else f"{skipped} skipped: no finite loss or gradient")
-            if step + 1 in snapshot_steps:
-                save_state(out.path / SNAPSHOTS / f"step-{step + 1:08d}", model, None, {})
-            if (step + 1) % config.checkpoint_steps == 0 and step + 1 < steps and finite:
-                place = out.path / CHECKPOINTS / f"step-{step + 1:08d}"
-                checkpointer.save(place, {"step": step + 1, "tokens": tokens, **model.loss_scale.state()}, rotate)
-    if 0 < steps <= skipped + overflows:
-        raise OpenherdError(out.path, "no step had a finite loss and gradient", do="lower learning_rate, or look at the data")
-    if broken := model.not_finite():
-        found = f"{broken} is not finite after {steps} steps"
-        raise OpenherdError(out.path, found, do="lower learning_rate; the checkpoint before is kept")
-    if start_step < steps:
-        save_state(out.path / STATE, model, optimizer, {"step": steps, "tokens": tokens, **model.loss_scale.state()})
-    if world.leads:
-        shutil.rmtree(out.path / CHECKPOINTS, ignore_errors=True)
+        run = Steps(model, optimizer, objective, part, learning_rate_at, steps, config, out, checkpointer, snapshot_steps)
+        run.resume(optimizer_from, skips)
+        with Progress(what, steps, "steps") as progress:
+            progress.resume_at(run.step)
+            try:
+                while run.step < steps:
+                    note = run.take(leave=asked.asked)
+                    progress.reach(run.step, note)
+                run.finish()
+            except Exception as error:
+                if world.mesh is None or not is_lost(error):
+                    raise
+                raise lost(error, world, out, run.step) from error
     world.wait()
-    records = out.metrics.read()
-    seconds = sum(r["time_s"] for r in records)
-    losses_nats = [r["loss_nats"] for r in records if not r.get("skipped")] or [math.nan]
-    last = losses_nats[-max(len(losses_nats) // 20, 1) :]
-    return {
-        "steps": steps,
-        "tokens": tokens,
-        "loss_nats_last_5_percent": sum(last) / len(last),
-        "final_loss_nats": losses_nats[-1],
-        **({"skipped_steps": n} if (n := sum(r.get("skipped", False) for r in records)) else {}),
-        **({"overflow_steps": overflows} if overflows else {}),
-        "tokens_per_s": tokens / seconds if seconds else 0.0,
-        "precision": model.precision,
-    }
+    if world.leads:
+        shutil.rmtree(out.path / ALIVE, ignore_errors=True)
+    return run.metrics()
 
 
-def skipped_at_the_end(records: Sequence[dict[str, Any]]) -> int:
-    """How many of the last steps in a row were not applied, but for overflows of fp16, which are no sign of anything."""
-    mine = [record for record in reversed(records) if not record.get("overflow")]
-    return next((i for i, record in enumerate(mine) if not record.get("skipped")), len(mine))
+def lost(error: Exception, world: World, out: Output, step: int) -> LostError:
+    """What happened where others are gone or hang, and who they are, by the heartbeats that have stopped."""
+    at = round(time.time(), 3)
+    time.sleep(3 * HEARTBEAT_S)  # a process that died this moment has not been silent for long
+    gone = silent(out, world.layout.world, 2.5 * HEARTBEAT_S)
+    file = out.path / FLIGHT / f"{world.rank}.json"
+    last = flight_record(file)
+    who = ", ".join(f"process {rank} has given no sign of life for {age:.0f} s" for rank, age in sorted(gone.items()))
+    reason = str(error).strip().splitlines()[-1].rpartition("] ")[2][:160]
+    who = who or "all give signs of life: the network, or slow work"
+    do = f"all start again from the last checkpoint; {file} has this process's collectives"
+    do += f", the last: {last}" if last else ""
+    found = f"process {world.rank} lost others at step {step} ({reason}); {who}"
+    tell(out, "lost", at=at, step=step, rank=world.rank, reason=reason, silent=sorted(gone), last_collective=last)
+    return LostError(out.path, found, do=do)
+
+
+class Steps:
+    """The steps of one run and what they need: straight-line code in `take`, and the ways off it."""
+
+    def __init__(
+        self,
+        model: Sharded,
+        optimizer: torch.optim.Optimizer,
+        objective: Objective,
+        part: Part,
+        learning_rate_at: Callable[[int], float],
+        steps: int,
+        config: TrainingConfig,
+        out: Output,
+        checkpointer: Checkpointer,
+        snapshot_steps: tuple[int, ...],
+    ) -> None:
+        self.model, self.optimizer, self.objective, self.part = model, optimizer, objective, part
+        self.learning_rate_at, self.steps, self.config, self.out = learning_rate_at, steps, config, out
+        self.checkpointer, self.snapshot_steps = checkpointer, snapshot_steps
+        self.world = model.world
+        self.watch = Watch(config)
+        self.step = self.tokens = 0
+        self.skips: list[Range] = []
+
+    def resume(self, optimizer_from: Path | None, skips: Sequence[Range]) -> None:
+        """Go on from the newest checkpoint that is whole, or take up the moments of the phase before."""
+        self.read_state(self.newest())
+        if not self.step and optimizer_from is not None:
+            load_moments(optimizer_from, self.model, self.optimizer)
+        for first, end in [*skips, *read_skips(self.out)]:
+            self.skips = add_range(self.skips, first, end)
+        self.begun_at = self.step
+        if (self.out.path / LEDGER).exists():
+            self.tell("resumed", step=self.step, processes=str(self.world.layout))
+        self.rewind()
+        self.ledger = Ledger(self.out)
+
+    def newest(self) -> dict[str, Any]:
+        """Read the newest checkpoint that is whole; returns its plain values, START's without one.
+
+        Says on standard error which were damaged. Raises InputError where all are.
+        """
+        found = checkpoints(self.out)
+        for path in found:
+            try:
+                return load_state(path, self.model, self.optimizer, self.start())
+            except InputError as error:
+                if path == found[-1]:
+                    raise
+                self.tell("damaged checkpoint", path=path.name)
+                if self.world.leads:
+                    sys.stderr.write(f"  {error.where}: {error.found}; going on from the checkpoint before\n")
+        return self.start()
+
+    def start(self) -> dict[str, Any]:
+        """START, with the loss scale's values where it moves."""
+        return {**START, **self.model.loss_scale.state()}
+
+    def read_state(self, found: Mapping[str, Any]) -> None:
+        """Take up what a checkpoint says beside weights and moments."""
+        self.step, self.tokens = int(found["step"]), int(found["tokens"])
+        self.watch.read(found["watch"])
+        self.model.loss_scale.take_up(found)
+        for first, end in json.loads(found["skips"]):
+            self.skips = add_range(self.skips, first, end)
+
+    def extra(self, step: int) -> dict[str, Any]:
+        """What a checkpoint says beside weights and moments, with `step` steps done."""
+        plain = {"step": step, "tokens": self.tokens, "watch": self.watch.text(), "skips": json.dumps(self.skips)}
+        return {**plain, **self.model.loss_scale.state()}
+
+    def rewind(self) -> None:
+        """Take out of the log what is going to be done again."""
+        if self.world.leads:
+            self.out.metrics.rewind(lambda record: record["step"] < self.step)
+        self.world.wait()
+
+    def take(self, leave: bool) -> str:
+        """The next step, or nothing where its data are passed over; returns a note on it. Raises RequeueError to leave."""
+        step, started = self.step, time.perf_counter()
+        if is_in(self.skips, step):
+            self.out.log(step=step, tokens=self.tokens, loss_nats=None, skipped=True, time_s=0.0)
+            self.step += 1
+            return "passed over"
+        with self.ledger.waiting("data"):
+            rows = self.part(step, self.world.index("dp"), self.world.layout.dp)
+            batch = {name: tensor.to(self.world.device) for name, tensor in rows.items()}
+        counts, n_tokens, leave = self.count(batch, leave)
+        rows_here, length = batch["tokens_BT"].shape
+        self.watch.meet([rows_here * self.world.layout.dp, length])
+        losses, gradient_norm, wrong = self.gradients(batch, counts)
+        if wrong:
+            return self.reject(wrong, losses, gradient_norm, time.perf_counter() - started)
+        learning_rate = self.learning_rate_at(step)
+        set_learning_rate(self.optimizer, learning_rate)
+        self.model.step(self.optimizer)
+        norm = math.sqrt(self.model.sum_over_parts(update_norms(self.optimizer, self.model.trained())))
+        self.tokens += n_tokens
+        if self.watch.accept(step, losses["loss_nats"], norm):
+            self.tell("large update", step=step, update_norm=norm)
+        record = {"step": step, "tokens": self.tokens, **losses, "learning_rate": learning_rate}
+        record |= {"gradient_norm": gradient_norm, "update_norm": norm, **self.scale()}
+        self.out.log(**record, time_s=round(time.perf_counter() - started, 4))
+        self.step += 1
+        with self.ledger.waiting("checkpoint"):
+            self.keep(leave)
+        self.ledger.step(step, applied=True)
+        if leave and self.step < self.steps:
+            found = f"asked to leave (SIGTERM) after step {self.step}, which is kept"
+            raise RequeueError(self.out.path, found, do="the same command goes on from there")
+        return f"loss {losses['loss_nats']:.3f}"
+
+    def count(self, batch: Batch, leave: bool) -> tuple[dict[str, float], int, bool]:
+        """What each term of the loss is divided by, over all processes; tokens; and whether any process is asked to leave."""
+        mine = {**self.objective.counts(batch), TOKENS: batch["tokens_BT"].numel()}
+        *sums, n_leave = self.world.sum([*(float(n) for n in mine.values()), float(leave)])
+        # Processes that share rows count them alike.
+        copies = self.world.layout.world // self.world.layout.dp
+        counts = {name: n / copies for name, n in zip(mine, sums, strict=True)}
+        return counts, int(counts.pop(TOKENS)), n_leave > 0
+
+    def gradients(self, batch: Batch, counts: dict[str, float]) -> tuple[dict[str, float], float, str]:
+        """Losses, the gradient's norm (clipped since) and what is wrong with them. A bad step is computed twice, to tell a failure
+        of a device, which does not come again, from the data's or the weights'."""
+        first: tuple[dict[str, float], float, str] | None = None
+        while True:
+            losses = self.model.gradients(self.objective, batch, counts, self.config.micro_batch_sequences)
+            norm = self.model.clip(self.config.gradient_clip)
+            loss_is_finite = all(map(math.isfinite, losses.values()))
+            if self.model.loss_scale.after(loss_is_finite, norm):
+                return losses, norm, OVERFLOW
+            wrong = self.watch.verdict(losses["loss_nats"] if loss_is_finite else math.nan, norm)
+            if first is None and wrong:
+                first = losses, norm, wrong
+                self.model.zero()
+                continue
+            if first is not None and not wrong:
+                self.tell("transient fault", step=self.step, first_loss_nats=finite(first[0]["loss_nats"]), **losses)
+            return losses, norm, wrong
+
+    def reject(self, wrong: str, losses: dict[str, float], gradient_norm: float, seconds: float) -> str:
+        """Do not apply a step; roll back where that is called for."""
+        step = self.step
+        self.model.zero()
+        record: dict[str, Any] = {"step": step, "tokens": self.tokens, **dict.fromkeys(losses), "gradient_norm": None}
+        record["skipped"] = True
+        if wrong == OVERFLOW:
+            return self.pass_over({**record, "overflow": True}, seconds, wrong)
+        limit = self.watch.limit()
+        self.watch.reject(step)
+        self.tell(wrong, step=step, loss_nats=finite(losses["loss_nats"]), gradient_norm=finite(gradient_norm), limit_nats=limit)
+        self.skips = add_range(self.skips, step, step + 1)
+        if wrong == "spike" or self.watch.bad_in_a_row > self.config.most_skipped_steps:
+            found = f"step {step}: loss {losses['loss_nats']:.4g}, gradient norm {gradient_norm:.4g}"
+            return self.roll_back(found)
+        self.keep_skips()
+        return self.pass_over(record, seconds, wrong)
+
+    def pass_over(self, record: dict[str, Any], seconds: float, wrong: str) -> str:
+        """Log a step that is not applied."""
+        self.out.log(**record, **self.scale(), time_s=round(seconds, 4))
+        self.ledger.step(self.step, applied=False)
+        self.step += 1
+        return f"{wrong}, not applied"
+
+    def scale(self) -> dict[str, float]:
+        """What a record says of the loss scale."""
+        return {"loss_scale": self.model.loss_scale.value} if self.model.loss_scale.moves else {}
+
+    def roll_back(self, found: str) -> str:
+        """Back to the last good checkpoint; the data from the first suspicious step on are passed over."""
+        step, first = self.step, self.watch.suspicious_since
+        assert first is not None
+        self.settle()
+        self.world.wait()
+        before = [path for path in checkpoints(self.out) if step_of(path) <= first]
+        target = next(filter(is_marked_good, before), next(iter(before), None))
+        again = f"{self.watch.rollbacks} rollbacks did not help" if self.watch.rollbacks else ""
+        if target is None or self.watch.rollbacks >= self.config.most_rollbacks:
+            why = again if target is not None else "no checkpoint to go back to"
+            bad = self.watch.bad_in_a_row
+            more = f", after {bad - 1} such steps" if bad > 1 else ""
+            do = "lower learning_rate, or raise warmup_steps; the checkpoint before is kept"
+            raise OpenherdError(self.out.path, f"{found}{more}; {why}", do=do)
+        self.skips = add_range(self.skips, first, step + 1)
+        self.keep_skips()
+        rollbacks, ends = self.watch.rollbacks + 1, self.step
+        self.read_state(load_state(target, self.model, self.optimizer, self.start()))
+        self.watch.rollbacks, self.watch.clean_since = rollbacks, max(self.watch.clean_since, ends + 1)
+        self.tell("rollback", step=ends, to_step=self.step, good=is_marked_good(target), skipped=[first, ends + 1])
+        if self.world.leads:
+            for late in checkpoints(self.out):
+                if step_of(late) > self.step:  # they hold what led there
+                    shutil.rmtree(late)
+        self.rewind()
+        self.ledger.step(ends, applied=False)
+        return f"rolled back to step {self.step}"
+
+    def keep(self, leave: bool) -> None:
+        """What is due after a step: a snapshot, a checkpoint, the mark of a good one."""
+        step = self.step
+        if step in self.snapshot_steps:
+            save_state(self.out.path / SNAPSHOTS / name_of(step), self.model, None, {})
+        if self.world.leads:
+            self.rotate()
+        if (step % self.config.checkpoint_steps == 0 or leave) and step < self.steps:
+            self.settle()
+            with contextlib.nullcontext() if leave else self.told_refusal():
+                self.checkpointer.save(self.out.path / CHECKPOINTS / name_of(step), self.extra(step))
+            if leave:
+                self.checkpointer.wait()
+
+    def settle(self) -> None:
+        """Until the last checkpoint is written."""
+        with self.told_refusal():
+            self.checkpointer.wait()
+
+    @contextlib.contextmanager
+    def told_refusal(self) -> Iterator[None]:
+        """Where the disk refuses a checkpoint, training goes on: the one before is still there."""
+        try:
+            yield
+        except OSError as error:
+            self.tell("checkpoint failed", step=self.step, reason=error.strerror)
+            if self.world.leads:
+                sys.stderr.write(f"  {error.filename}: {error.strerror}; the checkpoint before is kept, training goes on\n")
+
+    def rotate(self) -> None:
+        """Mark the checkpoints that have become good, and remove old ones: never the last good one, nor the next to become it."""
+        found = checkpoints(self.out)
+        for path in found:
+            if not is_marked_good(path) and self.watch.is_good(step_of(path), self.step):
+                mark_good(path)
+        good = next((i for i, path in enumerate(found) if is_marked_good(path)), len(found))
+        for i, old in enumerate(found):
+            if i >= self.config.keep_checkpoints and i not in (good - 1, good):
+                shutil.rmtree(old)
+
+    def keep_skips(self) -> None:
+        """Write what is passed over at once: the next checkpoint may be far."""
+        if self.world.leads:
+            write_skips(self.out, self.skips)
+
+    def tell(self, event: str, **more: Any) -> None:
+        """Note an event."""
+        if self.world.leads:
+            tell(self.out, event, **more)
+
+    def finish(self) -> None:
+        """The final state. Raises OpenherdError where nothing was learnt, or the weights are broken."""
+        out, records = self.out, self.out.metrics.read()
+        if self.steps and all(record.get("skipped") for record in records):
+            raise OpenherdError(out.path, "no step had a finite loss and gradient", do="lower learning_rate, or look at the data")
+        if broken := self.model.not_finite():
+            found = f"{broken} is not finite after {self.steps} steps"
+            raise OpenherdError(out.path, found, do="lower learning_rate; the checkpoint before is kept")
+        self.settle()
+        if self.begun_at < self.steps:
+            save_state(out.path / STATE, self.model, self.optimizer, self.extra(self.steps))
+        if self.world.leads:
+            shutil.rmtree(out.path / CHECKPOINTS, ignore_errors=True)
+        self.world.wait()
+
+    def metrics(self) -> dict[str, Any]:
+        """What the manifest says of the run."""
+        records = self.out.metrics.read()
+        seconds = sum(r["time_s"] for r in records)
+        losses_nats = [r["loss_nats"] for r in records if not r.get("skipped")] or [math.nan]
+        last = losses_nats[-max(len(losses_nats) // 20, 1) :]
+        return {
+            "steps": self.steps,
+            "tokens": self.tokens,
+            "loss_nats_last_5_percent": sum(last) / len(last),
+            "final_loss_nats": losses_nats[-1],
+            **({"skipped_steps": n, "skipped": self.skips} if (n := sum(r.get("skipped", False) for r in records)) else {}),
+            **({"overflow_steps": n} if (n := sum(r.get("overflow", False) for r in records)) else {}),
+            "tokens_per_s": self.tokens / seconds if seconds else 0.0,
+            "precision": self.model.precision,
+            "goodput_s": goodput(self.out.path),
+        }
+
+
+def tell(out: Output, event: str, **more: Any) -> None:
+    """Note an event in `events.jsonl`."""
+    MetricsLog(out.path / EVENTS).append({"event": event, "at": round(time.time(), 3), **more})
+
+
+def finite(value: float) -> float | None:
+    """JSON has no NaN."""
+    return value if math.isfinite(value) else None
+
+
+def name_of(step: int) -> str:
+    """The name of the checkpoint after so many steps."""
+    return f"step-{step:08d}"
+
+
+def step_of(checkpoint: Path) -> int:
+    """How many steps were done at a checkpoint."""
+    return int(checkpoint.name.removeprefix("step-")) if checkpoint.name != STATE else sys.maxsize
 
 
 def checkpoints(out: Output) -> list[Path]:
@@ -277,22 +548,7 @@ def checkpoints(out: Output) -> list[Path]:
     return [path for path in (out.path / STATE, *sorted((out.path / CHECKPOINTS).glob("step-*"), reverse=True)) if path.exists()]
 
 
-def resume(out: Output, model: Sharded, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Read the newest checkpoint that is whole into model and optimizer; returns the steps and tokens it reached, 0 without one.
-
-    Says on standard error which were damaged. Raises InputError where all are.
-    """
-    start: dict[str, Any] = {"step": 0, "tokens": 0, **model.loss_scale.state()}
-    found = checkpoints(out)
-    for path in found:
-        try:
-            return load_state(path, model, optimizer, start)
-        except InputError as error:
-            if path == found[-1]:
-                raise
-            if model.world.leads:
-                sys.stderr.write(f"  {error.where}: {error.found}; going on from the checkpoint before\n")
-    return start
+START: dict[str, Any] = {"step": 0, "tokens": 0, "watch": "", "skips": "[]"}
 
 
 @torch.no_grad()

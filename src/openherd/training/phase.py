@@ -16,7 +16,7 @@ from pydantic import Field
 from openherd.core.config import nearest
 from openherd.core.errors import ConfigError
 from openherd.core.rundir import Output, Run
-from openherd.data.batches import BatchSource
+from openherd.data.batches import IGNORED, BatchSource
 from openherd.data.token_shards import TokenShards
 from openherd.model.config import ModelConfig
 from openherd.model.flops import flops_per_token, parameters
@@ -75,8 +75,10 @@ def batches(shards: TokenShards, pieces: Sequence[Piece], seed: int, phase: str,
     def part(step: int, place: int, n: int) -> Batch:
         for source, p in zip(sources, pieces, strict=True):
             if step < p.steps:
-                each = p.batch_sequences // n
-                arrays = source.batch(step * p.batch_sequences + place * each, each)
+                each = -(-p.batch_sequences // n)
+                first = min(place * each, p.batch_sequences - each)
+                arrays = source.batch(step * p.batch_sequences + first, each)
+                arrays["labels_BT"][: place * each - first] = IGNORED  # of an uneven share: another process's rows
                 return {name: torch.from_numpy(array) for name, array in arrays.items()}
             step -= p.steps
         raise IndexError(step)
@@ -135,7 +137,7 @@ class Base:
     def model(self, name: str, config: TrainingConfig, rows: Sequence[Rows], shape: ModelConfig | None = None) -> Sharded:
         """Its model, in fp32; `shape` may have another RoPE and context. Raises ConfigError where the layout cannot run it."""
         shape = shape or self.shape
-        check_layout(name, config.parallel, shape, rows, config.micro_batch_sequences)
+        check_layout(name, self.world.layout, shape, rows, config.micro_batch_sequences)
         model = Sharded(shape, self.world, self.precision, config.float8)
         model.fill(self.tensors.__getitem__)
         return model

@@ -86,6 +86,7 @@ def pretrain(config: PretrainConfig, *, shards: Run, tokenizer: Run, out: Output
     words = Tokenizer.load(file.parent)
     pieces = ramp(config)
     world, precision = open_world(config, out)
+    check_layout("pretrain", world.layout, SIZES[config.size], [p.rows for p in pieces], config.micro_batch_sequences)
     longest = max(p.sequence_length for p in pieces)
     shape = replace(SIZES[config.size], vocabulary=words.vocabulary, rope_scaling=None, max_positions=longest)
     model = Sharded(shape, world, precision, config.float8)

@@ -1,0 +1,134 @@
+"""Where a run's time went (paper 3.3.4: more than 90% effective training time): every second is in one class.
+
+`goodput.jsonl` has a line for every step, and one for every start of the run; each accounts for the time since the line before,
+over restarts too. What a killed process did after its last line is told apart by the heartbeats of all processes: up to one step of
+it is work done again, what is over is a stall, and from the last heartbeat on it is restart.
+"""
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from openherd.core.metrics import MetricsLog
+from openherd.core.rundir import Output
+from openherd.parallel.mesh import World
+
+LEDGER = "goodput.jsonl"
+ALIVE = ".alive"
+HEARTBEAT_S = 0.5
+CLASSES = {
+    "productive": "steps applied for the first time",
+    "data": "waiting for batches",
+    "checkpoint": "waiting for checkpoints",
+    "recompute": "steps done again, or not applied",
+    "restart": "starting, and starting again",
+    "stalled": "hanging until somebody noticed",
+}
+
+
+class Heartbeat:
+    """A file that this process touches twice a second, so that others can see that it is there."""
+
+    def __init__(self, out: Output, world: World) -> None:
+        self.file = out.path / ALIVE / str(world.rank)
+        self.every_s = max(HEARTBEAT_S, world.layout.world / 64)  # a shared disk is not to be flooded
+        self.ended = threading.Event()
+        self.thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+
+    def _beat(self) -> None:
+        while not self.ended.is_set():
+            self.file.parent.mkdir(exist_ok=True)
+            self.file.touch()
+            self.ended.wait(self.every_s)
+
+    def __enter__(self) -> "Heartbeat":
+        self.thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.ended.set()
+        self.thread.join()
+
+
+def silent(out: Output, world: int, longer_than_s: float) -> dict[int, float]:
+    """Ranks that have given no sign of life for longer than that, with the seconds."""
+    now = time.time()
+    ages = {rank: now - _beaten_at(out.path / ALIVE / str(rank)) for rank in range(world)}
+    return {rank: age for rank, age in ages.items() if longer_than_s < age < now}
+
+
+def _beaten_at(file: Path) -> float:
+    try:
+        return file.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
+
+
+class Ledger:
+    """The account of one process's time; the first process of several keeps it."""
+
+    def __init__(self, out: Output) -> None:
+        self.log = MetricsLog(out.path / LEDGER) if out.leads else None
+        lines = self.log.read() if self.log else []
+        self.furthest = max((int(line.get("step", -1)) for line in lines), default=-1)
+        self.spent = dict.fromkeys(("data", "checkpoint"), 0.0)
+        self.last = time.time()
+        if self.log is None:
+            return
+        if lines:
+            before = float(lines[-1]["at"])
+            alive = max((_beaten_at(f) for f in (out.path / ALIVE).glob("*")), default=before)
+            alive = min(max(alive, before), self.last)
+            a_step = max((float(line["s"]) for line in lines[-20:] if "step" in line), default=0.0)
+            lost = min(alive - before, a_step)
+            self._write({"recompute": lost, "stalled": alive - before - lost, "restart": self.last - alive})
+        else:
+            self._write({"restart": self.last - out.begun})
+
+    def _write(self, seconds: dict[str, float], **more: Any) -> None:
+        assert self.log is not None
+        told = {name: round(s, 4) for name, s in seconds.items() if s >= 5e-5}
+        self.log.append({"at": round(self.last, 4), **more, "s": round(sum(seconds.values()), 4), **told})
+
+    @contextmanager
+    def waiting(self, name: str) -> Iterator[None]:
+        """Time that belongs to 'data' or 'checkpoint'."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.spent[name] += time.perf_counter() - start
+
+    def step(self, step: int, applied: bool) -> None:
+        """A step has ended; what was not waited is productive, or done again."""
+        now = time.time()
+        seconds = {**self.spent, "productive": max(now - self.last - sum(self.spent.values()), 0.0)}
+        if step <= self.furthest or not applied:
+            seconds["recompute"] = seconds.pop("productive")
+        self.furthest = max(self.furthest, step)
+        self.spent = dict.fromkeys(self.spent, 0.0)
+        self.last = now
+        if self.log is not None:
+            self._write(seconds, step=step)
+
+
+def goodput(path: Path) -> dict[str, float]:
+    """Seconds by class of a run's ledger, empty without one."""
+    totals: dict[str, float] = {}
+    for line in MetricsLog(path / LEDGER).read():
+        for name in CLASSES:
+            if name in line:
+                totals[name] = totals.get(name, 0.0) + line[name]
+    return {name: round(totals[name], 3) for name in CLASSES if name in totals}
+
+
+def goodput_text(seconds: dict[str, float]) -> str:
+    """Shares in words: 'effective 91.2% of 312 s: 4.1% restart, ...'."""
+    total = sum(seconds.values())
+    if not total:
+        return ""
+    rest = [f"{100 * s / total:.1f}% {name}" for name, s in seconds.items() if name != "productive"]
+    return f"effective {100 * seconds.get('productive', 0.0) / total:.1f}% of {total:,.0f} s: {', '.join(rest)}"

@@ -1,0 +1,329 @@
+"""Bad steps, rollbacks, good checkpoints, leaving when asked, a disk that refuses: the outcome is that of an undisturbed run."""
+
+import itertools
+import json
+import os
+import resource
+import signal
+import statistics
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from openherd.core.errors import OpenherdError, RequeueError
+from openherd.core.metrics import MetricsLog
+from openherd.core.rundir import Output
+from openherd.data.batches import IGNORED
+from openherd.data.token_shards import TokenShards
+from openherd.model.config import ModelConfig
+from openherd.model.init import initial_weights
+from openherd.parallel.apply import Sharded
+from openherd.parallel.layout import ParallelConfig
+from openherd.parallel.mesh import World
+from openherd.training.goodput import CLASSES, goodput, goodput_text
+from openherd.training.loop import TrainingConfig, checkpoints, train
+from openherd.training.objective import NextToken
+from openherd.training.phase import Piece, batches
+from openherd.training.resilience import Watch, add_range, is_in, is_marked_good
+
+SHAPE = ModelConfig(n_layers=1, d_model=16, n_heads=2, n_kv_heads=1, head_width=8, d_feed_forward=24, vocabulary=24)
+STEPS = 56
+CONFIG = TrainingConfig(
+    precision="float32", device="cpu", micro_batch_sequences=4, checkpoint_steps=8, spike_window=16, good_after_steps=6
+)
+
+
+def batch_at(step):
+    """Counting upwards from random tokens: soon learnt."""
+    start = torch.randint(0, 24, (4, 1), generator=torch.Generator().manual_seed(step))
+    tokens = (start + torch.arange(13)) % 24
+    positions = torch.arange(12).expand(4, -1)
+    documents = torch.zeros(4, 12, dtype=torch.int64)
+    return {"tokens_BT": tokens[:, :-1], "labels_BT": tokens[:, 1:], "positions_BT": positions, "documents_BT": documents}
+
+
+def mislabelled(step):
+    """The labels of another task: a spike once counting is learnt."""
+    batch = batch_at(step)
+    return {**batch, "labels_BT": (batch["labels_BT"] + 11) % 24}
+
+
+def go(path, batches=batch_at, objective=None, config=CONFIG, **more):
+    """Train up to STEPS, going on from what is there; returns (weights, metrics, output)."""
+    model = Sharded(SHAPE, World(ParallelConfig(), torch.device("cpu")), "float32")
+    model.fill(initial_weights(SHAPE, 1))
+    path.mkdir(exist_ok=True)
+    out = Output(path)
+    metrics = train(
+        model, objective or NextToken(), lambda step, place, n: batches(step), lambda step: 1e-2, STEPS, config, out, what="test",
+        **more,
+    )  # fmt: skip
+    return [p.detach().clone() for _, p in model.trained()], metrics, out
+
+
+def events(out):
+    return MetricsLog(out.path / "events.jsonl").read()
+
+
+def same(a, b):
+    return all(torch.equal(p, q) for p, q in zip(a, b, strict=True))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    return go(tmp_path_factory.mktemp("undisturbed"))
+
+
+@pytest.mark.parametrize("behind", [False, True])
+def test_a_spike_rolls_back_and_its_data_are_passed_over(tmp_path, behind):
+    config = replace(CONFIG, checkpoint_behind=behind)
+    weights, metrics, out = go(tmp_path / "a", lambda step: mislabelled(step) if step == 41 else batch_at(step), config=config)
+    spike, rollback = events(out)
+    assert (spike["event"], spike["step"]) == ("spike", 41)
+    assert spike["loss_nats"] > spike["limit_nats"]
+    # Step 40 is no good checkpoint yet; that of step 32 was followed by 9 clean steps.
+    assert {k: rollback[k] for k in ("event", "step", "to_step", "skipped", "good")} == {
+        "event": "rollback", "step": 41, "to_step": 32, "skipped": [41, 42], "good": True,
+    }  # fmt: skip
+    wanted, _, _ = go(tmp_path / "b", skips=[(41, 42)])
+    assert same(weights, wanted)
+    assert metrics["skipped"] == [(41, 42)]
+    assert [r["step"] for r in out.metrics.read()] == list(range(STEPS))
+    assert [r["step"] for r in out.metrics.read() if r.get("skipped")] == [41]
+
+
+def test_weights_that_a_step_broke_are_given_up(tmp_path):
+    """The loss does not come back after the spike: the second rollback passes over more."""
+
+    def batches(step):
+        return mislabelled(step) if 41 <= step < 44 else batch_at(step)
+
+    weights, metrics, out = go(tmp_path / "a", batches)
+    assert [e["event"] for e in events(out)].count("rollback") == 3
+    assert metrics["skipped"] == [(41, 44)]
+    assert same(weights, go(tmp_path / "b", skips=[(41, 44)])[0])
+    with pytest.raises(OpenherdError, match=r"step 43: loss .*; 2 rollbacks did not help"):
+        go(tmp_path / "c", batches, config=replace(CONFIG, most_rollbacks=2))
+
+
+def test_a_killed_run_remembers_what_it_passes_over(tmp_path):
+    """Between a rollback and the next checkpoint nothing else would know of it."""
+
+    def batches(step):
+        if step == 36 and (tmp_path / "a" / "skips.json").exists() and not stopped:
+            stopped.append(step)
+            raise KeyboardInterrupt
+        return mislabelled(step) if step == 41 else batch_at(step)
+
+    stopped = []
+    with pytest.raises(KeyboardInterrupt):
+        go(tmp_path / "a", batches)
+    weights, _, out = go(tmp_path / "a", batches)
+    assert [e["event"] for e in events(out)].count("spike") == 1
+    assert same(weights, go(tmp_path / "b", skips=[(41, 42)])[0])
+
+
+class Poisoned(NextToken):
+    """NaN in a step, the first so many times that it is computed."""
+
+    def __init__(self, step, times):
+        self.step, self.times = step, times
+
+    def counts(self, batch):
+        self.here = int(batch["tokens_BT"][0, 0]) == int(batch_at(self.step)["tokens_BT"][0, 0])
+        self.here = self.here and torch.equal(batch["tokens_BT"], batch_at(self.step)["tokens_BT"])
+        return super().counts(batch)
+
+    def losses(self, hidden_BTD, head, batch):
+        found = super().losses(hidden_BTD, head, batch)
+        if self.here and self.times > 0:
+            self.times -= 1
+            found["loss_nats"] = found["loss_nats"] * float("nan")
+        return found
+
+
+def test_a_fault_that_does_not_come_again_changes_nothing(tmp_path, undisturbed):
+    weights, metrics, out = go(tmp_path, objective=Poisoned(20, times=1))
+    assert [(e["event"], e["step"], e["first_loss_nats"]) for e in events(out)] == [("transient fault", 20, None)]
+    assert same(weights, undisturbed[0])
+    assert "skipped" not in metrics
+
+
+def test_a_fault_that_stays_is_passed_over(tmp_path):
+    weights, metrics, out = go(tmp_path / "a", objective=Poisoned(20, times=100))
+    assert [(e["event"], e["step"]) for e in events(out)] == [("not finite", 20)]
+    assert metrics["skipped"] == [(20, 21)]
+    assert same(weights, go(tmp_path / "b", skips=[(20, 21)])[0])
+
+
+def test_steps_in_a_row_that_are_not_finite_roll_back(tmp_path):
+    """The update of step 20 breaks the weights, once: a flipped bit, not the data."""
+    broken = []
+
+    def rate(step):
+        if step == 20 and not broken:
+            broken.append(step)
+            return float("inf")
+        return 1e-2
+
+    model = Sharded(SHAPE, World(ParallelConfig(), torch.device("cpu")), "float32")
+    model.fill(initial_weights(SHAPE, 1))
+    out = Output(tmp_path)
+    metrics = train(model, NextToken(), lambda step, place, n: batch_at(step), rate, STEPS, CONFIG, out, what="test")
+    assert [e["event"] for e in events(out)] == ["not finite"] * 4 + ["rollback"]
+    assert events(out)[-1]["to_step"] == 8  # that of step 16 is none of the good ones
+    assert metrics["skipped"] == [(21, 25)]
+
+
+def test_the_last_good_checkpoint_stays(tmp_path):
+    """Though newer ones push it out before they are good."""
+    seen = []
+
+    def batches(step):
+        out = Output(tmp_path)
+        seen.append([(int(p.name[5:]), is_marked_good(p)) for p in checkpoints(out)])
+        if step == 50:
+            raise KeyboardInterrupt
+        return batch_at(step)
+
+    with pytest.raises(KeyboardInterrupt):
+        go(tmp_path, batches, config=replace(CONFIG, checkpoint_behind=False, good_after_steps=20))
+    assert seen[45] == [(40, False), (32, False), (24, True)]
+    assert seen[24] == [(24, False), (16, False), (8, False)]  # the oldest will be the first good one
+    assert seen[29] == [(24, False), (16, False), (8, True)]
+
+
+def test_asked_to_leave_it_keeps_the_step_and_goes_on(tmp_path, undisturbed):
+    def batches(step):
+        if step == 21 and not (tmp_path / "asked").exists():
+            (tmp_path / "asked").touch()
+            os.kill(os.getpid(), signal.SIGTERM)
+        return batch_at(step)
+
+    with pytest.raises(RequeueError, match=r"asked to leave .* after step 23") as raised:
+        go(tmp_path, batches)
+    assert raised.value.exit_code == 75
+    assert [r["step"] for r in Output(tmp_path).metrics.read()] == list(range(23))
+    weights, _, out = go(tmp_path, batches)
+    assert same(weights, undisturbed[0])
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert goodput(out.path).keys() >= {"productive", "restart"}
+
+
+@pytest.mark.parametrize("behind", [False, True])
+def test_a_disk_that_refuses_a_checkpoint_ends_nothing(tmp_path, undisturbed, capsys, behind):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def batches(step):
+        if step in (14, 22):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (12_000 if step == 14 else soft, hard))
+        return batch_at(step)
+
+    try:
+        weights, _, out = go(tmp_path, batches, config=replace(CONFIG, checkpoint_behind=behind))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [e["event"] for e in events(out)] == ["checkpoint failed"]
+    assert "the checkpoint before is kept, training goes on" in capsys.readouterr().err
+    assert same(weights, undisturbed[0])
+
+
+def test_every_second_is_in_one_class(undisturbed):
+    lines = MetricsLog(undisturbed[2].path / "goodput.jsonl").read()
+    seconds = goodput(undisturbed[2].path)
+    assert set(seconds) <= set(CLASSES)
+    assert [line["step"] for line in lines if "step" in line] == list(range(STEPS))
+    begun = lines[0]["at"] - lines[0]["s"]
+    assert sum(seconds.values()) == pytest.approx(lines[-1]["at"] - begun, abs=0.02)
+    assert goodput_text(seconds).startswith("effective ")
+    for earlier, later in itertools.pairwise(lines):
+        assert later["at"] - earlier["at"] == pytest.approx(later["s"], abs=2e-3)
+
+
+def watch(**more):
+    return Watch(replace(CONFIG, spike_window=32, **more))
+
+
+losses_given = st.lists(
+    st.one_of(st.floats(2.9, 3.1), st.just(float("nan")), st.just(float("inf")), st.floats(50, 1e6)), min_size=33, max_size=120
+)
+
+
+@given(losses_given)
+def test_neither_nan_nor_spike_shifts_the_limit(values):
+    """Rejected as they are, they leave the limit where a run without them has it."""
+    mixed, clean = watch(), watch()
+    for step, value in enumerate(values):
+        mixed_limit = mixed.limit()
+        if value < 4:
+            clean.accept(step, value, 1.0)
+            mixed.accept(step, value, 1.0)
+        elif mixed_limit is not None or not value < float("inf"):
+            assert mixed.verdict(value, 1.0)
+            mixed.reject(step)
+    assert mixed.limit() == clean.limit()
+
+
+def test_the_limit_by_hand():
+    found = watch(spike_deviations=10.0)
+    values = [3 + 0.01 * (i % 5) for i in range(32)]
+    for step, value in enumerate(values[:-1]):
+        found.accept(step, value, 1.0)
+    assert found.limit() is None  # one too few
+    found.accept(31, values[-1], 1.0)
+    middle = statistics.median(values)
+    # Four differences of 0.01, then one of 0.04: the median is 0.01.
+    assert found.limit() == pytest.approx(middle + 10 * 1.4826 * 0.01 / 2**0.5)
+    assert found.verdict(found.limit() + 1e-6, 1.0) == "spike"
+    assert found.verdict(found.limit() - 1e-6, 1.0) == ""
+    assert found.verdict(3.0, float("inf")) == "not finite"
+    again = watch()
+    again.read(found.text())
+    assert again.limit() == found.limit()
+    assert watch(spike_deviations=0.0).verdict(1e9, 1.0) == ""
+
+
+def test_a_large_update_is_where_the_passing_over_begins():
+    found = watch()
+    for step in range(32):
+        found.accept(step, 3.0, 1.0)
+    assert not found.accept(32, 3.0, 1.9)
+    assert found.accept(33, 3.0, 2.1)
+    assert found.accept(34, 3.0, 2.5)
+    found.reject(35)
+    assert found.suspicious_since == 33
+    assert not found.is_good(30, 36)
+    assert found.is_good(30, 42)
+
+
+@given(st.lists(st.tuples(st.integers(0, 30), st.integers(1, 5)), max_size=8))
+def test_ranges_hold_what_was_added(given_ranges):
+    ranges = []
+    for first, n in given_ranges:
+        ranges = add_range(ranges, first, first + n)
+    inside = {step for first, n in given_ranges for step in range(first, first + n)}
+    assert {step for step in range(40) if is_in(ranges, step)} == inside
+    assert all(a[1] < b[0] for a, b in itertools.pairwise(ranges))
+
+
+def test_labels_are_never_shown_to_two_processes():
+    """A batch that the processes do not divide: the last ones' rows overlap, their labels do not."""
+    shards = TokenShards(Path(), 400, "", {"web": 400}, {"web": np.array([0])}, {"web": np.arange(400)})
+    part = batches(shards, [Piece(4, 10, 3)], 0, "test", {"web": 1.0})
+    whole = part(1, 0, 1)
+    for n in (2, 3, 4, 7):
+        parts = [part(1, place, n) for place in range(n)]
+        assert len({len(p["tokens_BT"]) for p in parts}) == 1
+        labelled = sorted(tuple(row) for p in parts for row in p["labels_BT"].tolist() if any(label != IGNORED for label in row))
+        assert labelled == sorted(tuple(row) for row in whole["labels_BT"].tolist() if any(label != IGNORED for label in row))
+
+
+def test_events_are_json(tmp_path):
+    _, _, out = go(tmp_path, lambda step: mislabelled(step) if step == 41 else batch_at(step))
+    for line in (out.path / "events.jsonl").read_text().splitlines():
+        assert json.loads(line)["at"] > 1.7e9
