@@ -6,6 +6,7 @@ gradient in fp32. An overflow, which is a finite loss with a gradient that is no
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,7 +45,7 @@ class LossScale:
         """What a checkpoint keeps: nothing where the scale does not move."""
         return {"loss_scale": self.value, "good_steps": self.good_steps} if self.moves else {}
 
-    def take_up(self, state: dict[str, Any]) -> None:
+    def take_up(self, state: Mapping[str, Any]) -> None:
         """Go on from a checkpoint's values."""
         if self.moves:
             self.value, self.good_steps = float(state["loss_scale"]), int(state["good_steps"])
