@@ -165,7 +165,8 @@ def token_shards(folder):
 
 
 def run_in(layout, settings, training, out, until, seen):
-    """Train up to step `until` of STEPS in a layout, going on from what lies in `out`; returns (losses, weights by name, how far tied ends are apart)."""
+    """Train up to step `until` of STEPS in a layout, going on from what lies in `out`; returns losses, weights by name, and how far
+    the tied ends of a pipeline are apart."""
     world = world_of(layout)
     dist.barrier()
     losses = None
