@@ -23,6 +23,7 @@ from openherd.model.config import ModelConfig
 from openherd.parallel.apply import Sharded, local_gradient, own_slices
 from openherd.parallel.layout import ParallelConfig
 from openherd.parallel.mesh import World, meet, spread
+from openherd.parallel.stage import EMBED
 from openherd.training import parity
 from openherd.training.loop import TrainingConfig, train
 from openherd.training.objective import NextToken
@@ -164,7 +165,8 @@ def token_shards(folder):
 
 
 def run_in(layout, settings, training, out, until, seen):
-    """Train up to step `until` of STEPS in a layout, going on from what lies in `out`; returns (losses, weights by name)."""
+    """Train up to step `until` of STEPS in a layout, going on from what lies in `out`; returns losses, weights by name, and how far
+    the tied ends of a pipeline are apart."""
     world = world_of(layout)
     dist.barrier()
     losses = None
@@ -189,7 +191,10 @@ def run_in(layout, settings, training, out, until, seen):
         with contextlib.suppress(Stop):
             train(model, NextToken(), part, lambda step: 1e-3, STEPS, config, output, what="test")
         whole = {name: model.whole(name).clone() for name in model.names()}
-        losses = [r["loss_nats"] for r in output.metrics.read()], whole
+        # The same on both ends of a pipeline.
+        twins = [float(p.detach().double().sum()) for name, p in model.trained() if name == EMBED]
+        apart = sum(world.largest([max(twins), -min(twins)])) if layout.world == layout.pp else 0.0
+        losses = [r["loss_nats"] for r in output.metrics.read()], whole, apart
     dist.barrier()
     return losses
 
@@ -219,6 +224,7 @@ def resume_case(case):
         "weight": max(float((whole[1][name] - parts[1][name]).abs().max()) for name in whole[1]),
         "steps": len(parts[0]),
         "resumed_at": min(step for step, _ in seen["second"]),
+        "twins_apart": parts[2],
         "same_data": sorted(kept + seen["second"]) == seen["whole"],
     }
 

@@ -74,7 +74,7 @@ class TrainingConfig:
     beta1: Annotated[float, Field(description="AdamW; not stated in the paper, Llama 2's", ge=0, lt=1)] = 0.9
     beta2: Annotated[float, Field(description="AdamW; not stated in the paper, Llama 2's", ge=0, lt=1)] = 0.95
     epsilon: Annotated[float, Field(description="AdamW; not stated in the paper, Llama 2's", gt=0)] = 1e-5
-    weight_decay: Annotated[float, Field(description="AdamW, times the learning rate; not stated, Llama 2's", ge=0)] = 0.1
+    weight_decay: Annotated[float, Field(description="AdamW; not stated in the paper, Llama 2's", ge=0)] = 0.1
     # The paper's scaling-law runs decay by 0.1 times the learning rate at that step (3.2.1), which can be read as either of two.
     weight_decay_schedule: Annotated[
         DecaySchedule,

@@ -30,7 +30,7 @@ class AdamW(torch.optim.AdamW):
     ) -> None:
         super().__init__(groups, lr=0.0, betas=betas, eps=epsilon, fused=True)
         self.dtype, self.offload = moments, offload
-        for _, parameter in self.parameters():
+        for _, _, parameter in self.parameters():
             home = torch.device("cpu") if offload else parameter.device
             kept: dict[str, Any] = {"device": home, "pin_memory": offload and copies_behind(parameter.device)}
             self.state[parameter] = {
@@ -39,9 +39,9 @@ class AdamW(torch.optim.AdamW):
                 SECOND: torch.zeros(parameter.shape, dtype=moments, **kept),
             }
 
-    def parameters(self) -> list[tuple[dict[str, Any], nn.Parameter]]:
-        """Each with its group."""
-        return [(group, parameter) for group in self.param_groups for parameter in group["params"]]
+    def parameters(self) -> list[tuple[dict[str, Any], str, nn.Parameter]]:
+        """Each with its group and its name."""
+        return [(g, name, p) for g in self.param_groups for name, p in zip(g["param_names"], g["params"], strict=True)]
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
@@ -50,22 +50,22 @@ class AdamW(torch.optim.AdamW):
             super().step()
             return
         of_group = self.parameters()
-        parameters = [parameter for _, parameter in of_group]
+        parameters = [parameter for _, _, parameter in of_group]
         updates = int(self.state[parameters[0]]["step"])
         here: Iterable[tuple[Tensor, Any]] = in_processor(parameters) if self.offload else ((p, p.grad) for p in parameters)
-        for number, ((group, parameter), (weight, gradient)) in enumerate(zip(of_group, here, strict=True)):
+        for (group, name, parameter), (weight, gradient) in zip(of_group, here, strict=True):
             found = self.state[parameter]
-            moments = {name: found[name].float() for name in (FIRST, SECOND)}
+            moments = {moment: found[moment].float() for moment in (FIRST, SECOND)}
             adamw(
                 [weight], [gradient], [moments[FIRST]], [moments[SECOND]], [], [found["step"]],
                 fused=True, amsgrad=False, maximize=False, lr=group["lr"], beta1=group["betas"][0], beta2=group["betas"][1],
                 weight_decay=group["weight_decay"], eps=group["eps"],
             )  # fmt: skip
             if self.dtype == torch.bfloat16:
-                # A function of the step alone: a resumed run draws the same, and so do all who hold a copy of a weight.
-                generator = torch.Generator(weight.device).manual_seed(derive_seed(updates, "moments", number))
-                for name, moment in moments.items():
-                    round_by_chance(found[name], moment, generator)
+                # A function of step and name alone: a resumed run draws the same, and so do all who hold a copy of a weight.
+                generator = torch.Generator(weight.device).manual_seed(derive_seed(updates, name))
+                for moment, exact in moments.items():
+                    round_by_chance(found[moment], exact, generator)
             if weight is not parameter:
                 parameter.copy_(weight, non_blocking=copies_behind(parameter.device))
 
@@ -139,8 +139,8 @@ def make_adamw(
     # torch takes the rate times a coefficient.
     coefficient = weight_decay / max(rates, default=1.0) if weight_decay_schedule == "independent" else weight_decay
     groups: list[dict[str, Any]] = [
-        {"params": [p for name, p in trained if decays(name, p)], "weight_decay": coefficient},
-        {"params": [p for name, p in trained if not decays(name, p)], "weight_decay": 0.0},
+        {"params": [(name, p) for name, p in trained if decays(name, p)], "weight_decay": coefficient},
+        {"params": [(name, p) for name, p in trained if not decays(name, p)], "weight_decay": 0.0},
     ]
     if weight_decay_schedule == "rate_squared":
         groups = [{**group, "decay_per_rate": group["weight_decay"]} for group in groups]
