@@ -23,6 +23,8 @@ MINIATURE = {
     "long-context.sequence_lengths": "[192, 256]",
     "long-context.stage_steps": "[2, 2]",
     "long-context.batch_tokens": "768",
+    "context-gate.haystacks": "1",
+    "context-gate.lengths": "[128, 256]",
     "anneal.steps": "8",
     "anneal.sequence_length": "256",
     "anneal.batch_tokens": "512",

@@ -40,6 +40,7 @@ commands:
   parity RECIPE              whether its layouts train as one process does
   drill RECIPE --out DIR     a rehearsal of failures, on real processes
   sweep RECIPE --out DIR     variants of a recipe; they share what is the same
+  metrics DIR --to FORMAT    what training logged: tensorboard, csv or wandb
   clean DIR                  remove what no run names
   tokenizer compare A B      two tokenizers on the same text, by language
   tokenizer convert SOURCE   Meta's rank file to tokenizer.json, and back
@@ -265,6 +266,34 @@ def command_diff(arguments: list[str]) -> None:
         both = ", ".join(dict.fromkeys([*first, *second]))
         first, second = ({both: run} for runs in (first, second) for run in runs.values())
     print(diff_text(first, second))
+
+
+def command_metrics(arguments: list[str]) -> None:
+    """`openherd metrics`"""
+    description = "What the training stages of a run logged, for TensorBoard, a spreadsheet, or Weights & Biases."
+    parser = Parser(prog="openherd metrics", description=description)
+    parser.add_argument("directory", type=Path, metavar="DIR", help="a run, finished or not, or a stage's run directory")
+    parser.add_argument("--to", required=True, choices=("tensorboard", "csv", "wandb"), help="what to write")
+    where_to = "the folder of event files, or the CSV file (default: DIR/tensorboard, DIR/metrics.csv); wandb's project"
+    parser.add_argument("--out", type=Path, metavar="PATH", help=where_to)
+    parser.add_argument("--follow", action="store_true", help="go on while the run does")
+    parser.add_argument("--every", type=float, default=10.0, metavar="SECONDS", help="between two looks (default 10)")
+    given = parser.parse_args(arguments)
+    from openherd.report.tracking import Csv, TensorBoard, WeightsAndBiases, export
+    from openherd.runner import all_places, is_run_directory
+
+    if given.every <= 0:
+        raise ConfigError("--every", f"{given.every:g}", allowed="more than 0")
+    places = all_places(given.directory)
+    if given.out is None and given.to != "wandb" and (is_run_directory(given.directory) or not given.directory.is_dir()):
+        raise ConfigError("metrics", f"{given.directory} is not the folder of a run", do="say where to write: --out PATH")
+    if given.to == "tensorboard":
+        sink: Any = TensorBoard(given.out or given.directory / "tensorboard")
+    elif given.to == "csv":
+        sink = Csv(given.out or given.directory)
+    else:
+        sink = WeightsAndBiases(str(given.out or "openherd"), given.directory.resolve().name)
+    print(export(places, sink, given.every if given.follow else 0.0))
 
 
 def command_clean(arguments: list[str]) -> None:
@@ -535,6 +564,7 @@ COMMANDS = {
     "sweep": command_sweep,
     "parity": command_parity,
     "drill": command_drill,
+    "metrics": command_metrics,
     "clean": command_clean,
     "import": command_import,
     "export": command_export,

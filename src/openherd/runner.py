@@ -448,6 +448,17 @@ def read_run_file(path: Path) -> dict[str, Path]:
         raise InputError(file, f"a corrupt run file ({error})", do="run the same command again: what is done stays") from None
 
 
+def all_places(path: Path) -> dict[str, Path]:
+    """Stage names to run directories, finished or not: of the run that goes on where one does, or of one stage's directory.
+
+    Raises InputError.
+    """
+    if is_run_directory(path):
+        return {str(read_toml(path / rundir.CONFIG).get("stage", path.name)): path}
+    file = unfinished(path / RUN_FILE if path.is_dir() else path)
+    return read_run_file(file if file.exists() else path)
+
+
 def is_run_directory(path: Path) -> bool:
     """Whether this is one stage's directory, finished or not."""
     return (path / rundir.MANIFEST).exists() or (path / rundir.CONFIG).exists()

@@ -135,5 +135,5 @@ def test_whole_documents_are_drawn_up_to_the_limit(documents):
 
 def test_runs_that_cannot_be_told_apart_are_refused(finished, models, documents):
     for given in ((), (models[0], models[0])):
-        with pytest.raises(ConfigError, match="allowed: runs of different stages, at least one"):
+        with pytest.raises(ConfigError, match="allowed: at least one run, each once"):
             finished("evaluate-text", evaluate_text, CONFIG, models=given, documents=documents)

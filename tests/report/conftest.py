@@ -213,3 +213,28 @@ def make_runs(folder: Path, steps: int = 40, hostile: str = HOSTILE) -> tuple[Ru
 def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, ...]:
     """A small run of all stages."""
     return make_runs(tmp_path_factory.mktemp("runs"))
+
+
+@pytest.fixture
+def gate_run(tmp_path: Path) -> Run:
+    """A run of `context-gate` where needles at the beginning of the longest text are lost."""
+    share = {"value": 0.9, "low": 0.8, "high": 1.0, "n": 4}
+    bits = {"value": 1.5, "low": 1.4, "high": 1.6, "n": 9}
+    accuracy = {str(n): {"0": 0.25 if n == 512 else 1.0, "50": 1.0, "100": 1.0} for n in (128, 256, 384, 512)}
+    metrics = {
+        "short_context_recovered": False,
+        "short_context_loss_bits_per_byte": {"value": 0.0123, "low": 0.0045, "high": 0.0201, "n": 9},
+        "short_context_tokens": 256,
+        "bits_per_byte_before": bits,
+        "bits_per_byte_after": bits,
+        "needle_accuracy": share,
+        "needle_accuracy_longest": share,
+        "needle_longest_tokens": 512,
+        "needle_ranked_first": share,
+        "needle_ranked_first_by_chance": 0.1,
+        "needles": 48,
+        "by_length": dict.fromkeys(accuracy, share),
+        "accuracy": accuracy,
+        "weights_sha256": "ab" * 32,
+    }
+    return made(tmp_path / "runs", "context-gate", metrics)

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from openherd.core.metrics import mean_estimate
-from openherd.report.figures import Curve, Score, extremes, funnel_bars, score_bars, smooth, spread, training_curves
+from openherd.report.figures import Curve, Score, extremes, funnel_bars, heat_map, score_bars, smooth, spread, training_curves
 
 NUMBERS = st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=200)
 
@@ -83,3 +83,12 @@ def test_score_bars_hold_values_and_intervals():
     assert list(drawing.layout.yaxis.categoryarray) == ["anneal", "xz", "&lt;i&gt;"]
     assert models.marker.color != baselines.marker.color
     assert drawing.layout.xaxis.range[1] > estimate["high"]
+
+
+def test_a_heat_map_holds_a_share_a_cell():
+    drawing = heat_map(["96", "<b>x"], ["0%", "50%", "100%"], [[1.0, 0.0], [0.5, 1.0], [1.0, 0.25]], ("tokens", "depth"))
+    (field,) = drawing.data
+    assert (list(field.x), list(field.y)) == (["96", "&lt;b&gt;x"], ["0%", "50%", "100%"])
+    assert [list(row) for row in field.z] == [[1.0, 0.0], [0.5, 1.0], [1.0, 0.25]]
+    assert (field.zmin, field.zmax) == (0, 1)
+    assert drawing.layout.yaxis.autorange == "reversed", "the text's beginning is above"

@@ -169,6 +169,18 @@ def test_example_answers_are_of_each_set():
     assert example_answers([], 6) == []
 
 
+def test_the_gates_of_a_longer_context(gate_run, tmp_path):
+    page, _, _ = made((gate_run,), tmp_path / "report")
+    assert page.sections == ["stages", "scores", "lineage"]
+    assert "Short text, read at 256 tokens, has not recovered. 48 facts" in page.text
+    (field,) = (trace for figure in page.figures for trace in figure["data"])
+    assert (field["x"], field["y"]) == (["128", "256", "384", "512"], ["0%", "50%", "100%"])
+    assert field["z"] == [[1.0, 1.0, 1.0, 0.25], [1.0] * 4, [1.0] * 4]
+    assert "0.0120.004 to 0.0209" in page.text
+    assert "short text +0.012 bits/byte; found 0.90" in page.text
+    assert ("ab" * 32) in page.text
+
+
 def test_pieces_cover_the_text_and_all_tokens(runs):
     from tokenizers import Tokenizer
 

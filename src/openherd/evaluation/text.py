@@ -8,6 +8,7 @@ scored once and with at least half a context before it.
 import itertools
 import lzma
 import math
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -26,6 +27,7 @@ from openherd.model.device import Device, announce, choose_device
 from openherd.model.transformer import Transformer
 from openherd.model.weights import load_model, model_of
 from openherd.tokenizer.tokenizer import Tokenizer
+from openherd.training.anneal import last_checkpoint
 
 PROMPTS = ("Return the ", "The module ", "class ", "def ")
 
@@ -38,6 +40,10 @@ class EvaluateTextConfig:
     max_training_bytes: Annotated[
         int, Field(description="training text that the trigram model and primed xz learn from, whole documents; 0 = all", ge=0)
     ] = 100_000_000
+    max_averaging_bytes: Annotated[
+        int,
+        Field(description="of it, text on which averaged weights are compared with their last checkpoint; 0 = all", ge=0),
+    ] = 0
     prompts: Annotated[tuple[str, ...], Field(description="beginnings that each model continues")] = PROMPTS
     sample_tokens: Annotated[int, Field(description="tokens of a continuation", ge=1)] = 48
     temperature: Annotated[
@@ -79,6 +85,20 @@ def samples_of(name: str, model: Transformer, tokenizer: Tokenizer, config: Eval
     return rows
 
 
+def names_of(models: tuple[Run, ...]) -> list[str]:
+    """Each run's stage; the second of a stage is `stage-2`. Raises ConfigError for none, or one given twice."""
+    if not models or len({run.digest for run in models}) < len(models):
+        stages = [run.manifest["stage"] for run in models]
+        raise ConfigError("evaluate-text", f"models {stages}", allowed="at least one run, each once")
+    counts: Counter[str] = Counter()
+    names = []
+    for run in models:
+        stage = run.manifest["stage"]
+        counts[stage] += 1
+        names.append(stage if counts[stage] == 1 else f"{stage}-{counts[stage]}")
+    return names
+
+
 def xz_bits(text: bytes) -> int:
     """Bits of a text after `xz -9`, with a dictionary that holds all of it (at least the 64 MiB of `-9`)."""
     filters = [{"id": lzma.FILTER_LZMA2, "preset": 9, "dict_size": max(64 << 20, len(text))}]
@@ -88,11 +108,10 @@ def xz_bits(text: bytes) -> int:
 def evaluate_text(config: EvaluateTextConfig, *, models: tuple[Run, ...], documents: Run, out: Output) -> dict[str, Any]:
     """Score each model on `heldout.parquet`, beside the baselines, which learn from `train.parquet`; writes `samples.jsonl`.
 
-    The trigram model's tokens are those of the first model.
+    A model whose base is among those before it is compared with it, text by text: a score before and after annealing. So are
+    averaged weights with the last checkpoint. The trigram model's tokens are those of the first model.
     """
-    names = [run.manifest["stage"] for run in models]
-    if not names or len(set(names)) < len(names):
-        raise ConfigError("evaluate-text", f"models {names}", allowed="runs of different stages, at least one")
+    names = names_of(models)
     device = choose_device(config.device)
     announce(out, device)
     texts = choose_texts(documents.file("heldout.parquet"), config.max_heldout_bytes, config.seed)
@@ -104,9 +123,10 @@ def evaluate_text(config: EvaluateTextConfig, *, models: tuple[Run, ...], docume
     trigram_bits = [-float(trigram.log2_probabilities(ids).sum()) for ids in tokenizer.encode_batch(texts)]
     metrics: dict[str, Any] = {}
     samples: list[dict[str, Any]] = []
-    for name, (directory, digest) in zip(names, directories, strict=True):
+    scored: dict[str, list[float]] = {}  # by the run's digest
+    for name, run, (directory, digest) in zip(names, models, directories, strict=True):
         model, tokenizer = load_model(directory, str(device)), Tokenizer.load(directory)
-        bits = bits_of(model, tokenizer, texts, name)
+        bits = scored[run.digest] = bits_of(model, tokenizer, texts, name)
         less = [mine - its for mine, its in zip(bits, trigram_bits, strict=True)]
         metrics[name] = {
             "bits_per_byte": ratio_estimate(bits, sizes),
@@ -114,6 +134,16 @@ def evaluate_text(config: EvaluateTextConfig, *, models: tuple[Run, ...], docume
             "weights_sha256": digest,
         }
         samples += samples_of(name, model, tokenizer, config)
+        del model  # two large ones may not fit at once
+        base = run.manifest["inputs"].get("base", {}).get("digest")
+        if base in scored:
+            change = ratio_estimate([after - before for before, after in zip(scored[base], bits, strict=True)], sizes)
+            metrics[name] |= {"bits_per_byte_of_base": sum(scored[base]) / sum(sizes), "bits_per_byte_less_base": change}
+        if run.metrics.get("averaged_checkpoints", 1) > 1:
+            n = max(sum(total <= (config.max_averaging_bytes or total) for total in itertools.accumulate(sizes)), 1)
+            last = bits_of(last_checkpoint(run, device), tokenizer, texts[:n], f"{name}'s last checkpoint")
+            less = [mine - its for mine, its in zip(bits[:n], last, strict=True)]
+            metrics[name]["bits_per_byte_less_last_checkpoint"] = ratio_estimate(less, sizes[:n])
     with out.write("samples.jsonl") as path:
         write_jsonl(path, samples)
     train_bytes, heldout_bytes = "".join(training).encode(), "".join(texts).encode()

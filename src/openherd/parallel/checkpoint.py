@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import Tensor
 from torch.distributed.tensor import DTensor
@@ -91,7 +90,7 @@ def _write(directory: Path, world: World, state: dict[str, Any]) -> None:
     if world.leads:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
-    _together(world, None)
+    world.gather(None)
     sums: dict[str, str] = {}
     with _refusal(temporary) as refused:
         with _quiet():
@@ -100,7 +99,7 @@ def _write(directory: Path, world: World, state: dict[str, Any]) -> None:
             if _is_own(file.name, world):
                 sums[file.name] = file_sha256(file)
                 flush_to_disk(file)
-    found = _together(world, (sums, refused.code))
+    found = world.gather((sums, refused.code))
     with _refusal(temporary) as published:
         published.code = max(code for _, code in found)
         if world.leads and not published.code:
@@ -109,7 +108,7 @@ def _write(directory: Path, world: World, state: dict[str, Any]) -> None:
             flush_to_disk(temporary / CHECKSUMS)
             shutil.rmtree(directory, ignore_errors=True)  # a damaged one, which was passed over
             os.replace(temporary, directory)
-    if code := max(_together(world, published.code)):
+    if code := max(world.gather(published.code)):
         shutil.rmtree(temporary, ignore_errors=True)
         raise OSError(code, os.strerror(code), str(directory))
 
@@ -138,15 +137,6 @@ def _is_own(name: str, world: World) -> bool:
     """Whether this process wrote a file of a checkpoint: torch names it after the rank, `__3_0.distcp`; the rest is the first's."""
     rank = name.split("_")[2] if name.startswith("__") else "0"
     return rank == str(world.rank)
-
-
-def _together(world: World, value: Any) -> list[Any]:
-    """Every process's value, by rank; all have come here then."""
-    if world.mesh is None:
-        return [value]
-    values: list[Any] = [None] * world.layout.world
-    dist.all_gather_object(values, value, group=world.checkpoint_group)
-    return values
 
 
 class Checkpointer:
@@ -239,7 +229,7 @@ def verify(directory: Path, world: World) -> None:
         found = f"{directory / wrong[0]}\tdamaged: its SHA-256 is not the one written with it" if wrong else ""
     except (OSError, ValueError, AttributeError) as error:
         do, found = "remove it and run again", f"{directory}\ta damaged checkpoint ({error})"
-    if first := next(filter(None, _together(world, found)), ""):
+    if first := next(filter(None, world.gather(found)), ""):
         where, _, what = first.partition("\t")
         raise InputError(where, what, do=do)
 

@@ -16,10 +16,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.distributed_c10d import _set_pg_timeout as set_timeout
 
-from openherd.core.errors import ConfigError
+from openherd.core.errors import ConfigError, LostError
 from openherd.core.machine import place
 from openherd.parallel.layout import ParallelConfig
+
+MEETING_S = 300.0  # starting takes one process much longer than another where many share a machine
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,14 @@ class World:
         total = torch.tensor(values, dtype=torch.float64, device=self.device)
         dist.all_reduce(total, how, group=self.everyone)
         return [float(v) for v in total.tolist()]
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every process's value, by rank, in the processor's memory; all have come here then."""
+        if self.mesh is None:
+            return [value]
+        values: list[Any] = [None] * self.layout.world
+        dist.all_gather_object(values, value, group=self.checkpoint_group)
+        return values
 
     def send(self, tensor: Tensor, stage: int) -> None:
         """A tensor in the processor's memory to the process at another place of this one's pipeline."""
@@ -114,7 +125,11 @@ def meet(layout: ParallelConfig, device: torch.device) -> torch.device:
     os.environ.setdefault("TORCH_NCCL_DUMP_ON_TIMEOUT", "1")
     if not dist.is_initialized():
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, rank=here.rank, world_size=here.world, timeout=timedelta(seconds=layout.timeout_s))
+        patience = timedelta(seconds=max(layout.timeout_s, MEETING_S))
+        try:
+            dist.init_process_group(backend, rank=here.rank, world_size=here.world, timeout=patience)
+        except RuntimeError as error:
+            raise LostError("parallel", f"process {here.rank} did not meet the others ({str(error).splitlines()[0]})") from None
     return device
 
 
@@ -136,7 +151,7 @@ def spread(layout: ParallelConfig, device: torch.device, rank: int) -> World:
     mesh = DeviceMesh(device.type, by_mesh, mesh_dim_names=("pp", "dp_replicate", "shards", "tp"))
     pipelines = ranks.movedim(2, -1).reshape(-1, layout.pp)
     everyone = ranks.reshape(1, -1)
-    return World(
+    world = World(
         layout,
         device,
         rank,
@@ -146,6 +161,11 @@ def spread(layout: ParallelConfig, device: torch.device, rank: int) -> World:
         cp_group=groups_of(ranks.movedim(3, -1).reshape(-1, layout.cp), rank) if layout.cp > 1 else None,
         ends_group=groups_of(pipelines[:, [0, -1]], rank) if layout.pp > 1 else None,
     )
+    if rank < layout.world:  # torch's own patience is ten minutes, or thirty; that for checkpoints stays, since disks are slow
+        of_mesh = [mesh.get_group(name) for name in mesh.mesh_dim_names or ()]
+        for group in filter(None, (*of_mesh, world.everyone, world.cp_group, world.ends_group)):
+            set_timeout(timedelta(seconds=layout.timeout_s), group)
+    return world
 
 
 LOST = (  # what torch and gloo say where a process is gone, or its connection

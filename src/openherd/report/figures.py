@@ -16,6 +16,7 @@ from openherd.core.metrics import Estimate, format_metric
 
 BLUE, VERMILION, GREEN, PURPLE = "#2488C8", "#D55E00", "#009E73", "#CC79A7"
 GREY = "#8A919A"
+DARK = ("#B54F00", "#5B6470", "#1B6FA8")  # vermilion, grey, blue under white numbers: contrast over 4.5
 HATCH = {"fillmode": "overlay", "fgcolor": "white", "fgopacity": 0.6, "size": 7}
 GRID = "rgba(128, 128, 128, 0.25)"
 MOST_POINTS = 1_000  # of one line; a screen shows no more
@@ -173,6 +174,28 @@ def grouped_bars(groups: Sequence[str], parts: Mapping[str, Sequence[float]], ax
     drawing.update_xaxes(title_text=axis, rangemode="tozero")
     drawing.update_yaxes(autorange="reversed", showgrid=False)
     return _dressed(drawing, 110 + (12 + 14 * len(parts)) * len(groups), barmode="group", legend_traceorder="normal")
+
+
+def heat_map(columns: Sequence[str], rows: Sequence[str], shares: Sequence[Sequence[float]], axes: tuple[str, str]) -> go.Figure:
+    """A field of shares from 0 to 1, each written in its cell: one list for each of `rows`, the first above."""
+    drawing = go.Figure()
+    drawing.add_heatmap(
+        x=[html.escape(column) for column in columns],
+        y=[html.escape(row) for row in rows],
+        z=[list(row) for row in shares],
+        zmin=0,
+        zmax=1,
+        colorscale=[[i / 2, colour] for i, colour in enumerate(DARK)],
+        showscale=False,
+        texttemplate="%{z:.2f}",
+        textfont={"color": "white"},
+        xgap=2,
+        ygap=2,
+        hovertemplate=f"{axes[0]} %{{x}}<br>{axes[1]} %{{y}}<br>%{{z:.3f}}<extra></extra>",
+    )
+    drawing.update_xaxes(title_text=axes[0], type="category", showgrid=False)
+    drawing.update_yaxes(title_text=axes[1], title_standoff=14, type="category", autorange="reversed", showgrid=False)
+    return _dressed(drawing, 120 + 34 * len(rows))
 
 
 def _lines(text: str) -> str:

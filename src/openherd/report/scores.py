@@ -6,7 +6,7 @@ from typing import Any
 from openherd.core.metrics import Estimate, format_metric
 from openherd.core.records import read_jsonl
 from openherd.core.rundir import Run
-from openherd.report.figures import Score, score_bars, spread
+from openherd.report.figures import Score, heat_map, score_bars, spread
 from openherd.report.markup import Html, code, element, figure, join, paragraph, prose, side_by_side, table
 from openherd.report.runs import Runs, file_of, of_stage
 
@@ -15,6 +15,15 @@ SETS = (
     ("heldout_phrasings", "trained entries, held-out phrasing"),
     ("later_turns", "the same as later turns of a chat"),
     ("heldout_entries", "held-out entries"),
+)
+GATES = (
+    "short_context_loss_bits_per_byte",
+    "bits_per_byte_before",
+    "bits_per_byte_after",
+    "needle_accuracy",
+    "needle_accuracy_longest",
+    "needle_ranked_first",
+    "needle_ranked_first_by_chance",
 )
 MEASURES = (("f1", "token F1"), ("exact", "exact match"))
 
@@ -62,12 +71,52 @@ def verdict(run: Run) -> str | None:
     return f"{text} Document by document it is {less['value']:+.3f} from the trigram model, {interval}."
 
 
+def changes(run: Run) -> list[str]:
+    """What each phase did to its base's score, and averaging to the last checkpoint's, in words with the difference's interval."""
+    found = []
+    for name, bits in model_bits(run).items():
+        of = run.metrics[name]
+        if "bits_per_byte_less_base" in of:
+            what = f"{name}: {of['bits_per_byte_of_base']:.3f} bits per byte before, {bits['value']:.3f} after"
+            found.append(f"{what}: {_difference(of['bits_per_byte_less_base'])}.")
+        if "bits_per_byte_less_last_checkpoint" in of:
+            found.append(f"{name}, averaged against its last checkpoint: {_difference(of['bits_per_byte_less_last_checkpoint'])}.")
+    return found
+
+
+def _difference(less: Estimate) -> str:
+    return f"document by document {less['value']:+.3f}, 95% interval {less['low']:+.3f} to {less['high']:+.3f}"
+
+
 def scores(runs: Runs, examples: int) -> Html | None:
     """The part on scores, or None where nothing was evaluated."""
-    found = [_text(run) for run in of_stage(runs, "evaluate-text")] + [
-        _answers(run, examples) for run in of_stage(runs, "evaluate-answers")
-    ]
+    found = [_text(run) for run in of_stage(runs, "evaluate-text")]
+    found += [_context(run) for run in of_stage(runs, "context-gate")]
+    found += [_answers(run, examples) for run in of_stage(runs, "evaluate-answers")]
     return join(found) if found else None
+
+
+def _context(run: Run) -> Html:
+    m = run.metrics
+    lengths = list(m["accuracy"])
+    depths = list(m["accuracy"][lengths[0]])
+    shares = [[m["accuracy"][length][depth] for length in lengths] for depth in depths]
+    columns, rows = [f"{int(length):,}" for length in lengths], [f"{depth}%" for depth in depths]
+    cells = [(row, *map("{:.2f}".format, some)) for row, some in zip(rows, shares, strict=True)]
+    recovered = "has recovered" if m["short_context_recovered"] else "has not recovered"
+    return join([
+        element("h3", f"The two gates of a longer context: {m['needle_longest_tokens']:,} tokens"),
+        paragraph(
+            f"Short text, read at {m['short_context_tokens']:,} tokens, {recovered}. {m['needles']:,} facts were hidden in "
+            "held-out text and asked for at its end. Both have to be whole before the context grows further (paper 3.4.2). "
+            "Intervals are over documents, and over the texts that needles were hidden in."
+        ),
+        table("Gates", ("score", "value", "95% interval", "cases"), [(n.replace("_", " "), *_numbers(m[n])) for n in GATES],
+              right=(1, 2, 3)),
+        figure(heat_map(columns, rows, shares, ("tokens", "depth")), "Share of needles found, by length and depth"),
+        table("Needles found", ("depth", *columns), cells, right=range(1, len(columns) + 1)),
+        paragraph("Weights read: ", code(m["weights_sha256"])),
+    ])  # fmt: skip
 
 
 def _text(run: Run) -> Html:
@@ -79,6 +128,7 @@ def _text(run: Run) -> Html:
         element("h3", "Bits per byte of held-out documents"),
         paragraph("The bits that a byte of text takes under a model's predictions: lower is better. Lines are 95% intervals."),
         paragraph(verdict(run)) if verdict(run) else None,
+        *map(paragraph, changes(run)),
         figure(score_bars(bars, "bits per byte"), "Bits per byte on held-out documents; baselines are hatched"),
         table("Bits per byte", ("model", "bits per byte", "95% interval", "documents", "weights read"), rows, right=(1, 2, 3)),
         paragraph(f"Trigram: {smoothing}.") if smoothing else None,

@@ -15,10 +15,11 @@ from openherd.core.rundir import MANIFEST, Run
 Rows = Sequence[Sequence[str]]
 TOY_PARAMETERS = 500_000_000  # under this a model is said to be a toy
 
-# What the table of a run says went into a stage and came out of it, from its metrics. Curation stages share the default.
+# What the table of a run says went into a stage and came out of it, from its metrics, and what is told beyond that when the stage
+# ends. Of parts with '; ' between them those are left out whose metrics are missing. Curation stages share the default.
 CURATION = ("{documents_in:,} documents, {bytes_in:.1f} MB", "{documents_out:,} documents, {bytes_out:.1f} MB")
 TRAINING = ("{tokens:,} tokens", "{parameters:,} parameters, loss {loss_nats_last_5_percent:.3f} nats")
-SAYS = {
+SAYS: dict[str, tuple[str, ...]] = {
     "python-docs": ("Python {python}", "{pages:,} pages, {bytes:.1f} MB"),
     "holdout": (CURATION[0], "{train_documents:,} to train on, {heldout_documents:,} held out"),
     "tokenizer": ("", "{vocabulary:,} tokens, {bytes_per_token:.2f} bytes each"),
@@ -26,12 +27,23 @@ SAYS = {
     "token-shards": ("{documents:,} documents", "{train_tokens:,} tokens"),
     "pretrain": TRAINING,
     "long-context": TRAINING,
+    "context-gate": (
+        "{needles:,} needles to {needle_longest_tokens:,} tokens",
+        "short text {short_context_loss_bits_per_byte:+.3f} bits/byte; found {needle_accuracy:.2f}",
+        "of the longest {needle_accuracy_longest:.2f}; short text's 95% interval "
+        "[{short_context_loss_bits_per_byte.low:+.3f}, {short_context_loss_bits_per_byte.high:+.3f}]; "
+        "ranked first {needle_ranked_first:.2f}, by chance {needle_ranked_first_by_chance:.2f}",
+    ),
     "anneal": TRAINING,
     "dialogs": ("", "{dialogs:,} to train on, {entries:,} entries"),
     "sft": ("{dialogs:,} dialogs", TRAINING[1]),
     "evaluate-text": (
         "{heldout_documents:,} documents",
         "{anneal.bits_per_byte:.3f} bits/byte; trigram {trigram:.3f}, xz {xz:.3f}",
+        "before → after annealing {anneal.bits_per_byte_of_base:.3f} → {anneal.bits_per_byte:.3f}, "
+        "{anneal.bits_per_byte_less_base:+.3f} "
+        "[{anneal.bits_per_byte_less_base.low:+.3f}, {anneal.bits_per_byte_less_base.high:+.3f}]; "
+        "averaging {anneal.bits_per_byte_less_last_checkpoint:+.3f}",
     ),
     "evaluate-answers": (
         "{questions:,} questions",
@@ -43,21 +55,34 @@ SAYS = {
 
 def says(run: Run) -> tuple[str, str]:
     """What went into a run's stage and what came out, in a few words."""
-    values = {name: value["value"] if is_estimate(value) else value for name, value in flat_metrics(run.metrics).items()}
-    for name in ("bytes", "bytes_in", "bytes_out"):
-        if name in values:
-            values[name] /= 1e6
-    went_in, came_out = (_fill(text, values) for text in SAYS.get(run.manifest["stage"], CURATION))
+    went_in, came_out, *_ = _told(run)
     return went_in, came_out
 
 
 def told(run: Run) -> str:
     """What a run did, in one line."""
-    return " → ".join(part for part in says(run) if part)
+    went_in, *came_out = _told(run)
+    return " → ".join(filter(None, (went_in, "; ".join(filter(None, came_out)))))
+
+
+def _told(run: Run) -> list[str]:
+    values: dict[str, Any] = {}
+    for name, value in flat_metrics(run.metrics).items():
+        values[name] = value["value"] if is_estimate(value) else value
+        if is_estimate(value):
+            values |= {f"{name}.{end}": value[end] for end in ("low", "high")}
+    for name in ("bytes", "bytes_in", "bytes_out"):
+        if name in values:
+            values[name] /= 1e6
+    return [_fill(text, values) for text in SAYS.get(run.manifest["stage"], CURATION)]
 
 
 def _fill(text: str, values: Mapping[str, Any]) -> str:
-    """The text with its {metric:format} fields filled; empty where a metric is missing."""
+    """The text with its {metric:format} fields filled; parts where a metric is missing are left out."""
+    return "; ".join(filter(None, (_fill_part(part, values) for part in text.split("; "))))
+
+
+def _fill_part(text: str, values: Mapping[str, Any]) -> str:
     filled = ""
     for literal, name, form, _ in string.Formatter().parse(text):
         filled += literal

@@ -9,11 +9,18 @@ experiments use 40B (fact sheet 0.2 b). The length is a setting; the default is 
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+import torch
 from pydantic import Field
 
 from openherd.core.errors import ConfigError
 from openherd.core.rundir import Output, Run
-from openherd.training.loop import average_snapshots
+from openherd.model.transformer import Transformer
+from openherd.model.weights import model_of, read_config
+from openherd.parallel.apply import Sharded
+from openherd.parallel.checkpoint import load_state
+from openherd.parallel.layout import ParallelConfig
+from openherd.parallel.mesh import World
+from openherd.training.loop import STATE, average_snapshots
 from openherd.training.phase import Base, PhaseConfig, Piece, piece, train_phase, write_trained
 from openherd.training.schedule import linear_to_zero
 
@@ -48,6 +55,13 @@ def snapshot_steps(steps: int, n: int, over: float) -> tuple[int, ...]:
     """Steps after which the averaged checkpoints are taken: evenly over the last `over` of the phase, the last step among them."""
     span = max(steps * over, 1.0)
     return tuple(sorted({max(round(steps - span * i / n), 1) for i in range(n)}))
+
+
+def last_checkpoint(run: Run, device: torch.device) -> Transformer:
+    """The model of a finished phase as its last step left it, before checkpoints were averaged."""
+    model = Sharded(read_config(model_of(run)[0]), World(ParallelConfig(), device), "float32")
+    load_state(run.path / STATE, model, None, {})
+    return model.stages[0].model
 
 
 def anneal(config: AnnealConfig, *, base: Run, shards: Run, out: Output) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import os
 import random
 import resource
 import signal
+import socket
 import struct
 import threading
 import time
@@ -177,9 +178,10 @@ def reset_connections() -> None:
     nowhere = struct.pack("H14x", 0)
     for name in os.listdir("/proc/self/fd"):
         try:
-            if os.readlink(f"/proc/self/fd/{name}").startswith("socket:"):
-                libc.connect(int(name), nowhere, len(nowhere))
-        except OSError:  # closed since
+            with socket.socket(fileno=os.dup(int(name))) as end:
+                if end.family in (socket.AF_INET, socket.AF_INET6) and end.getpeername():
+                    libc.connect(end.fileno(), nowhere, len(nowhere))
+        except OSError:  # a file, not connected, or closed since
             continue
 
 

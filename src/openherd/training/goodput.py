@@ -5,6 +5,7 @@ over restarts too. What a killed process did after its last line is told apart b
 it is work done again, what is over is a stall, and from the last heartbeat on it is restart.
 """
 
+import statistics
 import threading
 import time
 from collections.abc import Iterator
@@ -12,12 +13,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from openherd.core.metrics import MetricsLog
 from openherd.core.rundir import Output
 from openherd.parallel.mesh import World
 
 LEDGER = "goodput.jsonl"
 ALIVE = ".alive"
+SLOW, SLOW_S = 1.5, 0.005  # a process is slow at so many times the usual time, and so many seconds over it
 HEARTBEAT_S = 0.5
 CLASSES = {
     "productive": "steps applied for the first time",
@@ -113,6 +117,50 @@ class Ledger:
         self.last = now
         if self.log is not None:
             self._write(seconds, step=step)
+
+
+class Pace:
+    """Which process keeps the others waiting. In a step all wait for the slowest, so their steps take equally long; what differs is
+    the time that each has for itself, between two steps' collectives, and that of the same small matrix product on each."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.own_s: list[float] = []
+        self.left = time.perf_counter()
+
+    def arrive(self) -> None:
+        """The first collective of a step follows."""
+        self.own_s.append(time.perf_counter() - self.left)
+
+    def leave(self) -> None:
+        """The last collective of a step is done."""
+        self.left = time.perf_counter()
+
+    def slow(self) -> list[dict[str, Any]]:
+        """The slow ones since the last call, by rank: every process takes part."""
+        if self.world.mesh is None:
+            return []
+        mine = {"own": statistics.median(self.own_s or [0.0]), "product": product_seconds(self.world.device)}
+        self.own_s.clear()
+        found = self.world.gather(mine)
+        told = []
+        for name in mine:
+            usual = statistics.median_low(values[name] for values in found)
+            for rank, values in enumerate(found):
+                if values[name] > max(SLOW * usual, usual + SLOW_S):
+                    told.append({"rank": rank, "of": name, "s": round(values[name], 4), "usual_s": round(usual, 4)})
+        return told
+
+
+def product_seconds(device: torch.device, repeats: int = 5) -> float:
+    """Median seconds of a small matrix product: the same work on every process."""
+    x = torch.ones(512, 512, device=device)
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        float((x @ x)[0, 0])  # waits for the device
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds)
 
 
 def goodput(path: Path) -> dict[str, float]:

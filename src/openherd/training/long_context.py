@@ -4,10 +4,13 @@ The paper went from 8K to 128K tokens in six stages over about 800B tokens, at t
 mention the frequency scaling that its released code applies (factor 8); whether that was on during training is not known. Here it
 is applied from the first stage on, to the context that the model had before any scaling: of a base that is scaled already, such as
 Llama 3.1 or an earlier run of this stage, the factor is raised or left. `rope_theta` raises the base instead or as well (the
-tutorial's 500K to 8M is one setting away).
+tutorial's 500K to 8M is one setting away). Its gates are a stage of their own, `context-gate`; where they fail, another run of
+this stage behind this one goes on with fresh data. The tutorial anneals first: the base is then the mean of annealing's
+checkpoints, with the optimizer's moments of the last of them.
 """
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -16,6 +19,9 @@ from openherd.core.errors import ConfigError
 from openherd.core.rundir import Output, Run
 from openherd.model.config import ModelConfig, RopeScaling
 from openherd.training.phase import Base, PhaseConfig, Piece, piece, train_phase, write_trained
+from openherd.training.schedule import warmup_cosine
+
+RUNS = "long_context_runs"  # one after the other, this one among them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +38,9 @@ class LongContextConfig(PhaseConfig):
     learning_rate: Annotated[
         float, Field(description="constant; the paper is silent, the cosine had come near its floor", gt=0)
     ] = 8e-7
+    warmup_steps: Annotated[
+        int, Field(description="steps of linear warm-up, for a base that was annealed to zero, as the tutorial's is; ours", ge=0)
+    ] = 0
     rope_factor: Annotated[
         float,
         Field(description="Llama 3.1's frequency scaling, the base's counted in; 1 leaves it as it is", ge=1),
@@ -70,15 +79,17 @@ def long_context(config: LongContextConfig, *, base: Run, shards: Run, out: Outp
     before = Base.open(base, config, out)
     shape = rescaled(before.shape, config)
     model = before.model("long-context", config, [p.rows for p in config.pieces()], shape)
+    runs = base.metrics.get(RUNS, 0) + 1
+    peak = config.learning_rate
     metrics = train_phase(
-        "long-context",
+        "long-context" if runs == 1 else f"long-context-{runs}",  # a second run after the first has data of its own
         model,
         shards,
         config.pieces(),
-        lambda step: config.learning_rate,
+        partial(warmup_cosine, peak=peak, floor=peak, warmup_steps=config.warmup_steps, decay_steps=config.warmup_steps),
         config,
         out,
         optimizer_from=before.state,
     )
     write_trained(model, before.tokenizer, out)
-    return {**metrics, "context_before": before.shape.max_positions}
+    return {**metrics, "context_before": before.shape.max_positions, RUNS: runs}

@@ -8,6 +8,7 @@ resumed run repeats the unbroken one bit for bit (same layout, same thread count
 import contextlib
 import json
 import math
+import re
 import shutil
 import sys
 import time
@@ -30,7 +31,7 @@ from openherd.parallel.float8 import Float8
 from openherd.parallel.layout import ParallelConfig
 from openherd.parallel.mesh import World, flight_record, is_lost, join
 from openherd.parallel.stage import Batch, Objective
-from openherd.training.goodput import ALIVE, HEARTBEAT_S, LEDGER, Heartbeat, Ledger, goodput, silent
+from openherd.training.goodput import ALIVE, HEARTBEAT_S, LEDGER, Heartbeat, Ledger, Pace, goodput, silent
 from openherd.training.optimizer import DecaySchedule, MomentsDtype, make_adamw, set_learning_rate
 from openherd.training.resilience import (
     Range,
@@ -232,7 +233,8 @@ def lost(error: Exception, world: World, out: Output, step: int) -> LostError:
     file = out.path / FLIGHT / f"{world.rank}.json"
     last = flight_record(file)
     who = ", ".join(f"process {rank} has given no sign of life for {age:.0f} s" for rank, age in sorted(gone.items()))
-    reason = str(error).strip().splitlines()[-1].rpartition("] ")[2][:160]
+    text = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+    reason = re.sub(r"^\[[^]]*\] ", "", text).partition(". ")[0]  # without gloo's own file, and its advice
     who = who or "all give signs of life: the network, or slow work"
     do = f"all start again from the last checkpoint; {file} has this process's collectives"
     do += f", the last: {last}" if last else ""
@@ -261,7 +263,7 @@ class Steps:
         self.learning_rate_at, self.steps, self.config, self.out = learning_rate_at, steps, config, out
         self.checkpointer, self.snapshot_steps = checkpointer, snapshot_steps
         self.world = model.world
-        self.watch = Watch(config)
+        self.watch, self.pace = Watch(config), Pace(model.world)
         self.step = self.tokens = 0
         self.skips: list[Range] = []
 
@@ -328,10 +330,12 @@ class Steps:
         with self.ledger.waiting("data"):
             rows = self.part(step, self.world.index("dp"), self.world.layout.dp)
             batch = {name: tensor.to(self.world.device) for name, tensor in rows.items()}
+        self.pace.arrive()
         counts, n_tokens, leave = self.count(batch, leave)
         rows_here, length = batch["tokens_BT"].shape
         self.watch.meet([rows_here * self.world.layout.dp, length])
         losses, gradient_norm, wrong = self.gradients(batch, counts)
+        self.pace.leave()
         if wrong:
             return self.reject(wrong, losses, gradient_norm, time.perf_counter() - started)
         learning_rate = self.learning_rate_at(step)
@@ -448,6 +452,8 @@ class Steps:
             self.rotate()
         if (step % self.config.checkpoint_steps == 0 or leave) and step < self.steps:
             self.settle()
+            for slow in self.pace.slow():
+                self.tell("slow process", step=step, **slow)
             with contextlib.nullcontext() if leave else self.told_refusal():
                 self.checkpointer.save(self.out.path / CHECKPOINTS / name_of(step), self.extra(step))
             if leave:
