@@ -46,13 +46,24 @@ LONGER = {
     "tp 4": ({"n_heads": 8, "n_kv_heads": 4}, {"tp": 4}),
 }
 TWICE = {"cp dp": {"cp": 2, "dp_shard": 2}}
-BF16 = {"cp dp": {"cp": 2, "dp_shard": 2}, "pp": {"pp": 2}}
+LOW = {
+    "bf16 dp": ({"dp_shard": 2}, "bfloat16", "none"),
+    "bf16 hsdp": ({"dp_shard": 2, "dp_replicate": 2}, "bfloat16", "none"),
+    "bf16 cp dp": ({"cp": 2, "dp_shard": 2}, "bfloat16", "none"),
+    "bf16 pp dp": ({"pp": 2, "dp_shard": 2}, "bfloat16", "none"),
+    "fp16 pp dp": ({"pp": 2, "dp_shard": 2}, "float16", "none"),
+    "fp8 pp dp": ({"pp": 2, "dp_shard": 2}, "bfloat16", "feed_forward"),
+    "fp8 tp dp": ({"tp": 2, "dp_shard": 2}, "bfloat16", "every_feed_forward"),
+}
 RESUME = {
     "4 to 2": ({"dp_shard": 4}, {"dp_shard": 2}),
     "2 to 8": ({"dp_replicate": 2}, {"dp_shard": 4, "dp_replicate": 2}),
     "fsdp to tp x pp": ({"dp_shard": 2}, {"tp": 2, "pp": 2}),
     "zbv to one": (ZBV, {}),
     "one to cp x pp": ({}, {"cp": 2, **INTERLEAVED}),
+    "offloaded, 2 to 4": ({"dp_shard": 2}, {"dp_shard": 4}),
+    "moments in bf16, fsdp to tp": ({"dp_shard": 2}, {"tp": 2}),
+    "moments in bf16, tied ends": ({"dp_shard": 2}, {"pp": 2}),
 }
 
 
@@ -69,11 +80,12 @@ def cases():
     yield {"kind": "fault", "name": "fault", "layout": {"dp_shard": 2}}
     for name, layout in TWICE.items():
         yield {"kind": "twice", "name": f"twice {name}", "layout": layout}
-    for name, layout in BF16.items():
-        yield {"kind": "bf16", "name": f"bf16 {name}", "layout": layout}
+    for name, (layout, precision, float8) in LOW.items():
+        yield {"kind": "low", "name": name, "layout": layout, "shape": UNTIED, "precision": precision, "float8": float8}
     for name, layouts in RESUME.items():
-        tied = TIED if name == "zbv to one" else UNTIED
-        yield {"kind": "resume", "name": f"resume {name}", "layouts": layouts, "shape": tied}
+        tied = TIED if name in ("zbv to one", "moments in bf16, tied ends") else UNTIED
+        training = {"optimizer_offload": "offload" in name, "moments_dtype": "bfloat16" if "bf16" in name else "float32"}
+        yield {"kind": "resume", "name": f"resume {name}", "layouts": layouts, "shape": tied, "training": training}
 
 
 def outcomes_of(found, folder, n):
@@ -105,11 +117,18 @@ def test_the_same_layout_gives_the_same_bits(name, outcomes):
     assert outcomes[f"twice {name}"]["same"]
 
 
-@pytest.mark.parametrize("name", BF16)
-def test_bf16_in_a_layout(name, outcomes):
-    """The same products in the same dtype as on one process; sums are fp32 in both."""
-    found = outcomes[f"bf16 {name}"]
-    assert found["layout"] == pytest.approx(found["alone"], abs=2e-3)
+@pytest.mark.parametrize("name", LOW)
+def test_low_precision_in_a_layout(name, outcomes):
+    """The same products in the same dtype as on one process; gradients are summed in fp32 over micro-batches and processes."""
+    found = outcomes[name]
+    if "cp" in name or "tp" in name:  # other products, and with FP8 other scales
+        assert found["layout"] == pytest.approx(found["alone"], abs=2e-3)
+        assert found["sums"] < (0.35 if "fp8" in name else 0.02), found
+    else:
+        assert found["layout"] == pytest.approx(found["alone"], abs=1e-5)
+        assert found["sums"] < 1e-5, found
+        assert found["sums_in_bf16"] > 1e-3, found
+    assert found["finite_norms"] == 0
 
 
 @pytest.mark.parametrize("name", RESUME)
@@ -118,8 +137,10 @@ def test_going_on_in_another_layout(name, outcomes):
     assert found["same_data"]
     assert found["steps"] == 6
     assert found["resumed_at"] in (2, 4)
-    assert found["loss"] < 2e-6, found
-    assert found["weight"] < 2e-6, found
+    allowed = 5e-4 if "bf16" in name else 2e-6  # rounded by chance, and otherwise in other parts; of six steps of 1e-3
+    assert found["twins_apart"] == 0
+    assert found["loss"] < allowed, found
+    assert found["weight"] < allowed, found
 
 
 @pytest.mark.slow

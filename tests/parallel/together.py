@@ -5,6 +5,7 @@
 
 import contextlib
 import json
+import math
 import sys
 import warnings
 from dataclasses import replace
@@ -19,9 +20,10 @@ from openherd.core.rundir import Output
 from openherd.data.batches import BatchSource
 from openherd.data.token_shards import TokenShards
 from openherd.model.config import ModelConfig
-from openherd.parallel.apply import Sharded, local_gradient
+from openherd.parallel.apply import Sharded, local_gradient, own_slices
 from openherd.parallel.layout import ParallelConfig
 from openherd.parallel.mesh import World, meet, spread
+from openherd.parallel.stage import EMBED
 from openherd.training import parity
 from openherd.training.loop import TrainingConfig, train
 from openherd.training.objective import NextToken
@@ -97,21 +99,57 @@ def twice_case(case):
     return {"same": not world.sum([float(not same)])[0]}
 
 
-def bf16_case(case):
-    """Largest difference between the losses of bf16 in a layout and on one process."""
-    world = world_of(ParallelConfig(**case["layout"]))
-    losses = {}
-    for name, one in (("alone", World(ParallelConfig(), CPU)), ("layout", world)):
-        if one is None:
-            return None
-        model = Sharded(SHAPE, one, "bfloat16")
-        model.fill(parity.weights_of(SHAPE))
-        batch = parity.batch_of(SHAPE, 0, ROWS, TOKENS)
-        each = ROWS // one.layout.dp
-        mine = {n: t[one.index("dp") * each :][:each] for n, t in batch.items()}
-        losses[name] = model.gradients(NextToken(), mine, NextToken().counts(batch), 2)["loss_nats"]
-        assert all(local_gradient(p).dtype == torch.float32 for _, p, _ in model.parts)
-    return losses
+def low_case(case):
+    """A low precision in a layout and on one process, with weights that bf16 holds: losses, and how far the gradients of matrices
+    are from the sum in fp32 of each row's on one process, relative to the largest; and how far a sum in bf16 would be."""
+    layout = ParallelConfig(**case["layout"])
+    world, shape = world_of(layout), shape_of(case["shape"])
+    if world is None:
+        return None
+
+    def new_model(one):
+        model = Sharded(shape, one, case["precision"], case["float8"])
+        model.fill(lambda name: parity.weights_of(shape)(name).bfloat16().float())
+        return model
+
+    batch = parity.batch_of(shape, 0, ROWS, TOKENS)
+    counts = NextToken().counts(batch)
+    alone = new_model(World(ParallelConfig(), CPU))
+    names = [name for name, _ in alone.trained()]
+    wide, narrow = (dict.fromkeys(names, 0.0) for _ in range(2))
+    for row in range(ROWS):
+        alone.zero()
+        alone.gradients(NextToken(), {n: t[row : row + 1] for n, t in batch.items()}, counts, 1)
+        for name, p in alone.trained():
+            wide[name] += p.grad
+            narrow[name] += p.grad.bfloat16()
+    alone.zero()
+    loss = alone.gradients(NextToken(), batch, counts, 1)["loss_nats"]
+    model, each = new_model(world), ROWS // layout.dp
+    mine = {n: t[world.index("dp") * each :][:each] for n, t in batch.items()}
+    found = {"alone": loss, "layout": model.gradients(NextToken(), mine, counts, 1)["loss_nats"]}
+    assert all(local_gradient(p).dtype == torch.float32 for _, p, _ in model.parts)
+    away = [0.0, 0.0]
+    for name, p, _ in model.parts:
+        if p.ndim > 1 and p.numel():
+            for i, other in enumerate((local_gradient(p), narrow[name][own_slices(p)].float())):
+                away[i] = max(away[i], float((other - wide[name][own_slices(p)]).abs().max() / wide[name].abs().max()))
+    found["sums"], found["sums_in_bf16"] = world.largest(away)
+    # One process's overflow is everyone's.
+    model.zero()
+    objective = Infinite() if world.index("dp") == 0 else NextToken()
+    model.gradients(objective, mine, counts, 1)
+    found["finite_norms"] = world.sum([float(math.isfinite(model.clip(1.0)))])[0]
+    return found
+
+
+class Infinite(NextToken):
+    """A finite loss with an infinite gradient."""
+
+    def losses(self, hidden_BTD, head, batch):
+        loss = super().losses(hidden_BTD, head, batch)["loss_nats"]
+        loss.register_hook(lambda gradient: gradient * math.inf)
+        return {"loss_nats": loss}
 
 
 class Stop(BaseException):
@@ -126,8 +164,9 @@ def token_shards(folder):
     return TokenShards(folder, SHAPE.vocabulary, "", {"web": 4_000}, {"web": np.array([0, *starts])}, {"web": tokens})
 
 
-def run_in(layout, settings, out, until, seen):
-    """Train up to step `until` of STEPS in a layout, going on from what lies in `out`; returns (losses, weights by name)."""
+def run_in(layout, settings, training, out, until, seen):
+    """Train up to step `until` of STEPS in a layout, going on from what lies in `out`; returns losses, weights by name, and how far
+    the tied ends of a pipeline are apart."""
     world = world_of(layout)
     dist.barrier()
     losses = None
@@ -147,12 +186,16 @@ def run_in(layout, settings, out, until, seen):
 
         model = Sharded(shape, world, "float32")
         model.fill(parity.weights_of(shape))
-        config = TrainingConfig(micro_batch_sequences=2, checkpoint_steps=2, parallel=layout)
+        config = TrainingConfig(micro_batch_sequences=2, checkpoint_steps=2, parallel=layout, **training)
         output = Output(out, leads=world.leads)
         with contextlib.suppress(Stop):
             train(model, NextToken(), part, lambda step: 1e-3, STEPS, config, output, what="test")
         whole = {name: model.whole(name).clone() for name in model.names()}
-        losses = [r["loss_nats"] for r in output.metrics.read()], whole
+        # The same on both ends of a pipeline; processes between them have none.
+        twins = [float(p.detach().double().sum()) for name, p in model.trained() if name == EMBED]
+        ends = [max(twins, default=-math.inf), -min(twins, default=math.inf)]
+        apart = sum(world.largest(ends)) if layout.world == layout.pp else 0.0
+        losses = [r["loss_nats"] for r in output.metrics.read()], whole, apart
     dist.barrier()
     return losses
 
@@ -165,9 +208,9 @@ def resume_case(case):
         (out / "whole").mkdir(parents=True)
         (out / "parts").mkdir()
     dist.barrier()
-    whole = run_in(ParallelConfig(), case["shape"], out / "whole", STEPS, "whole")
-    run_in(first, case["shape"], out / "parts", 5, "first")
-    parts = run_in(second, case["shape"], out / "parts", STEPS, "second")
+    whole = run_in(ParallelConfig(), case["shape"], case["training"], out / "whole", STEPS, "whole")
+    run_in(first, case["shape"], case["training"], out / "parts", 5, "first")
+    parts = run_in(second, case["shape"], case["training"], out / "parts", STEPS, "second")
     if place().rank != 0:
         return None
     seen = {}
@@ -182,11 +225,12 @@ def resume_case(case):
         "weight": max(float((whole[1][name] - parts[1][name]).abs().max()) for name in whole[1]),
         "steps": len(parts[0]),
         "resumed_at": min(step for step, _ in seen["second"]),
+        "twins_apart": parts[2],
         "same_data": sorted(kept + seen["second"]) == seen["whole"],
     }
 
 
-CASES = {"parity": parity_case, "fault": fault_case, "twice": twice_case, "bf16": bf16_case, "resume": resume_case}
+CASES = {"parity": parity_case, "fault": fault_case, "twice": twice_case, "low": low_case, "resume": resume_case}
 
 if __name__ == "__main__":
     torch.set_num_threads(1)

@@ -1,7 +1,10 @@
 """Where and in which precision to compute (paper 3.3.2: bf16), chosen by looking and by measuring."""
 
+import os
 import time
-from typing import Literal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal, cast
 
 import torch
 
@@ -10,7 +13,8 @@ from openherd.core.machine import cores
 from openherd.core.rundir import Output
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
-Precision = Literal["float32", "bfloat16"]
+Precision = Literal["float32", "bfloat16", "float16"]
+CUBLAS_WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 WORTH_IT = 1.1  # bf16 must be this much faster than fp32 to be chosen
 
 
@@ -49,12 +53,34 @@ def step_seconds(device: torch.device, precision: Precision, repeats: int = 5) -
     return sorted(seconds[1:])[repeats // 2]
 
 
+@contextmanager
+def deterministic_algorithms(wanted: bool) -> Iterator[None]:
+    """Where wanted, only algorithms that give the same bits again, until the end of the block; an operation without one raises."""
+    if not wanted:
+        yield
+        return
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    tuned, workspace = torch.backends.cudnn.benchmark, os.environ.get(CUBLAS_WORKSPACE)
+    # cuBLAS has no other way to be asked; torch refuses its products without. The size is the one that NVIDIA names.
+    os.environ[CUBLAS_WORKSPACE] = workspace or ":4096:8"
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        torch.backends.cudnn.benchmark = tuned
+        if workspace is None:
+            del os.environ[CUBLAS_WORKSPACE]
+
+
 def choose_precision(setting: str, device: torch.device) -> Precision:
-    """The precision of a setting; 'auto' measures both for under a second and takes bf16 where it is clearly faster."""
-    if setting == "float32":
-        return "float32"
-    if setting == "bfloat16" or device.type == "cuda":
-        return "bfloat16"
+    """The precision of a setting; 'auto' is bf16 on CUDA, fp16 where that GPU only emulates it; on the processor it measures bf16
+    and fp32 for under a second and takes bf16 where it is clearly faster."""
+    if setting != "auto":
+        return cast(Precision, setting)
+    if device.type == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
     if device.type == "mps":
         return "float32"  # bf16 autocast there has broken peers' optimizers (nanochat #143 and after)
     return "bfloat16" if step_seconds(device, "float32") > WORTH_IT * step_seconds(device, "bfloat16") else "float32"
@@ -70,7 +96,6 @@ OPTIONAL = {  # package: what it is for, and how it is installed
 def doctor_text() -> str:
     """What this machine offers, in words: device, precision, threads, memory, disk, missing extras."""
     import importlib.util
-    import os
     import platform
     import shutil
     import sys
@@ -87,7 +112,7 @@ def doctor_text() -> str:
     else:
         lines.append("It computes on the processor: no CUDA or Apple GPU is seen.")
     fp32, bf16 = step_seconds(device, "float32"), step_seconds(device, "bfloat16")
-    chosen = "bf16" if choose_precision("auto", device) == "bfloat16" else "fp32"
+    chosen = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}[choose_precision("auto", device)]
     lines.append(
         f"A small step takes {1e3 * fp32:.1f} ms in fp32 and {1e3 * bf16:.1f} ms in bf16: precision = 'auto' means {chosen} here."
     )

@@ -2,7 +2,7 @@
 
 1. The pipeline cuts the model, while it lies on the meta device: no process ever holds layers that are not its own.
 2. Tensor parallelism shards each layer, so that what comes after sees the smaller parameters.
-3. Recomputation and compilation wrap layers, inside of FSDP: what is computed again finds its weights gathered.
+3. FP8 products, recomputation and compilation wrap layers, inside of FSDP: what is computed again finds its weights gathered.
 4. FSDP shards over data-parallel processes and CP: outermost, since its traffic can wait.
 
 Gradients are sums: the objective divides by counts of the whole batch, over all processes. They are accumulated over micro-batches
@@ -21,21 +21,28 @@ from torch.distributed.tensor._utils import compute_local_shape_and_global_offse
 from openherd.model.config import ModelConfig
 from openherd.model.transformer import Transformer
 from openherd.parallel.context import own_chunks
+from openherd.parallel.float8 import Float8, apply_float8, check_float8, float8_layers
 from openherd.parallel.layout import micro_batches, stage_layers
+from openherd.parallel.loss_scale import LossScale
 from openherd.parallel.mesh import World, add_up
 from openherd.parallel.pipeline import Pipeline, own_stages, stage_process
 from openherd.parallel.recompute import recompute
 from openherd.parallel.stage import EMBED, Batch, Objective, Stage
 from openherd.parallel.tensor import apply_tensor
 
+LOW = {"bfloat16": torch.bfloat16, "float16": torch.float16}  # what products are computed in, over fp32 weights
+
 
 class Sharded:
     """A model as this process holds it: its stages, on its device, in fp32."""
 
-    def __init__(self, shape: ModelConfig, world: World, precision: str) -> None:
-        """The weights are not filled: see `fill`."""
+    def __init__(self, shape: ModelConfig, world: World, precision: str, float8: Float8 = "none") -> None:
+        """The weights are not filled: see `fill`. Raises ConfigError where `float8` cannot be computed."""
         self.shape, self.world, self.precision = shape, world, precision
+        self.loss_scale = LossScale.of(precision)
         layout = world.layout
+        if float8 != "none":
+            check_float8(float8, shape, layout, world.device, precision)
         of_stages = stage_layers(shape.n_layers, layout.stages)
         self.stages = []
         for number in own_stages(layout, world.index("pp")):
@@ -44,6 +51,7 @@ class Sharded:
             stage = Stage(model, world, of_stages[number], first=number == 0, last=number == layout.stages - 1)
             if layout.tp > 1:
                 apply_tensor(model, world.mesh["tp"])  # type: ignore[index]
+            apply_float8(model, float8_layers(float8, shape.n_layers))
             for layer in model.layers.values():
                 recompute(layer, layout.recompute)
                 if layout.compile:
@@ -92,7 +100,8 @@ class Sharded:
         return 0 if name == EMBED else self.world.layout.stages - 1
 
     def gradients(self, objective: Objective, batch: Batch, counts: Mapping[str, float], most_rows: int) -> dict[str, float]:
-        """Accumulate a step's gradients over this process's rows of the batch; returns each term's mean over the whole batch."""
+        """Accumulate a step's gradients, times the loss scale, over this process's rows of the batch; returns each term's mean over
+        the whole batch."""
         for stage in self.stages:
             stage.objective = objective
         layout, device = self.world.layout, self.world.device
@@ -101,14 +110,15 @@ class Sharded:
         divisors = torch.tensor([max(count, 1) for count in counts.values()], dtype=torch.float32, device=device)
         tokens = batch["tokens_BT"].shape[1]
         batch = own_chunks(batch, layout.cp, self.world.index("cp"))
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.precision == "bfloat16"):
+        scaled = divisors / self.loss_scale.value
+        with torch.autocast(device.type, dtype=LOW.get(self.precision), enabled=self.precision in LOW):
             if layout.pp > 1:
                 key = (rows // n, tokens, n, len(counts))
                 if key not in self._pipelines:
                     self._pipelines[key] = Pipeline(self.stages, self.world, key[:2], n, len(counts))
-                sums = self._pipelines[key].run(batch, divisors)
+                sums = self._pipelines[key].run(batch, scaled)
             else:
-                sums = self._accumulate(batch, divisors, n)
+                sums = self._accumulate(batch, scaled, n)
         if self.shape.tied_embeddings and layout.pp > 1:
             self._add_tied()
         if self.world.mesh is None:
@@ -143,12 +153,14 @@ class Sharded:
             add_up(local_gradient(twins[0]), self.world.ends_group)
 
     def clip(self, largest_norm: float) -> float:
-        """Scale gradients so that their global norm is at most `largest_norm`; returns the norm before."""
+        """Take the loss scale out of the gradients, and scale them so that their global norm is at most `largest_norm`; returns the
+        norm before."""
         gradients = [local_gradient(p) for _, p, _ in self.parts]
         norms = [float(v) for v in torch.stack(torch._foreach_norm(gradients)).tolist()]
-        norm = math.sqrt(self.sum_over_parts([v * v for v in norms]))
-        if norm > largest_norm:
-            torch._foreach_mul_(gradients, largest_norm / (norm + 1e-6))
+        norm = math.sqrt(self.sum_over_parts([v * v for v in norms])) / self.loss_scale.value
+        factor = (largest_norm / (norm + 1e-6) if norm > largest_norm else 1.0) / self.loss_scale.value
+        if factor != 1:
+            torch._foreach_mul_(gradients, factor)
         return norm
 
     def sum_over_parts(self, squares: Sequence[float]) -> float:
@@ -198,7 +210,7 @@ def _apply_fsdp(stage: Stage, world: World, precision: str) -> None:
         return
     mesh = world.mesh["dp_replicate", "shards"] if layout.dp_replicate > 1 else world.mesh["shards"]
     whole = MixedPrecisionPolicy(reduce_dtype=torch.float32, cast_forward_inputs=False)
-    low = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False) if precision == "bfloat16" else whole
+    low = MixedPrecisionPolicy(LOW.get(precision), torch.float32, cast_forward_inputs=False)
     for layer in stage.model.layers.values():
         fully_shard(layer, mesh=mesh, reshard_after_forward=layout.reshard_after_forward, mp_policy=low)
     fully_shard(stage, mesh=mesh, reshard_after_forward=False, mp_policy=whole)

@@ -23,6 +23,7 @@ import torch
 import torch.distributed.checkpoint as dcp
 from torch import Tensor
 from torch.distributed.tensor import DTensor
+from torch.distributed.tensor._dtensor_spec import DTensorSpec, TensorMeta
 
 from openherd.core.errors import InputError
 from openherd.core.rundir import file_sha256, flush_to_disk
@@ -58,8 +59,9 @@ def _like(parameter: Tensor, local: Tensor) -> Tensor:
     """A local part as part of a tensor that is spread as `parameter`."""
     if not isinstance(parameter, DTensor):
         return local
-    mesh, placements = parameter.device_mesh, parameter.placements
-    return DTensor.from_local(local, mesh, placements, run_check=False, shape=parameter.shape, stride=parameter.stride())
+    meta = TensorMeta(parameter.shape, parameter.stride(), local.dtype)
+    # Not by from_local, which copies to the mesh's device what was put into the processor's memory.
+    return DTensor(local, DTensorSpec(parameter.device_mesh, parameter.placements, meta), requires_grad=False)
 
 
 def _copied(state: Any) -> Any:

@@ -25,14 +25,15 @@ from openherd.core.metrics import MetricsLog
 from openherd.core.progress import Progress
 from openherd.core.rundir import Output
 from openherd.data.prefetch import Prefetch
-from openherd.model.device import Device, Precision, announce, choose_device, choose_precision
+from openherd.model.device import Device, Precision, announce, choose_device, choose_precision, deterministic_algorithms
 from openherd.parallel.apply import Sharded
 from openherd.parallel.checkpoint import Checkpointer, load_moments, load_state, save_state
+from openherd.parallel.float8 import Float8
 from openherd.parallel.layout import ParallelConfig
 from openherd.parallel.mesh import World, flight_record, is_lost, join
 from openherd.parallel.stage import Batch, Objective
 from openherd.training.goodput import ALIVE, HEARTBEAT_S, LEDGER, Heartbeat, Ledger, Pace, goodput, silent
-from openherd.training.optimizer import make_adamw, set_learning_rate
+from openherd.training.optimizer import DecaySchedule, MomentsDtype, make_adamw, set_learning_rate
 from openherd.training.resilience import (
     Range,
     Watch,
@@ -52,6 +53,7 @@ COMPUTE = "compute.json"
 SNAPSHOTS = "snapshots"
 EVENTS = "events.jsonl"
 FLIGHT = ".flight"
+OVERFLOW = "overflow"  # of fp16: what a lower loss scale mends
 TOKENS = "tokens"  # counted beside the objective's terms
 
 
@@ -63,21 +65,41 @@ class TrainingConfig:
     device: Annotated[Device, Field(description="where to compute; auto: CUDA, else mps, else cpu")] = "auto"
     # The paper computes in bf16 and accumulates gradients in fp32 (3.3.2).
     precision: Annotated[
-        Literal["auto", "float32", "bfloat16"],
-        Field(description="compute dtype over fp32 weights; auto: the base run's, else the faster one"),
+        Literal["auto", "float32", "bfloat16", "float16"],
+        Field(description="compute dtype over fp32 weights; float16 scales its loss; auto: the base run's, else the faster one"),
     ] = "auto"
+    # Paper 6.2 computes the same products in FP8 in inference; of training it says nothing.
+    float8: Annotated[
+        Float8,
+        Field(description="products in FP8: none, feed_forward (not of the first and last layer), every_feed_forward"),
+    ] = "none"
     beta1: Annotated[float, Field(description="AdamW; not stated in the paper, Llama 2's", ge=0, lt=1)] = 0.9
     beta2: Annotated[float, Field(description="AdamW; not stated in the paper, Llama 2's", ge=0, lt=1)] = 0.95
     epsilon: Annotated[float, Field(description="AdamW; not stated in the paper, Llama 2's", gt=0)] = 1e-5
-    weight_decay: Annotated[float, Field(description="AdamW, times the learning rate; not stated, Llama 2's", ge=0)] = 0.1
+    weight_decay: Annotated[float, Field(description="AdamW; not stated in the paper, Llama 2's", ge=0)] = 0.1
+    # The paper's scaling-law runs decay by 0.1 times the learning rate at that step (3.2.1), which can be read as either of two.
+    weight_decay_schedule: Annotated[
+        DecaySchedule,
+        Field(description="a step decays by weight_decay x: rate (Llama 2's), rate_squared, independent (rate / the phase's peak)"),
+    ] = "rate"
     decay_norms: Annotated[bool, Field(description="weight decay on the norms' weights too; not stated, ours")] = False
     decay_embeddings: Annotated[bool, Field(description="weight decay on the token embeddings too; not stated, ours")] = True
     gradient_clip: Annotated[float, Field(description="largest global gradient norm; not stated in the paper, Llama 2's", gt=0)] = (
         1.0
     )
+    moments_dtype: Annotated[
+        MomentsDtype, Field(description="dtype that AdamW's moments are kept in; the paper is silent; bfloat16 is DeepSeek-V3's")
+    ] = "float32"
+    optimizer_offload: Annotated[
+        bool, Field(description="AdamW's moments in the processor's memory, updated there: 8 bytes a parameter less on a GPU")
+    ] = False
     micro_batch_sequences: Annotated[
         int, Field(description="sequences computed at once; gradients are accumulated in fp32", ge=1)
     ] = 1
+    deterministic: Annotated[
+        bool,
+        Field(description="the same bits again on the same device, versions and layout, or an error; slower; a CPU needs it not"),
+    ] = False
     most_skipped_steps: Annotated[
         int,
         Field(description="steps in a row without finite loss and gradient that are passed over; one more rolls back; ours", ge=0),
@@ -177,8 +199,13 @@ def train(
         weight_decay=config.weight_decay,
         decay_norms=config.decay_norms,
         decay_embeddings=config.decay_embeddings,
+        weight_decay_schedule=config.weight_decay_schedule,
+        rates=map(learning_rate_at, range(steps)),
+        moments_dtype=config.moments_dtype,
+        offload=config.optimizer_offload,
     )
     with (
+        deterministic_algorithms(config.deterministic),
         Checkpointer(model, optimizer, config.checkpoint_behind) as checkpointer,
         Prefetch(lambda step: part(step, world.index("dp"), world.layout.dp), steps) as ahead,
         Heartbeat(out, world),
@@ -266,25 +293,31 @@ class Steps:
         found = checkpoints(self.out)
         for path in found:
             try:
-                return load_state(path, self.model, self.optimizer, START)
+                return load_state(path, self.model, self.optimizer, self.start())
             except InputError as error:
                 if path == found[-1]:
                     raise
                 self.tell("damaged checkpoint", path=path.name)
                 if self.world.leads:
                     sys.stderr.write(f"  {error.where}: {error.found}; going on from the checkpoint before\n")
-        return START
+        return self.start()
+
+    def start(self) -> dict[str, Any]:
+        """START, with the loss scale's values where it moves."""
+        return {**START, **self.model.loss_scale.state()}
 
     def read_state(self, found: Mapping[str, Any]) -> None:
         """Take up what a checkpoint says beside weights and moments."""
         self.step, self.tokens = int(found["step"]), int(found["tokens"])
         self.watch.read(found["watch"])
+        self.model.loss_scale.take_up(found)
         for first, end in json.loads(found["skips"]):
             self.skips = add_range(self.skips, first, end)
 
     def extra(self, step: int) -> dict[str, Any]:
         """What a checkpoint says beside weights and moments, with `step` steps done."""
-        return {"step": step, "tokens": self.tokens, "watch": self.watch.text(), "skips": json.dumps(self.skips)}
+        plain = {"step": step, "tokens": self.tokens, "watch": self.watch.text(), "skips": json.dumps(self.skips)}
+        return {**plain, **self.model.loss_scale.state()}
 
     def rewind(self) -> None:
         """Take out of the log what is going to be done again."""
@@ -317,7 +350,7 @@ class Steps:
         if self.watch.accept(step, losses["loss_nats"], norm):
             self.tell("large update", step=step, update_norm=norm)
         record = {"step": step, "tokens": self.tokens, **losses, "learning_rate": learning_rate}
-        record |= {"gradient_norm": gradient_norm, "update_norm": norm}
+        record |= {"gradient_norm": gradient_norm, "update_norm": norm, **self.scale()}
         self.out.log(**record, time_s=round(time.perf_counter() - started, 4))
         self.step += 1
         with self.ledger.waiting("checkpoint"):
@@ -344,7 +377,10 @@ class Steps:
         while True:
             losses = self.model.gradients(self.objective, batch, counts, self.config.micro_batch_sequences)
             norm = self.model.clip(self.config.gradient_clip)
-            wrong = self.watch.verdict(losses["loss_nats"] if all(map(math.isfinite, losses.values())) else math.nan, norm)
+            loss_is_finite = all(map(math.isfinite, losses.values()))
+            if self.model.loss_scale.after(loss_is_finite, norm):
+                return losses, norm, OVERFLOW
+            wrong = self.watch.verdict(losses["loss_nats"] if loss_is_finite else math.nan, norm)
             if first is None and wrong:
                 first = losses, norm, wrong
                 self.model.zero()
@@ -357,6 +393,10 @@ class Steps:
         """Do not apply a step; roll back where that is called for."""
         step = self.step
         self.model.zero()
+        record: dict[str, Any] = {"step": step, "tokens": self.tokens, **dict.fromkeys(losses), "gradient_norm": None}
+        record["skipped"] = True
+        if wrong == OVERFLOW:
+            return self.pass_over({**record, "overflow": True}, seconds, wrong)
         limit = self.watch.limit()
         self.watch.reject(step)
         self.tell(wrong, step=step, loss_nats=finite(losses["loss_nats"]), gradient_norm=finite(gradient_norm), limit_nats=limit)
@@ -365,11 +405,18 @@ class Steps:
             found = f"step {step}: loss {losses['loss_nats']:.4g}, gradient norm {gradient_norm:.4g}"
             return self.roll_back(found)
         self.keep_skips()
-        record: dict[str, Any] = {"step": step, "tokens": self.tokens, **dict.fromkeys(losses), "gradient_norm": None}
-        self.out.log(**record, skipped=True, time_s=round(seconds, 4))
+        return self.pass_over(record, seconds, wrong)
+
+    def pass_over(self, record: dict[str, Any], seconds: float, wrong: str) -> str:
+        """Log a step that is not applied."""
+        self.out.log(**record, **self.scale(), time_s=round(seconds, 4))
+        self.ledger.step(self.step, applied=False)
         self.step += 1
-        self.ledger.step(step, applied=False)
         return f"{wrong}, not applied"
+
+    def scale(self) -> dict[str, float]:
+        """What a record says of the loss scale."""
+        return {"loss_scale": self.model.loss_scale.value} if self.model.loss_scale.moves else {}
 
     def roll_back(self, found: str) -> str:
         """Back to the last good checkpoint; the data from the first suspicious step on are passed over."""
@@ -389,7 +436,7 @@ class Steps:
         self.skips = add_range(self.skips, first, step + 1)
         self.keep_skips()
         rollbacks, ends = self.watch.rollbacks + 1, self.step
-        self.read_state(load_state(target, self.model, self.optimizer, START))
+        self.read_state(load_state(target, self.model, self.optimizer, self.start()))
         self.watch.rollbacks, self.watch.clean_since = rollbacks, max(self.watch.clean_since, ends + 1)
         self.tell("rollback", step=ends, to_step=self.step, good=is_marked_good(target), skipped=[first, ends + 1])
         if self.world.leads:
@@ -479,6 +526,7 @@ class Steps:
             "loss_nats_last_5_percent": sum(last) / len(last),
             "final_loss_nats": losses_nats[-1],
             **({"skipped_steps": n, "skipped": self.skips} if (n := sum(r.get("skipped", False) for r in records)) else {}),
+            **({"overflow_steps": n} if (n := sum(r.get("overflow", False) for r in records)) else {}),
             "tokens_per_s": self.tokens / seconds if seconds else 0.0,
             "precision": self.model.precision,
             "goodput_s": goodput(self.out.path),

@@ -95,7 +95,7 @@ def batches(shards: TokenShards, pieces: Sequence[Piece], seed: int, phase: str,
 
     def part(step: int, place: int, n: int) -> Batch:
         if shards.are_elsewhere:
-            for later in range(step, min(step + WANTED_STEPS, total)):
+            for later in range(step, min(step + WANTED_STEPS, sum(p.steps for p in pieces))):
                 source, first, each, _ = rows(later, place, n)
                 source.want(first, each)
         source, first, each, others = rows(step, place, n)
@@ -180,7 +180,7 @@ class Base:
         """Its model, in fp32; `shape` may have another RoPE and context. Raises ConfigError where the layout cannot run it."""
         shape = shape or self.shape
         check_layout(name, self.world.layout, shape, rows, config.micro_batch_sequences)
-        model = Sharded(shape, self.world, self.precision)
+        model = Sharded(shape, self.world, self.precision, config.float8)
         model.fill(self.tensors.__getitem__)
         return model
 

@@ -89,7 +89,7 @@ def pretrain(config: PretrainConfig, *, shards: Run | RemoteRun, tokenizer: Run,
         check_layout("pretrain", world.layout, SIZES[config.size], [p.rows for p in pieces], config.micro_batch_sequences)
         longest = max(p.sequence_length for p in pieces)
         shape = replace(SIZES[config.size], vocabulary=words.vocabulary, rope_scaling=None, max_positions=longest)
-        model = Sharded(shape, world, precision)
+        model = Sharded(shape, world, precision, config.float8)
         model.fill(initial_weights(shape, config.seed, embedding_std=config.embedding_std, depth_scaled=config.depth_scaled_init))
         metrics = train_phase("pretrain", model, tokens, pieces, learning_rate_at, config, out)
     write_trained(model, words, out)
