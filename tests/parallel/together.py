@@ -191,9 +191,10 @@ def run_in(layout, settings, training, out, until, seen):
         with contextlib.suppress(Stop):
             train(model, NextToken(), part, lambda step: 1e-3, STEPS, config, output, what="test")
         whole = {name: model.whole(name).clone() for name in model.names()}
-        # The same on both ends of a pipeline.
+        # The same on both ends of a pipeline; processes between them have none.
         twins = [float(p.detach().double().sum()) for name, p in model.trained() if name == EMBED]
-        apart = sum(world.largest([max(twins), -min(twins)])) if layout.world == layout.pp else 0.0
+        ends = [max(twins, default=-math.inf), -min(twins, default=math.inf)]
+        apart = sum(world.largest(ends)) if layout.world == layout.pp else 0.0
         losses = [r["loss_nats"] for r in output.metrics.read()], whole, apart
     dist.barrier()
     return losses
