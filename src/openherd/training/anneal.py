@@ -14,7 +14,7 @@ from pydantic import Field
 from openherd.core.errors import ConfigError
 from openherd.core.rundir import Output, Run
 from openherd.training.loop import average_snapshots
-from openherd.training.phase import Base, PhaseConfig, Piece, piece, train_phase, write_trained
+from openherd.training.phase import Base, PhaseConfig, Piece, open_shards, piece, train_phase, write_trained
 from openherd.training.schedule import linear_to_zero
 
 
@@ -63,7 +63,7 @@ def anneal(config: AnnealConfig, *, base: Run, shards: Run, out: Output) -> dict
     metrics = train_phase(
         "anneal",
         model,
-        shards,
+        open_shards(shards, before.tokenizer),
         [config.piece()],
         lambda step: linear_to_zero(step, peak=config.learning_rate, steps=config.steps),
         config,

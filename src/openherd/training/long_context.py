@@ -15,7 +15,7 @@ from pydantic import Field
 from openherd.core.errors import ConfigError
 from openherd.core.rundir import Output, Run
 from openherd.model.config import ModelConfig, RopeScaling
-from openherd.training.phase import Base, PhaseConfig, Piece, piece, train_phase, write_trained
+from openherd.training.phase import Base, PhaseConfig, Piece, open_shards, piece, train_phase, write_trained
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +73,7 @@ def long_context(config: LongContextConfig, *, base: Run, shards: Run, out: Outp
     metrics = train_phase(
         "long-context",
         model,
-        shards,
+        open_shards(shards, before.tokenizer),
         config.pieces(),
         lambda step: config.learning_rate,
         config,

@@ -14,8 +14,8 @@ import torch
 from pydantic import Field
 
 from openherd.core.config import nearest
-from openherd.core.errors import ConfigError
-from openherd.core.rundir import Output, Run
+from openherd.core.errors import ConfigError, InputError
+from openherd.core.rundir import Output, Run, file_sha256
 from openherd.data.batches import BatchSource
 from openherd.data.token_shards import TokenShards
 from openherd.model.config import ModelConfig
@@ -23,9 +23,10 @@ from openherd.model.flops import flops_per_token, parameters
 from openherd.model.weights import model_of, read_tensors, write_model
 from openherd.parallel.apply import Sharded
 from openherd.parallel.layout import Rows, check_layout
+from openherd.parallel.lora import Lora, with_adapters
 from openherd.parallel.mesh import World
 from openherd.parallel.stage import Batch
-from openherd.tokenizer.tokenizer import Tokenizer
+from openherd.tokenizer.tokenizer import FILES, Tokenizer
 from openherd.training.loop import COMPUTE, STATE, Part, TrainingConfig, open_world, read_compute, train
 from openherd.training.objective import NextToken
 
@@ -84,6 +85,16 @@ def batches(shards: TokenShards, pieces: Sequence[Piece], seed: int, phase: str,
     return part
 
 
+def open_shards(run: Run, tokenizer: Tokenizer) -> TokenShards:
+    """Token shards that were made with this tokenizer. Raises InputError where they were made with another."""
+    shards = TokenShards.open(run)
+    file = tokenizer.directory / FILES[0]
+    if shards.tokenizer_sha256 != file_sha256(file):
+        do = "run token-shards with it, or give the shards that were made with it"
+        raise InputError(run.path, f"token shards of another tokenizer than {file}", do=do)
+    return shards
+
+
 def all_weights(shards: TokenShards, given: dict[str, float]) -> dict[str, float]:
     """Weights of the sources that are used: those given, or each by its tokens. Raises ConfigError for an unknown source."""
     for name in given:
@@ -120,31 +131,40 @@ class Base:
     shape: ModelConfig
     tensors: dict[str, torch.Tensor]  # the mapped files
     tokenizer: Tokenizer
-    state: Path | None
+    state: Path | None  # of the optimizer; None where it has none that fits all weights
     precision: str
 
     @classmethod
     def open(cls, run: Run, config: TrainingConfig, out: Output) -> "Base":
         """Find model, tokenizer and where the optimizer's state lies; compute as that phase did where the settings say 'auto'."""
-        imported = run.manifest["stage"] == "import"  # which brings neither settings nor an optimizer
-        world, precision = open_world(config, out, None if imported else read_compute(run.file(COMPUTE)))
+        trained = COMPUTE in run.manifest["outputs"]  # others bring neither settings nor an optimizer
+        world, precision = open_world(config, out, read_compute(run.file(COMPUTE)) if trained else None)
+        state = run.path / STATE if trained and not run.manifest["settings"].get("lora_rank") else None
         directory = model_of(run)[0]
         shape, tensors = read_tensors(directory)
-        return cls(world, shape, tensors, Tokenizer.load(directory), None if imported else run.path / STATE, precision)
+        return cls(world, shape, tensors, Tokenizer.load(directory), state, precision)
 
-    def model(self, name: str, config: TrainingConfig, rows: Sequence[Rows], shape: ModelConfig | None = None) -> Sharded:
+    def model(
+        self,
+        name: str,
+        config: TrainingConfig,
+        rows: Sequence[Rows],
+        shape: ModelConfig | None = None,
+        lora: Lora | None = None,
+    ) -> Sharded:
         """Its model, in fp32; `shape` may have another RoPE and context. Raises ConfigError where the layout cannot run it."""
         shape = shape or self.shape
         check_layout(name, config.parallel, shape, rows, config.micro_batch_sequences)
-        model = Sharded(shape, self.world, self.precision)
-        model.fill(self.tensors.__getitem__)
+        model = Sharded(shape, self.world, self.precision, lora)
+        read = self.tensors.__getitem__
+        model.fill(read if lora is None else with_adapters(read, lora, config.seed))
         return model
 
 
 def train_phase(
     phase: str,
     model: Sharded,
-    shards: Run,
+    tokens: TokenShards,
     pieces: Sequence[Piece],
     learning_rate_at: Callable[[int], float],
     config: PhaseConfig,
@@ -154,10 +174,9 @@ def train_phase(
     snapshot_steps: tuple[int, ...] = (),
 ) -> dict[str, Any]:
     """Train `model` in place on the pieces of one phase; returns metrics. Raises ConfigError where a source is seen too often."""
-    tokens = TokenShards.open(shards)
-    if tokens.vocabulary != model.shape.vocabulary:
+    if tokens.vocabulary > model.shape.vocabulary:
         raise ConfigError(
-            shards.path, f"tokens of a vocabulary of {tokens.vocabulary:,}", allowed=f"{model.shape.vocabulary:,}, the model's"
+            tokens.path, f"tokens of a vocabulary of {tokens.vocabulary:,}", allowed=f"{model.shape.vocabulary:,}, the model's"
         )
     weights = all_weights(tokens, config.source_weights)
     epochs = check_epochs(tokens, pieces, weights, config.most_epochs)

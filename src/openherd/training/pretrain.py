@@ -11,16 +11,15 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from openherd.core.config import nearest
-from openherd.core.errors import ConfigError, InputError
-from openherd.core.rundir import Output, Run, file_sha256
-from openherd.data.token_shards import TokenShards
+from openherd.core.errors import ConfigError
+from openherd.core.rundir import Output, Run
 from openherd.model.config import SIZES
 from openherd.model.init import initial_weights
 from openherd.parallel.apply import Sharded
 from openherd.parallel.layout import check_layout
 from openherd.tokenizer.tokenizer import Tokenizer
 from openherd.training.loop import open_world
-from openherd.training.phase import PhaseConfig, Piece, piece, train_phase, write_trained
+from openherd.training.phase import PhaseConfig, Piece, open_shards, piece, train_phase, write_trained
 from openherd.training.schedule import warmup_cosine
 
 
@@ -78,12 +77,8 @@ def ramp(config: PretrainConfig) -> list[Piece]:
 
 def pretrain(config: PretrainConfig, *, shards: Run, tokenizer: Run, out: Output) -> dict[str, Any]:
     """Train a new model on token shards (paper 3.4.1)."""
-    file = tokenizer.file("tokenizer/tokenizer.json")
-    if TokenShards.open(shards).tokenizer_sha256 != file_sha256(file):
-        raise InputError(
-            shards.path, f"not made with the tokenizer {file}", do="run token-shards with it, or give the one it was made with"
-        )
-    words = Tokenizer.load(file.parent)
+    words = Tokenizer.load(tokenizer.file("tokenizer/tokenizer.json").parent)
+    tokens = open_shards(shards, words)
     pieces = ramp(config)
     world, precision = open_world(config, out)
     longest = max(p.sequence_length for p in pieces)
@@ -96,6 +91,6 @@ def pretrain(config: PretrainConfig, *, shards: Run, tokenizer: Run, out: Output
         warmup_cosine, peak=peak, floor=floor, warmup_steps=config.warmup_steps, decay_steps=config.decay_steps
     )
 
-    metrics = train_phase("pretrain", model, shards, pieces, learning_rate_at, config, out)
+    metrics = train_phase("pretrain", model, tokens, pieces, learning_rate_at, config, out)
     write_trained(model, words, out)
     return metrics
