@@ -30,7 +30,8 @@ def plain_lora(shape, lora, read, rows, tokens, steps, *, rate, clip, decay, eps
         for name in trained:
             if name.endswith(B):
                 module = name.removesuffix(f".{B}")
-                found[f"{module}.weight"] = weights[f"{module}.weight"] + lora.alpha / lora.rank * trained[name] @ trained[f"{module}.{A}"]
+                product = trained[name] @ trained[f"{module}.{A}"]
+                found[f"{module}.weight"] = weights[f"{module}.weight"] + lora.alpha / lora.rank * product
         return found
 
     matrices, norms = [p for p in trained.values() if p.ndim > 1], [p for p in trained.values() if p.ndim == 1]

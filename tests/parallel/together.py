@@ -29,7 +29,7 @@ from openherd.training.objective import NextToken
 from openherd.training.optimizer import make_adamw, set_learning_rate
 
 sys.path.insert(0, str(Path(__file__).parent))
-from plain_lora import plain_lora  # noqa: E402
+from plain_lora import plain_lora
 
 warnings.simplefilter("error")
 warnings.filterwarnings("ignore", category=FutureWarning, module="torch")
@@ -195,7 +195,9 @@ def lora_weights(shape, lora):
 
     def get(name):
         found = read(name)
-        return torch.randn(found.shape, generator=torch.Generator().manual_seed(len(name))) * 0.1 if name.endswith("lora_b") else found
+        if name.endswith("lora_b"):
+            found = torch.randn(found.shape, generator=torch.Generator().manual_seed(len(name))) * 0.1
+        return found
 
     return get
 
@@ -231,7 +233,14 @@ def lora_case(case):
     return dict(zip(found, world.largest([max(values) for values in found.values()]), strict=True))
 
 
-CASES = {"lora": lora_case, "parity": parity_case, "fault": fault_case, "twice": twice_case, "bf16": bf16_case, "resume": resume_case}
+CASES = {
+    "parity": parity_case,
+    "lora": lora_case,
+    "fault": fault_case,
+    "twice": twice_case,
+    "bf16": bf16_case,
+    "resume": resume_case,
+}
 
 if __name__ == "__main__":
     torch.set_num_threads(1)

@@ -74,8 +74,10 @@ class Sharded:
 
     @torch.no_grad()
     def whole(self, name: str) -> Tensor:
-        """A parameter, whole and with its adapter added in, in the first process's memory. Every process must ask for it, and for all
-        in one order."""
+        """A parameter, whole and with its adapter added in, in the first process's memory.
+
+        Every process must ask for it, and for all in one order.
+        """
         layout = self.world.layout
         held = {own: p for own, p, _ in (*self.parts, *self.frozen)}
         mine = held.get(name)

@@ -1,5 +1,5 @@
-"""Low-rank adapters (LoRA, Hu et al. 2021; paper 3.4 trains all weights): a projection W stays as it is and becomes W + s B A, of which
-A (rank, in) and B (out, rank) are trained; s is alpha / rank.
+"""Low-rank adapters (LoRA, Hu et al. 2021; the paper trains all weights): a projection W is kept and becomes W + s B A, of which A
+(rank, in) and B (out, rank) are trained; s is alpha / rank.
 
 Added from outside, behind tensor parallelism, whose cut they follow: B is cut as the rows of W are, A as its columns are. B begins
 at zero, so that training begins at the base model. What is frozen has no gradient and no place in optimizer or checkpoints, and may
@@ -74,7 +74,7 @@ def adapt(linear: nn.Module, lora: Lora) -> None:
             placements = [p if p.is_shard(side) else Replicate() for p in weight.placements]
             tensor = distribute_tensor(tensor, weight.device_mesh, placements)
         linear.register_parameter(name, nn.Parameter(tensor))
-    linear.forward = partial(adapted, linear, lora.scale)  # type: ignore[method-assign]
+    linear.forward = partial(adapted, linear, lora.scale)
 
 
 def adapted(linear: nn.Module, scale: float, x: Tensor) -> Tensor:

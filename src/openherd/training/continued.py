@@ -1,5 +1,5 @@
-"""Continued pre-training of a finished model on new text (after paper 3.4): a fresh optimizer, the learning rate warmed up again and
-taken down by a cosine, and a replayed share of general text against forgetting.
+"""Continued pre-training of a finished model on new text (after paper 3.4): a fresh optimizer, the learning rate warmed up again
+and taken down by a cosine, and a replayed share of general text against forgetting.
 
 The paper goes on from its own phases alone. Warming up again, a cosine down and replay are the recipe of Ibrahim et al. 2024
 (arXiv 2403.08763), who replayed 5% for text near the old one and 25% and more for another language. With `lora_rank` the base is
@@ -33,9 +33,13 @@ class ContinuePretrainConfig(PhaseConfig):
     steps: Annotated[int, Field(description="optimizer steps", ge=1)] = 2_000
     sequence_length: Annotated[int, Field(description="tokens per sequence; paper 3.4.1: 8,192", ge=1)] = 8_192
     batch_tokens: Annotated[int, Field(description="tokens per step", ge=1)] = 524_288
-    learning_rate: Annotated[float, Field(description="peak; a tenth of the paper's for the 8B; adapters want ten times it", gt=0)] = 3e-5
-    final_learning_rate: Annotated[float, Field(description="floor of the cosine; Ibrahim et al.: a tenth of the peak", ge=0)] = 3e-6
-    warmup_steps: Annotated[int, Field(description="steps of linear warm-up; Ibrahim et al.: 1%, and little depends on it", ge=0)] = 20
+    learning_rate: Annotated[
+        float, Field(description="peak; a tenth of the paper's for the 8B; adapters want about ten times it", gt=0)
+    ] = 3e-5
+    final_learning_rate: Annotated[float, Field(description="floor of the cosine; Ibrahim et al.: a tenth of the peak", ge=0)] = (
+        3e-6
+    )
+    warmup_steps: Annotated[int, Field(description="steps of linear warm-up; Ibrahim et al.: 1%; little depends on it", ge=0)] = 20
     lora_rank: Annotated[int, Field(description="rank of low-rank adapters on a frozen base; 0 trains all weights", ge=0)] = 0
     lora_alpha: Annotated[float, Field(description="their product is multiplied by alpha / rank", gt=0)] = 32.0
     lora_projections: Annotated[
@@ -77,7 +81,7 @@ def with_replay(shards: TokenShards, config: ContinuePretrainConfig) -> dict[str
             raise ConfigError("replay", f"no source {name!r}", do=nearest(name, shards.tokens))
     new = {name: w for name, w in all_weights(shards, config.source_weights).items() if name not in config.replay}
     if not new:
-        raise ConfigError("replay", f"{', '.join(config.replay)}: every source is replayed", allowed="one source of new text at least")
+        raise ConfigError("replay", "every source is replayed", allowed="one source of new text at least")
     rest = (1 - sum(config.replay.values())) / sum(new.values())
     return {name: weight * rest for name, weight in new.items()} | config.replay
 
@@ -98,9 +102,7 @@ def continue_pretrain(config: ContinuePretrainConfig, *, base: Run, shards: Run,
         raise ConfigError("continue-pretrain", f"lora_bf16 with precision {before.precision}", allowed="precision = 'bfloat16'")
     model = before.model("continue-pretrain", config, [config.piece().rows], lora=lora)
     peak, floor = config.learning_rate, config.final_learning_rate
-    learning_rate_at = partial(
-        warmup_cosine, peak=peak, floor=floor, warmup_steps=config.warmup_steps, decay_steps=config.steps
-    )
+    learning_rate_at = partial(warmup_cosine, peak=peak, floor=floor, warmup_steps=config.warmup_steps, decay_steps=config.steps)
     metrics = train_phase(
         "continue-pretrain", model, tokens, [config.piece()], learning_rate_at, replace(config, source_weights=shares), out
     )  # fmt: skip
