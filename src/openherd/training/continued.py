@@ -103,8 +103,7 @@ def continue_pretrain(config: ContinuePretrainConfig, *, base: Run, shards: Run,
     model = before.model("continue-pretrain", config, [config.piece().rows], lora=lora)
     peak, floor = config.learning_rate, config.final_learning_rate
     learning_rate_at = partial(warmup_cosine, peak=peak, floor=floor, warmup_steps=config.warmup_steps, decay_steps=config.steps)
-    metrics = train_phase(
-        "continue-pretrain", model, tokens, [config.piece()], learning_rate_at, replace(config, source_weights=shares), out
-    )  # fmt: skip
+    mixed = replace(config, source_weights=shares, replay={})
+    metrics = train_phase("continue-pretrain", model, tokens, [config.piece()], learning_rate_at, mixed, out)
     write_trained(model, before.tokenizer, out)
     return {**metrics, "shares": shares}
