@@ -6,8 +6,9 @@ recipe makes it a gate.
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
+import torch
 from pydantic import Field
 
 from openherd.core.errors import ConfigError
@@ -32,6 +33,9 @@ class EvaluateForgettingConfig:
     max_heldout_bytes: Annotated[
         int, Field(description="held-out text scored of each kind, whole documents, at least one; 0 = all", ge=0)
     ] = 1_000_000
+    dtype: Annotated[
+        Literal["keep", "bfloat16"], Field(description="of the weights while they score; keep: that of each model's files")
+    ] = "keep"
     device: Annotated[Device, Field(description="where to compute; auto: CUDA, else mps, else cpu")] = "auto"
     seed: Annotated[int, Field(description="seed of the choice of documents")] = 0
 
@@ -57,7 +61,8 @@ def evaluate_forgetting(
     metrics: dict[str, Any] = {}
     for name, run in (("before", before), ("after", after)):
         directory, metrics[f"weights_sha256_{name}"] = model_of(run)
-        model, tokenizer = load_model(directory, str(device)), Tokenizer.load(directory)
+        model = load_model(directory, dtype=torch.bfloat16 if config.dtype == "bfloat16" else None).to(device)
+        tokenizer = Tokenizer.load(directory)
         for kind in kinds:
             bits[kind, name] = bits_of(model, tokenizer, texts[kind], f"{kind}, {name}")
             metrics[f"{kind}_bits_per_byte_{name}"] = ratio_estimate(bits[kind, name], sizes[kind])

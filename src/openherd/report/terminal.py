@@ -23,15 +23,24 @@ SAYS = {
     "holdout": (CURATION[0], "{train_documents:,} to train on, {heldout_documents:,} held out"),
     "tokenizer": ("", "{vocabulary:,} tokens, {bytes_per_token:.2f} bytes each"),
     "import": ("{format} directory", "{parameters:,} parameters, {dtype}"),
+    "extend-tokenizer": (
+        "{new_tokens:,} new tokens, {bytes_per_token_before:.2f} to {bytes_per_token_after:.2f} bytes each",
+        "{bits_per_byte_before:.3f} to {bits_per_byte_after:.3f} bits/byte before training",
+    ),
     "token-shards": ("{documents:,} documents", "{train_tokens:,} tokens"),
     "pretrain": TRAINING,
     "long-context": TRAINING,
     "anneal": TRAINING,
+    "continue-pretrain": TRAINING,
     "dialogs": ("", "{dialogs:,} to train on, {entries:,} entries"),
     "sft": ("{dialogs:,} dialogs", TRAINING[1]),
     "evaluate-text": (
         "{heldout_documents:,} documents",
         "{anneal.bits_per_byte:.3f} bits/byte; trigram {trigram:.3f}, xz {xz:.3f}",
+    ),
+    "evaluate-forgetting": (
+        "forgotten {forgetting_bits_per_byte:.4f} bits/byte: {general_bits_per_byte_before:.3f} to {general_bits_per_byte_after:.3f}",
+        "gained {gain_bits_per_byte:.4f}: {new_bits_per_byte_before:.3f} to {new_bits_per_byte_after:.3f}",
     ),
     "evaluate-answers": (
         "{questions:,} questions",
