@@ -99,6 +99,6 @@ def test_the_same_model_forgets_nothing(finished, models, mixed):
     ],
 )
 def test_sources_that_are_not_there(finished, models, mixed, sources, message):
+    config = replace(CONFIG, general_sources=sources)
     with pytest.raises(ConfigError, match=message):
-        config = EvaluateForgettingConfig(general_sources=sources)
         finished("evaluate-forgetting", evaluate_forgetting, config, documents=mixed, **models)

@@ -39,8 +39,8 @@ SAYS = {
         "{anneal.bits_per_byte:.3f} bits/byte; trigram {trigram:.3f}, xz {xz:.3f}",
     ),
     "evaluate-forgetting": (
-        "forgotten {forgetting_bits_per_byte:.4f} bits/byte: {general_bits_per_byte_before:.3f} to {general_bits_per_byte_after:.3f}",
-        "gained {gain_bits_per_byte:.4f}: {new_bits_per_byte_before:.3f} to {new_bits_per_byte_after:.3f}",
+        "{general_documents:,} general and {new_documents:,} new documents",
+        "forgot {forgetting_bits_per_byte:.4f}, gained {gain_bits_per_byte:.4f} bits/byte",
     ),
     "evaluate-answers": (
         "{questions:,} questions",
