@@ -56,7 +56,6 @@ LORA = {
     "cp": (UNTIED, {"cp": 2}, {"projections": ALL}),
     "pp": (TIED, {"pp": 2}, {"projections": ALL}),
     "pp, embeddings": (TIED, {"pp": 2}, {"projections": ALL, "whole": ["embeddings"]}),
-    "bf16": (UNTIED, {}, {"projections": ALL, "bf16": True}),
     "bf16, dp": (TIED, {"dp_shard": 2}, {"projections": ALL, "bf16": True}),
     "bf16, dp, embeddings": (TIED, {"dp_shard": 2}, {"projections": ["query"], "whole": ["embeddings"], "bf16": True}),
     "bf16, tp pp": (UNTIED, {"tp": 2, "pp": 2}, {"projections": ALL, "bf16": True}),

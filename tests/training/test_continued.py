@@ -127,7 +127,7 @@ def test_shards_of_another_tokenizer_are_refused(base, tokenizer, tmp_path):
     wrong = shards_of(other, tmp_path / "wrong")
     annealing = AnnealConfig(sequence_length=16, batch_tokens=64, device="cpu")
     for stage, config in ((continue_pretrain, CONFIG), (anneal, annealing)):
-        with pytest.raises(InputError, match=r"of another tokenizer than .*model/tokenizer.json; run token-shards with it"):
+        with pytest.raises(InputError, match=r"not made with the tokenizer .*model/tokenizer.json; run token-shards with it"):
             finished(tmp_path / stage.__name__, stage, config, base=base, shards=wrong)
 
 
@@ -185,7 +185,7 @@ def test_the_next_phase_takes_up_moments_of_all_weights_alone(base, shards, tmp_
     (tmp_path / "out").mkdir()
     opened = [Base.open(run, CONFIG, Output(tmp_path / "out")) for run in (base, full, lora)]
     assert [before.state for before in opened] == [None, full.path / "state", None]
-    model = opened[1].model("test", CONFIG, [CONFIG.piece().rows])
+    model = opened[1].model("test", CONFIG, [p.rows for p in CONFIG.pieces()])
     optimizer = make_adamw(model.trained(), beta1=0.9, beta2=0.95, epsilon=1e-5, weight_decay=0.1)
     load_moments(full.path / "state", model, optimizer)
     config = AnnealConfig(

@@ -53,12 +53,6 @@ def snapshot_steps(steps: int, n: int, over: float) -> tuple[int, ...]:
 def anneal(config: AnnealConfig, *, base: Run, shards: Run, out: Output) -> dict[str, Any]:
     """Go on from `base` with a learning rate that falls to zero, and average its last checkpoints (paper 3.4.3)."""
     before = Base.open(base, config, out)
-    if config.sequence_length > before.shape.max_positions:
-        raise ConfigError(
-            "anneal",
-            f"sequence_length = {config.sequence_length}",
-            allowed=f"at most {before.shape.max_positions}, the model's context",
-        )
     model = before.model("anneal", config, [config.piece().rows])
     metrics = train_phase(
         "anneal",

@@ -51,7 +51,7 @@ class ContinuePretrainConfig(PhaseConfig):
     lora_bf16: Annotated[bool, Field(description="keep what is frozen in bf16 instead of fp32; needs bf16 compute")] = False
 
     def __post_init__(self) -> None:
-        self.piece()
+        self.pieces()
         if self.warmup_steps >= self.steps:
             raise ConfigError("continue-pretrain", f"warmup_steps = {self.warmup_steps}", allowed=f"under steps = {self.steps}")
         if any(share <= 0 for share in self.replay.values()) or sum(self.replay.values()) >= 1:
@@ -62,9 +62,9 @@ class ContinuePretrainConfig(PhaseConfig):
             # Its way back is in two halves, of which the one for the weights finds none in what is frozen.
             raise ConfigError("continue-pretrain", "lora_rank with pipeline_schedule = 'ZBV'", allowed="1F1B or interleaved")
 
-    def piece(self) -> Piece:
+    def pieces(self) -> list[Piece]:
         """The steps. Raises ConfigError where a batch is no whole number of sequences."""
-        return piece("continue-pretrain", self.sequence_length, self.batch_tokens, self.steps)
+        return [piece("continue-pretrain", self.sequence_length, self.batch_tokens, self.steps)]
 
     @property
     def lora(self) -> Lora | None:
@@ -89,21 +89,15 @@ def with_replay(shards: TokenShards, config: ContinuePretrainConfig) -> dict[str
 def continue_pretrain(config: ContinuePretrainConfig, *, base: Run, shards: Run, out: Output) -> dict[str, Any]:
     """Go on from any model with a fresh optimizer, on new text and a replayed share of general text."""
     before = Base.open(base, config, out)
-    if config.sequence_length > before.shape.max_positions:
-        raise ConfigError(
-            "continue-pretrain",
-            f"sequence_length = {config.sequence_length}",
-            allowed=f"at most {before.shape.max_positions}, the model's context",
-        )
     tokens = open_shards(shards, before.tokenizer)
     shares = with_replay(tokens, config)
     lora = config.lora
     if lora is not None and lora.bf16 and before.precision != "bfloat16":
         raise ConfigError("continue-pretrain", f"lora_bf16 with precision {before.precision}", allowed="precision = 'bfloat16'")
-    model = before.model("continue-pretrain", config, [config.piece().rows], lora=lora)
+    model = before.model("continue-pretrain", config, [p.rows for p in config.pieces()], lora=lora)
     peak, floor = config.learning_rate, config.final_learning_rate
     learning_rate_at = partial(warmup_cosine, peak=peak, floor=floor, warmup_steps=config.warmup_steps, decay_steps=config.steps)
     mixed = replace(config, source_weights=shares, replay={})
-    metrics = train_phase("continue-pretrain", model, tokens, [config.piece()], learning_rate_at, mixed, out)
+    metrics = train_phase("continue-pretrain", model, tokens, config.pieces(), learning_rate_at, mixed, out)
     write_trained(model, before.tokenizer, out)
     return {**metrics, "shares": shares}

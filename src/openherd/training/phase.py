@@ -90,8 +90,8 @@ def open_shards(run: Run, tokenizer: Tokenizer) -> TokenShards:
     shards = TokenShards.open(run)
     file = tokenizer.directory / FILES[0]
     if shards.tokenizer_sha256 != file_sha256(file):
-        do = "run token-shards with it, or give the shards that were made with it"
-        raise InputError(run.path, f"token shards of another tokenizer than {file}", do=do)
+        do = "run token-shards with it, or give the one it was made with"
+        raise InputError(run.path, f"not made with the tokenizer {file}", do=do)
     return shards
 
 
@@ -152,8 +152,14 @@ class Base:
         shape: ModelConfig | None = None,
         lora: Lora | None = None,
     ) -> Sharded:
-        """Its model, in fp32; `shape` may have another RoPE and context. Raises ConfigError where the layout cannot run it."""
+        """Its model, in fp32; `shape` may have another RoPE and context.
+
+        Raises ConfigError where sequences are longer than the context, or the layout cannot run it.
+        """
         shape = shape or self.shape
+        if (longest := max(r.sequence_length for r in rows)) > shape.max_positions:
+            allowed = f"at most {shape.max_positions}, the model's context"
+            raise ConfigError(name, f"sequence_length = {longest}", allowed=allowed)
         check_layout(name, config.parallel, shape, rows, config.micro_batch_sequences)
         model = Sharded(shape, self.world, self.precision, lora)
         read = self.tensors.__getitem__
