@@ -41,7 +41,7 @@ STAGES = (
     Stage("import", "3.2", "openherd.interchange.importing:import_model", 1,
           "a Llama 3 of Hugging Face's or Meta's, checked", "load checkpoint convert safetensors pth interchange"),
     Stage("extend-tokenizer", "3.2", "openherd.interchange.extension:extend_tokenizer", 1,
-          "more tokens for a finished model, learned on a domain", "vocabulary extension domain embeddings new tokens continued"),
+          "more tokens for a model, learned on a domain", "vocabulary extension domain embeddings new tokens continued"),
     Stage("token-shards", "3.1.2", "openherd.data.token_shards:token_shards", 2,
           "encode documents into flat token files", "tokens shards packing mix uint32"),
     Stage("pretrain", "3.4.1", "openherd.training.pretrain:pretrain", 2,

@@ -3,7 +3,7 @@
 Fewer tokens a text make training and answers cheaper and the context longer; what a new token means has to be learned, for which
 its embedding begins as the mean of those of the tokens that stood in its place, and its row of the head likewise. Old ids, the
 special ones among them, and old rows stay as they are. Written are `tokenizer/` and `model/`, from which `continue-pretrain` goes
-on; before it does, text costs more bits than with the old tokenizer, and the metrics say how many.
+on; what text costs in bits before it does, with the old tokens and the new, is among the metrics.
 """
 
 import json
