@@ -224,6 +224,16 @@ def test_what_does_not_fit_the_inputs(base, shards, tmp_path, change, message):
         finished(tmp_path / "run", continue_pretrain, replace(CONFIG, **change), base=base, shards=shards)
 
 
+def test_rows_of_new_tokens_must_be_trained(base, shards, tmp_path):
+    grown = replace(base, manifest={**base.manifest, "stage": "extend-tokenizer"})
+    with pytest.raises(ConfigError, match=r"whose rows would stay means; allowed: lora_whole = \['embeddings'\] with it"):
+        finished(tmp_path / "frozen", continue_pretrain, LORA, base=grown, shards=shards)
+    run = finished(tmp_path / "whole", continue_pretrain, replace(LORA, lora_whole=("embeddings",)), base=grown, shards=shards)
+    before, after = (load_model(r.file("model/config.json").parent) for r in (base, run))
+    assert not torch.equal(before.embed.weight, after.embed.weight)
+    assert torch.equal(before.norm.weight, after.norm.weight)
+
+
 def test_adapters_in_two_halves_of_a_way_back_are_refused():
     from openherd.parallel.layout import ParallelConfig
 

@@ -45,7 +45,7 @@ def evaluate_forgetting(
 ) -> dict[str, Any]:
     """Score two models on `heldout.parquet`: what the second lost on the general sources, and gained on the others."""
     file = documents.file(HELDOUT)
-    found = {row["source"] for row in read_parquet(file, ["source"])}
+    found = {row["source"] or "" for row in read_parquet(file, ["source"])}
     new = found - set(config.general_sources)
     missing = [name for name in config.general_sources if name not in found]
     if missing or not new:

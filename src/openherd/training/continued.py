@@ -94,6 +94,9 @@ def continue_pretrain(config: ContinuePretrainConfig, *, base: Run, shards: Run,
     lora = config.lora
     if lora is not None and lora.bf16 and before.precision != "bfloat16":
         raise ConfigError("continue-pretrain", f"lora_bf16 with precision {before.precision}", allowed="precision = 'bfloat16'")
+    if lora is not None and base.manifest["stage"] == "extend-tokenizer" and "embeddings" not in lora.whole:
+        found = "lora_rank on a base with new tokens, whose rows would stay means"
+        raise ConfigError("continue-pretrain", found, allowed="lora_whole = ['embeddings'] with it")
     model = before.model("continue-pretrain", config, [p.rows for p in config.pieces()], lora=lora)
     peak, floor = config.learning_rate, config.final_learning_rate
     learning_rate_at = partial(warmup_cosine, peak=peak, floor=floor, warmup_steps=config.warmup_steps, decay_steps=config.steps)
