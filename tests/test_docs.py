@@ -15,7 +15,10 @@ from openherd.stages import BY_NAME
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\((?!https?:)([^)#]+)")
-WITH_EXAMPLES = {"dialogs.md", "errors.md", "interchange.md", "recipes.md", "run-directories.md", "tokenizer.md", "tour.md"}
+WITH_EXAMPLES = {
+    "continued-pretraining.md", "dialogs.md", "errors.md", "interchange.md", "recipes.md", "run-directories.md", "tokenizer.md",
+    "tour.md",
+}  # fmt: skip
 
 
 def blocks_of(text: str) -> list[tuple[str, str]]:

@@ -34,6 +34,8 @@ def test_a_recipe_resolves(steps):
 
 
 def test_training_shapes_fit_together(steps):
+    if "anneal" not in steps:
+        pytest.skip("no three phases")
     pretrain, long_context, anneal = (steps[name].config for name in ("pretrain", "long-context", "anneal"))
     pieces = ramp(pretrain)
     assert sum(p.steps for p in pieces) == pretrain.steps
@@ -50,9 +52,21 @@ def test_training_shapes_fit_together(steps):
         assert steps["sft"].config.sequence_length <= max(long_context.sequence_lengths)
 
 
+def test_continued_training_fits(steps):
+    continued = [step.config for step in steps.values() if step.stage.stage.name == "continue-pretrain"]
+    checks = [step.config for step in steps.values() if step.stage.stage.name == "evaluate-forgetting"]
+    if not continued:
+        pytest.skip("nothing is continued")
+    sources = {steps["sources"].config.source, *steps["sources"].config.source_patterns}
+    for config in continued:
+        assert {*config.replay, *config.source_weights} <= sources
+    assert len(checks) == len(continued)
+    assert all(set(check.general_sources) < sources for check in checks)
+
+
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)
 def test_a_misspelt_setting_is_refused(path, tmp_path):
     recipe = Recipe.read(path)
-    wrong = next({**entry, "stepz": 1} for entry in recipe.stages if entry["use"] == "pretrain")
+    wrong = next({**entry, "stepz": 1} for entry in recipe.stages if entry["use"] in ("pretrain", "continue-pretrain"))
     with pytest.raises(ConfigError, match=r"stepz.*did you mean 'steps'"):
         replace(recipe, stages=(wrong,)).resolve(tmp_path)

@@ -61,7 +61,7 @@ class Parser(argparse.ArgumentParser):
 
 def stages_text() -> str:
     """The table of stages."""
-    return "\n".join(f"  {s.name:<18}{s.section:<7}{s.summary}" for s in STAGES)
+    return "\n".join(f"  {s.name:<20}{s.section:<7}{s.summary}" for s in STAGES)
 
 
 def root_help() -> str:

@@ -45,6 +45,22 @@ LONGER = {
     "cp 4": (TIED, {"cp": 4, "recompute": "selective"}),
     "tp 4": ({"n_heads": 8, "n_kv_heads": 4}, {"tp": 4}),
 }
+ALL = ["query", "key", "value", "output", "gate", "up", "down"]
+LORA = {
+    "one process": (UNTIED, {}, {"projections": ALL}),
+    "one process, tied, embeddings and norms": (TIED, {}, {"projections": ["query"], "whole": ["embeddings", "norms"]}),
+    "dp": (UNTIED, {"dp_shard": 2, "recompute": "full"}, {"projections": ALL}),
+    "dp, norms": (TIED, {"dp_shard": 2, "dp_replicate": 2}, {"projections": ["gate", "value"], "whole": ["norms"]}),
+    "tp": (TIED, {"tp": 2}, {"projections": ALL}),
+    "tp dp, embeddings": (UNTIED, {"tp": 2, "dp_shard": 2}, {"projections": ALL, "whole": ["embeddings"]}),
+    "cp": (UNTIED, {"cp": 2}, {"projections": ALL}),
+    "pp": (TIED, {"pp": 2}, {"projections": ALL}),
+    "pp, embeddings": (TIED, {"pp": 2}, {"projections": ALL, "whole": ["embeddings"]}),
+    "bf16, dp": (TIED, {"dp_shard": 2}, {"projections": ALL, "bf16": True}),
+    "bf16, dp, embeddings": (TIED, {"dp_shard": 2}, {"projections": ["query"], "whole": ["embeddings"], "bf16": True}),
+    "bf16, tp pp": (UNTIED, {"tp": 2, "pp": 2}, {"projections": ALL, "bf16": True}),
+    "tp pp interleaved": (UNTIED, {"tp": 2, **INTERLEAVED}, {"projections": ALL}),
+}
 TWICE = {"cp dp": {"cp": 2, "dp_shard": 2}}
 LOW = {
     "bf16 dp": ({"dp_shard": 2}, "bfloat16", "none"),
@@ -77,6 +93,9 @@ def parity_cases(named):
 def cases():
     """All cases, by kind and name."""
     yield from parity_cases(PARITY)
+    for name, (shape, layout, lora) in LORA.items():
+        settings = {"rank": 3, "alpha": 6.0, **lora}
+        yield {"kind": "lora", "name": f"lora {name}", "shape": shape, "layout": layout, "lora": settings}
     yield {"kind": "fault", "name": "fault", "layout": {"dp_shard": 2}}
     for name, layout in TWICE.items():
         yield {"kind": "twice", "name": f"twice {name}", "layout": layout}
@@ -103,6 +122,17 @@ def outcomes(tmp_path_factory):
 def test_a_layout_trains_as_one_process_does(name, outcomes):
     found = outcomes[f"parity {name}"]
     assert found["agrees"], found
+
+
+@pytest.mark.parametrize("name", LORA)
+def test_adapters_train_as_summed_matrices_do(name, outcomes):
+    """In plain torch, over six steps; what is written is the sum."""
+    found = outcomes[f"lora {name}"]
+    if "bf16" in name:
+        assert found["loss"] < 2e-2, found
+    else:
+        assert max(found["loss"], found["norm"], found["gradient"]) < 2e-6, found
+        assert found["weight"] < 1e-5, found  # AdamW divides what the smallest gradients' rounding leaves by itself
 
 
 def test_a_fault_shows(outcomes):

@@ -22,11 +22,16 @@ from openherd.data.token_shards import TokenShards
 from openherd.model.config import ModelConfig
 from openherd.parallel.apply import Sharded, local_gradient, own_slices
 from openherd.parallel.layout import ParallelConfig
+from openherd.parallel.lora import Lora, with_adapters
 from openherd.parallel.mesh import World, meet, spread
 from openherd.parallel.stage import EMBED
 from openherd.training import parity
 from openherd.training.loop import TrainingConfig, train
 from openherd.training.objective import NextToken
+from openherd.training.optimizer import make_adamw, set_learning_rate
+
+sys.path.insert(0, str(Path(__file__).parent))
+from plain_lora import plain_lora
 
 warnings.simplefilter("error")
 warnings.filterwarnings("ignore", category=FutureWarning, module="torch")
@@ -230,7 +235,58 @@ def resume_case(case):
     }
 
 
-CASES = {"parity": parity_case, "fault": fault_case, "twice": twice_case, "low": low_case, "resume": resume_case}
+def lora_weights(shape, lora):
+    """All parameters by name, the adapters' B away from zero, so that A has a gradient."""
+    read = with_adapters(parity.weights_of(shape), lora, 0)
+
+    def get(name):
+        found = read(name)
+        if name.endswith("lora_b"):
+            found = torch.randn(found.shape, generator=torch.Generator().manual_seed(len(name))) * 0.1
+        return found
+
+    return get
+
+
+def lora_case(case):
+    """The differences of adapters in a layout to summed matrices in plain torch; weights are those that are written."""
+    shape, lora = shape_of(case["shape"]), Lora(**case["lora"])
+    settings = {"rate": parity.RATE, "clip": parity.CLIP, "decay": parity.DECAY, "epsilon": parity.EPSILON}
+    losses, norms, gradients, weights = plain_lora(shape, lora, lora_weights(shape, lora), ROWS, TOKENS, STEPS, **settings)
+    world = world_of(ParallelConfig(**case["layout"]))
+    if world is None:
+        return None
+    model = Sharded(shape, world, "bfloat16" if lora.bf16 else "float32", lora=lora)
+    model.fill(lora_weights(shape, lora))
+    optimizer = make_adamw(model.trained(), beta1=0.9, beta2=0.95, epsilon=parity.EPSILON, weight_decay=parity.DECAY)
+    set_learning_rate(optimizer, parity.RATE)
+    each = ROWS // world.layout.dp
+    found = {"loss": [0.0], "norm": [0.0], "gradient": [0.0], "weight": [0.0]}
+    for step in range(STEPS):
+        batch = parity.batch_of(shape, step, ROWS, TOKENS)
+        mine = {n: t[world.index("dp") * each :][:each] for n, t in batch.items()}
+        loss = model.gradients(NextToken(), mine, NextToken().counts(batch), 2)["loss_nats"]
+        found["loss"].append(abs(loss - losses[step]))
+        if step == 0:
+            parts = [(local_gradient(p) - gradients[name][own_slices(p)]).abs() for name, p, _ in model.parts]
+            found["gradient"] += [float(part.max()) for part in parts if part.numel()]
+        found["norm"].append(abs(model.clip(parity.CLIP) / norms[step] - 1))
+        model.step(optimizer)
+    for name in model.names():
+        whole = model.whole(name)
+        if world.leads:
+            found["weight"].append(float((whole - weights[name]).abs().max()))
+    return dict(zip(found, world.largest([max(values) for values in found.values()]), strict=True))
+
+
+CASES = {
+    "parity": parity_case,
+    "lora": lora_case,
+    "fault": fault_case,
+    "twice": twice_case,
+    "low": low_case,
+    "resume": resume_case,
+}
 
 if __name__ == "__main__":
     torch.set_num_threads(1)

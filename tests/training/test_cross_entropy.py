@@ -46,6 +46,15 @@ def test_parts_equal_the_whole(most):
         assert (mine - its).abs().max() < 2e-5 * its.abs().max()  # logits are fp32 in both of our ways
 
 
+def test_a_frozen_head_has_no_gradient():
+    hidden, head, labels = case()
+    whole = found(cross_entropy_sum(hidden, head, labels, most_logits=7 * V), hidden, head)
+    hidden, head, labels = case()
+    frozen = found(cross_entropy_sum(hidden, head.detach(), labels, most_logits=7 * V), hidden, head)
+    assert torch.equal(frozen[1], whole[1])
+    assert frozen[2] is None
+
+
 def test_in_bf16_it_is_as_near_to_fp32_as_the_whole():
     hidden, head, labels = case()
     exact = found(F.cross_entropy(hidden @ head.T, labels, reduction="sum"), hidden, head)

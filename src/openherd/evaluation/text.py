@@ -7,8 +7,8 @@ scored once and with at least half a context before it.
 
 import itertools
 import lzma
-import math
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,12 +17,11 @@ from pydantic import Field
 
 from openherd.core.errors import ConfigError, InputError
 from openherd.core.metrics import ratio_estimate
-from openherd.core.progress import track
 from openherd.core.records import read_parquet, write_jsonl
 from openherd.core.rundir import Output, Run
 from openherd.core.seeds import uniform
 from openherd.evaluation.ngram import SMOOTHING, Trigram
-from openherd.inference.engine import Sampling, generate, log_probabilities
+from openherd.inference.engine import Sampling, bits_of, generate
 from openherd.model.device import Device, announce, choose_device
 from openherd.model.transformer import Transformer
 from openherd.model.weights import load_model, model_of
@@ -53,9 +52,11 @@ class EvaluateTextConfig:
     seed: Annotated[int, Field(description="seed of the choice of documents and of the samples")] = 0
 
 
-def choose_texts(file: Path, max_bytes: int, seed: int) -> list[str]:
-    """Texts in the file's order: all, or whole documents drawn by seed until the next would pass the limit."""
-    sizes = {row["id"]: len(row["text"].encode()) for row in read_parquet(file, ["id", "text"]) if row["text"]}
+def choose_texts(file: Path, max_bytes: int, seed: int, sources: Collection[str] = ()) -> list[str]:
+    """Texts in the file's order, of some sources or of all: each, or whole documents drawn by seed until the next would pass the
+    limit."""
+    rows = read_parquet(file, ["id", "source", "text"] if sources else ["id", "text"])
+    sizes = {row["id"]: len(row["text"].encode()) for row in rows if row["text"] and (not sources or row["source"] in sources)}
     if not sizes:
         raise InputError(file, "no text")
     drawn = sorted(sizes, key=lambda id_: uniform(seed, file.name, id_))
@@ -63,15 +64,6 @@ def choose_texts(file: Path, max_bytes: int, seed: int) -> list[str]:
     fitting = sum(total <= max_bytes for total in totals) if max_bytes else len(drawn)
     chosen = set(drawn[: max(fitting, 1)])
     return [row["text"] for row in read_parquet(file, ["id", "text"]) if row["id"] in chosen]
-
-
-def bits_of(model: Transformer, tokenizer: Tokenizer, texts: list[str], what: str) -> list[float]:
-    """Bits of each text under a model."""
-    encoded = tokenizer.encode_batch(texts)
-    return [
-        -float(log_probabilities(model, [tokenizer.bos_id, *ids], model.config.max_positions).sum()) / math.log(2)
-        for ids in track(encoded, f"bits per byte, {what}", "documents", len(encoded))
-    ]
 
 
 def samples_of(name: str, model: Transformer, tokenizer: Tokenizer, config: EvaluateTextConfig) -> list[dict[str, Any]]:

@@ -4,15 +4,18 @@ Prompts of different lengths share a batch: each row writes its keys and values 
 see its row's earlier positions only. Finished rows leave the batch.
 """
 
+import math
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from openherd.core.progress import track
 from openherd.inference.sampling import sample
 from openherd.model.attention import attention
 from openherd.model.transformer import Transformer
+from openherd.tokenizer.tokenizer import Tokenizer
 
 
 class CachedAttend:
@@ -133,3 +136,12 @@ def log_probabilities(model: Transformer, tokens: Sequence[int], context: int, b
             for row, (first, scored, end) in zip(log_probs, rows, strict=True):
                 scores[scored - 1 : end - 1] = row[scored - 1 - first :]
     return scores
+
+
+def bits_of(model: Transformer, tokenizer: Tokenizer, texts: list[str], what: str) -> list[float]:
+    """Bits of each text under a model."""
+    encoded = tokenizer.encode_batch(texts)
+    return [
+        -float(log_probabilities(model, [tokenizer.bos_id, *ids], model.config.max_positions).sum()) / math.log(2)
+        for ids in track(encoded, f"bits per byte, {what}", "documents", len(encoded))
+    ]

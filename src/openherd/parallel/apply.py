@@ -1,7 +1,7 @@
 """A model in its layout: what is applied from outside, in which order, and why (paper 3.3.2).
 
 1. The pipeline cuts the model, while it lies on the meta device: no process ever holds layers that are not its own.
-2. Tensor parallelism shards each layer, so that what comes after sees the smaller parameters.
+2. Tensor parallelism shards each layer, so that what comes after sees the smaller parameters. Adapters follow its cut.
 3. FP8 products, recomputation and compilation wrap layers, inside of FSDP: what is computed again finds its weights gathered.
 4. FSDP shards over data-parallel processes and CP: outermost, since its traffic can wait.
 
@@ -23,6 +23,7 @@ from openherd.model.transformer import Transformer
 from openherd.parallel.context import own_chunks
 from openherd.parallel.float8 import Float8, apply_float8, check_float8, float8_layers
 from openherd.parallel.layout import micro_batches, stage_layers
+from openherd.parallel.lora import A, B, Lora, add_adapters
 from openherd.parallel.loss_scale import LossScale
 from openherd.parallel.mesh import World, add_up
 from openherd.parallel.pipeline import Pipeline, own_stages, stage_process
@@ -34,11 +35,11 @@ LOW = {"bfloat16": torch.bfloat16, "float16": torch.float16}  # what products ar
 
 
 class Sharded:
-    """A model as this process holds it: its stages, on its device, in fp32."""
+    """A model as this process holds it: its stages, on its device, in fp32. With `lora` most of it is frozen."""
 
-    def __init__(self, shape: ModelConfig, world: World, precision: str, float8: Float8 = "none") -> None:
+    def __init__(self, shape: ModelConfig, world: World, precision: str, float8: Float8 = "none", lora: Lora | None = None) -> None:
         """The weights are not filled: see `fill`. Raises ConfigError where `float8` cannot be computed."""
-        self.shape, self.world, self.precision = shape, world, precision
+        self.shape, self.world, self.precision, self.lora = shape, world, precision, lora
         self.loss_scale = LossScale.of(precision)
         layout = world.layout
         if float8 != "none":
@@ -52,6 +53,8 @@ class Sharded:
             if layout.tp > 1:
                 apply_tensor(model, world.mesh["tp"])  # type: ignore[index]
             apply_float8(model, float8_layers(float8, shape.n_layers))
+            if lora is not None:
+                add_adapters(model, lora)
             for layer in model.layers.values():
                 recompute(layer, layout.recompute)
                 if layout.compile:
@@ -62,12 +65,14 @@ class Sharded:
                 model.head.weight = model.embed.weight
             self.stages.append(stage)
         self._pipelines: dict[tuple[int, ...], Pipeline] = {}
-        self.parts = [(name, p, local_part(p)) for stage in self.stages for name, p in stage.named_weights()]
+        held = [(name, p, local_part(p)) for stage in self.stages for name, p in stage.named_weights()]
+        self.parts = [part for part in held if part[1].requires_grad]
+        self.frozen = [part for part in held if not part[1].requires_grad]
 
     @torch.no_grad()
     def fill(self, read: Callable[[str], Tensor]) -> None:
         """Take this process's part of each tensor that `read` gives by name, whole, on the processor."""
-        for name, parameter, local in self.parts:
+        for name, parameter, local in (*self.parts, *self.frozen):
             local.copy_(read(name)[own_slices(parameter)])
 
     def names(self) -> list[str]:
@@ -77,11 +82,20 @@ class Sharded:
 
     @torch.no_grad()
     def whole(self, name: str) -> Tensor:
-        """A parameter, whole, in the first process's memory. Every process must ask for it, and for all in one order."""
+        """A parameter, whole and with its adapter added in, in the first process's memory.
+
+        Every process must ask for it, and for all in one order.
+        """
         layout = self.world.layout
-        mine = next((p for own, p, _ in self.parts if own == name), None)
+        held = {own: p for own, p, _ in (*self.parts, *self.frozen)}
+        mine = held.get(name)
         if mine is not None:
-            tensor = (mine.full_tensor() if isinstance(mine, DTensor) else mine).detach().cpu()
+            tensor = gathered(mine)
+            module = name.rpartition(".")[0]
+            if self.lora is not None:
+                tensor = tensor.float()
+                if f"{module}.{A}" in held:
+                    tensor = tensor + self.lora.scale * gathered(held[f"{module}.{B}"]) @ gathered(held[f"{module}.{A}"])
         owner = stage_process(layout, self.stage_of(name))
         if owner == 0:
             return tensor if mine is not None else torch.empty(0)
@@ -218,6 +232,11 @@ def _apply_fsdp(stage: Stage, world: World, precision: str) -> None:
         assert isinstance(module, FSDPModule)
         module.set_gradient_divide_factor(1.0)
         module.set_force_sum_reduction_for_comms(True)
+
+
+def gathered(parameter: nn.Parameter) -> Tensor:
+    """A parameter from all who hold a part of it, in the processor's memory."""
+    return (parameter.full_tensor() if isinstance(parameter, DTensor) else parameter).detach().cpu()
 
 
 def local_part(parameter: nn.Parameter) -> nn.Parameter:

@@ -24,6 +24,10 @@ SAYS: dict[str, tuple[str, ...]] = {
     "holdout": (CURATION[0], "{train_documents:,} to train on, {heldout_documents:,} held out"),
     "tokenizer": ("", "{vocabulary:,} tokens, {bytes_per_token:.2f} bytes each"),
     "import": ("{format} directory", "{parameters:,} parameters, {dtype}"),
+    "extend-tokenizer": (
+        "{new_tokens:,} new tokens, {bytes_per_token_before:.2f} to {bytes_per_token_after:.2f} bytes each",
+        "{bits_per_byte_before:.3f} to {bits_per_byte_after:.3f} bits/byte before training",
+    ),
     "token-shards": ("{documents:,} documents", "{train_tokens:,} tokens"),
     "pretrain": TRAINING,
     "long-context": TRAINING,
@@ -35,6 +39,7 @@ SAYS: dict[str, tuple[str, ...]] = {
         "ranked first {needle_ranked_first:.2f}, by chance {needle_ranked_first_by_chance:.2f}",
     ),
     "anneal": TRAINING,
+    "continue-pretrain": TRAINING,
     "dialogs": ("", "{dialogs:,} to train on, {entries:,} entries"),
     "sft": ("{dialogs:,} dialogs", TRAINING[1]),
     "evaluate-text": (
@@ -44,6 +49,10 @@ SAYS: dict[str, tuple[str, ...]] = {
         "{anneal.bits_per_byte_less_base:+.3f} "
         "[{anneal.bits_per_byte_less_base.low:+.3f}, {anneal.bits_per_byte_less_base.high:+.3f}]; "
         "averaging {anneal.bits_per_byte_less_last_checkpoint:+.3f}",
+    ),
+    "evaluate-forgetting": (
+        "{general_documents:,} general and {new_documents:,} new documents",
+        "forgot {forgetting_bits_per_byte:.4f}, gained {gain_bits_per_byte:.4f} bits/byte",
     ),
     "evaluate-answers": (
         "{questions:,} questions",

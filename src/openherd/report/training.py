@@ -10,7 +10,7 @@ from openherd.report.figures import Curve, training_curves
 from openherd.report.markup import Html, details, element, figure, join, paragraph, table
 from openherd.report.runs import Runs, file_of, names, of_stage
 
-PHASES = ("pretrain", "long-context", "anneal")
+PHASES = ("pretrain", "long-context", "anneal", "continue-pretrain")
 COLUMNS = (
     ("steps", "steps"),
     ("tokens", "tokens"),

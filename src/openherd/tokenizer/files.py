@@ -93,8 +93,8 @@ def open_tokenizer(path: Path) -> Tokenizer:
     return Tokenizer.load(next((place for place in places if (place / "tokenizer.json").exists()), path))
 
 
-def ranks_of(tokenizer: Tokenizer) -> list[bytes]:
-    """A tokenizer's tokens by rank. Raises InputError where its merges encode otherwise than ranks would."""
+def tokens_of(tokenizer: Tokenizer) -> list[bytes]:
+    """A tokenizer's tokens in the order of their ranks. Raises InputError where its merges encode otherwise than ranks would."""
     if not tokenizer.follows_ranks:
         raise InputError(
             tokenizer.directory,
@@ -102,6 +102,15 @@ def ranks_of(tokenizer: Tokenizer) -> list[bytes]:
             allowed="byte-level BPE whose ids follow the merges, with Llama 3's way to split (ignore_merges, one pattern)",
         )
     return tokenizer.tokens
+
+
+def ranks_of(tokenizer: Tokenizer) -> list[bytes]:
+    """A tokenizer's tokens where rank files can hold it: they have the special ones behind. Raises InputError."""
+    tokens = tokens_of(tokenizer)
+    if any(i < len(tokens) for i in tokenizer.special_ids):
+        found = "its special tokens stand before others: it was extended"
+        raise InputError(tokenizer.directory, found, allowed="special tokens behind, in a rank file", do="keep tokenizer.json")
+    return tokens
 
 
 def convert(source: Path, destination: Path) -> str:

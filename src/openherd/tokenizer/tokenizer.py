@@ -142,6 +142,11 @@ class Tokenizer:
         """What stands in `tokenizer.json`."""
         return dict(json.loads(self._backend.to_str()))
 
+    def encode_piece(self, piece: bytes) -> list[int]:
+        """Token ids of bytes that stand in one piece of a text, where it follows ranks."""
+        assert self._by_ranks is not None
+        return self._by_ranks.encode_piece(piece)
+
     @property
     def follows_ranks(self) -> bool:
         """Whether it encodes as the ranks of its tokens do."""
@@ -159,10 +164,11 @@ class Tokenizer:
         file = self.contents()
         model, pattern = file["model"], split_pattern(file)
         plain = model["type"] == "BPE" and model["ignore_merges"] and not model["dropout"] and not model["byte_fallback"]
-        if pattern is None or not plain or sorted(model["vocab"].values()) != list(range(len(self.tokens))):
+        ids = sorted(i for i in model["vocab"].values() if i not in self.special_ids)
+        if pattern is None or not plain or ids != [i for i in range(self.vocabulary) if i not in self.special_ids]:
             return None
         merges = [(spelt_bytes(left), spelt_bytes(right)) for left, right in model["merges"]]
-        return RankEncoder(self.tokens, pattern) if follow_ranks(self.tokens, merges) else None
+        return RankEncoder(dict(zip(self.tokens, ids, strict=True)), pattern) if follow_ranks(self.tokens, merges) else None
 
     @cached_property
     def _bytes(self) -> list[bytes]:

@@ -68,12 +68,6 @@ def last_checkpoint(run: Run, device: torch.device) -> Transformer:
 def anneal(config: AnnealConfig, *, base: Run, shards: Run | RemoteRun, out: Output) -> dict[str, Any]:
     """Go on from `base` with a learning rate that falls to zero, and average its last checkpoints (paper 3.4.3)."""
     before = Base.open(base, config, out)
-    if config.sequence_length > before.shape.max_positions:
-        raise ConfigError(
-            "anneal",
-            f"sequence_length = {config.sequence_length}",
-            allowed=f"at most {before.shape.max_positions}, the model's context",
-        )
     with open_shards(shards, before.tokenizer, config) as tokens:
         model = before.model("anneal", config, [config.piece().rows])
         metrics = train_phase(

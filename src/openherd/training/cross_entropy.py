@@ -51,7 +51,7 @@ class _InParts(torch.autograd.Function):
         with torch.autocast(device, enabled=False):
             hidden, head = hidden_ND.to(dtype), head_VD.to(dtype)
             for_hidden = torch.empty_like(hidden) if with_gradients else None
-            for_head = torch.zeros_like(head, dtype=torch.float32) if with_gradients else None
+            for_head = torch.zeros_like(head, dtype=torch.float32) if with_gradients and ctx.needs_input_grad[1] else None
             for at in range(0, hidden.shape[0], rows):
                 part, labels = hidden[at : at + rows], labels_N[at : at + rows, None]
                 logits = F.linear(part, head).float()
@@ -66,21 +66,23 @@ class _InParts(torch.autograd.Function):
                     largest = shard.largest(logits.amax(-1, keepdim=True))
                     of_all = shard.sum((logits - largest).exp().sum(-1, keepdim=True)).log() + largest
                 loss += (of_all - of_label).sum()
-                if for_hidden is not None and for_head is not None:
+                if for_hidden is not None:
                     # The gradient of the logits: their probabilities, less one at the label.
                     gradient = logits.sub_(of_all).exp_()
                     gradient.scatter_add_(1, labels, -here.float())
                     gradient = gradient.to(dtype)
                     for_hidden[at : at + rows] = gradient @ head
-                    for_head += gradient.T @ part
+                    if for_head is not None:  # a frozen head asks for none
+                        for_head += gradient.T @ part
         if with_gradients:
             ctx.save_for_backward(for_hidden, for_head)
             ctx.dtypes = hidden_ND.dtype, head_VD.dtype
         return loss
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None, None, None, None, None]:
         """Of hidden states and head."""
         for_hidden, for_head = ctx.saved_tensors
         of_hidden, of_head = ctx.dtypes
-        return (for_hidden * gradients[0]).to(of_hidden), (for_head * gradients[0]).to(of_head), None, None, None, None
+        to_head = None if for_head is None else (for_head * gradients[0]).to(of_head)
+        return (for_hidden * gradients[0]).to(of_hidden), to_head, None, None, None, None

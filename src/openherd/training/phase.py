@@ -27,6 +27,7 @@ from openherd.model.peaks import UNKNOWN, mfu
 from openherd.model.weights import model_of, read_tensors, write_model
 from openherd.parallel.apply import Sharded
 from openherd.parallel.layout import Rows, check_layout
+from openherd.parallel.lora import Lora, with_adapters
 from openherd.parallel.mesh import World
 from openherd.parallel.stage import Batch
 from openherd.tokenizer.tokenizer import Tokenizer
@@ -164,24 +165,39 @@ class Base:
     shape: ModelConfig
     tensors: dict[str, torch.Tensor]  # the mapped files
     tokenizer: Tokenizer
-    state: Path | None
+    state: Path | None  # of the optimizer; None where it has none that fits all weights
     precision: str
 
     @classmethod
     def open(cls, run: Run, config: TrainingConfig, out: Output) -> "Base":
         """Find model, tokenizer and where the optimizer's state lies; compute as that phase did where the settings say 'auto'."""
-        imported = run.manifest["stage"] == "import"  # which brings neither settings nor an optimizer
-        world, precision = open_world(config, out, None if imported else read_compute(run.file(COMPUTE)))
+        trained = COMPUTE in run.manifest["outputs"]  # others bring neither settings nor an optimizer
+        world, precision = open_world(config, out, read_compute(run.file(COMPUTE)) if trained else None)
+        state = run.path / STATE if trained and not run.manifest["settings"].get("lora_rank") else None
         directory = model_of(run)[0]
         shape, tensors = read_tensors(directory)
-        return cls(world, shape, tensors, Tokenizer.load(directory), None if imported else run.path / STATE, precision)
+        return cls(world, shape, tensors, Tokenizer.load(directory), state, precision)
 
-    def model(self, name: str, config: TrainingConfig, rows: Sequence[Rows], shape: ModelConfig | None = None) -> Sharded:
-        """Its model, in fp32; `shape` may have another RoPE and context. Raises ConfigError where the layout cannot run it."""
+    def model(
+        self,
+        name: str,
+        config: TrainingConfig,
+        rows: Sequence[Rows],
+        shape: ModelConfig | None = None,
+        lora: Lora | None = None,
+    ) -> Sharded:
+        """Its model, in fp32; `shape` may have another RoPE and context.
+
+        Raises ConfigError where sequences are longer than the context, or the layout cannot run it.
+        """
         shape = shape or self.shape
+        if (longest := max(r.sequence_length for r in rows)) > shape.max_positions:
+            allowed = f"at most {shape.max_positions}, the model's context"
+            raise ConfigError(name, f"sequence_length = {longest}", allowed=allowed)
         check_layout(name, self.world.layout, shape, rows, config.micro_batch_sequences)
-        model = Sharded(shape, self.world, self.precision, config.float8)
-        model.fill(self.tensors.__getitem__)
+        model = Sharded(shape, self.world, self.precision, config.float8, lora)
+        read = self.tensors.__getitem__
+        model.fill(read if lora is None else with_adapters(read, lora, config.seed))
         return model
 
 
