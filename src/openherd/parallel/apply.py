@@ -49,9 +49,7 @@ class Sharded:
                 if layout.compile:
                     layer.compile()
             _apply_fsdp(stage, world, precision)
-            stage.to_empty(device=world.device)
-            if model.head is not None and model.embed is not None and shape.tied_embeddings:
-                model.head.weight = model.embed.weight
+            materialise(stage, world.device)
             self.stages.append(stage)
         self._pipelines: dict[tuple[int, ...], Pipeline] = {}
         self.parts = [(name, p, local_part(p)) for stage in self.stages for name, p in stage.named_weights()]
@@ -185,6 +183,14 @@ class Sharded:
         """Forget the gradients."""
         for _, parameter, local in self.parts:
             parameter.grad = local.grad = None
+
+
+def materialise(stage: Stage, device: torch.device) -> None:
+    """Give a stage memory on a device; what is in it is not filled."""
+    model = stage.model
+    stage.to_empty(device=device)
+    if model.head is not None and model.embed is not None and model.config.tied_embeddings:
+        model.head.weight = model.embed.weight
 
 
 def _apply_fsdp(stage: Stage, world: World, precision: str) -> None:
