@@ -252,8 +252,11 @@ class Recipe:
             stages.append(entry)
         return replace(self, stages=tuple(stages))
 
-    def resolve(self, out: Path) -> list[Step]:
-        """Check every stage and place its run under `out`. Raises ConfigError or InputError before anything has run."""
+    def resolve(self, out: Path, absent: bool = False) -> list[Step]:
+        """Check every stage and place its run under `out`. Raises ConfigError or InputError before anything has run.
+
+        With `absent`, inputs from outside need not be there; then a run's place has no digest.
+        """
         steps: dict[str, Step] = {}
         for entry in self.stages:
             name = entry.get("name", entry["use"])
@@ -273,9 +276,9 @@ class Recipe:
             if not isinstance(given, dict):
                 raise ConfigError(where, f"inputs = {given!r}", allowed="a table of name = 'earlier stage or location'")
             _check_names(stage, given, where)
-            inputs = {n: _resolve_input(stage.inputs[n], v, steps, f"{where}, input {n!r}") for n, v in given.items()}
-            step = Step(name, stage, config, inputs, str(entry.get("require", "")), out)
-            steps[name] = replace(step, path=out / name / step.job.digest[:SHORT_DIGEST])
+            inputs = {n: _resolve_input(stage.inputs[n], v, steps, f"{where}, input {n!r}", absent) for n, v in given.items()}
+            step = Step(name, stage, config, inputs, str(entry.get("require", "")), out / name)
+            steps[name] = step if absent else replace(step, path=step.path / step.job.digest[:SHORT_DIGEST])
             if step.require:
                 _parse_gate(step.require, where)
         return list(steps.values())
@@ -292,15 +295,15 @@ def _changed_stages(path: Path, base: Recipe, changes: Mapping[str, Any]) -> lis
     return [{**entry, **changes.get(name, {})} for name, entry in zip(names, base.stages, strict=True)]
 
 
-def _resolve_input(hint: Any, value: Any, steps: Mapping[str, Step], where: object) -> Any:
+def _resolve_input(hint: Any, value: Any, steps: Mapping[str, Step], where: object, absent: bool) -> Any:
     if isinstance(value, list) != _is_list(hint):
         raise ConfigError(where, f"{value!r}", allowed="a list of stages" if _is_list(hint) else "one stage or location")
     if isinstance(value, list):
-        return [_resolve_one(hint, item, steps, where) for item in value]
-    return _resolve_one(hint, value, steps, where)
+        return [_resolve_one(hint, item, steps, where, absent) for item in value]
+    return _resolve_one(hint, value, steps, where, absent)
 
 
-def _resolve_one(hint: Any, value: Any, steps: Mapping[str, Step], where: object) -> "Outside | Step":
+def _resolve_one(hint: Any, value: Any, steps: Mapping[str, Step], where: object, absent: bool) -> "Outside | Step":
     if isinstance(value, str) and STAGE_NAME.fullmatch(value):
         if value not in steps:
             do = nearest(value, steps) if steps else ""
@@ -314,7 +317,8 @@ def _resolve_one(hint: Any, value: Any, steps: Mapping[str, Step], where: object
         raise ConfigError(where, f"{value!r}", allowed=f"an earlier stage: {', '.join(steps) or 'there is none'}")
     outside = Outside(value)
     try:
-        outside.files()
+        if not absent:
+            outside.files()
     except InputError as error:
         raise InputError(where, str(error)) from None
     return outside
@@ -537,6 +541,47 @@ def run_parity(recipe: Recipe, processes: int, device: str) -> tuple[str, bool]:
             return "", True
         results = [(ParallelConfig(**a), Difference(**b)) for a, b in json.loads(found.read_text(encoding="utf-8"))]
     return parity_table(results), all(difference.agrees for _, difference in results)
+
+
+def dry_run(recipe: Recipe, stages: Sequence[str], imported: str) -> "list[DryRun]":
+    """Reckon a recipe's training stages, or those named, without data, processes or a device; `imported` is the size of a model that
+    is imported from where it is not yet. Raises ConfigError where a layout cannot run."""
+    from openherd.training.dry_run import dry_runs, shape_of
+
+    steps = recipe.resolve(Path("."), absent=True)
+    shapes: dict[str, ModelConfig] = {}
+    trains = []
+    for step in steps:
+        config, base = step.config, step.inputs.get("base")
+        if step.stage.stage.name == "import":
+            shapes[step.name] = _imported_shape(step, imported)
+        elif hasattr(config, "shape"):
+            tokens = step.inputs["tokenizer"]
+            known = isinstance(tokens, Step) and hasattr(tokens.config, "vocabulary")
+            shapes[step.name] = config.shape(tokens.config.vocabulary if known else SIZES[config.size].vocabulary)
+        elif isinstance(base, Step) and base.name in shapes:
+            shapes[step.name] = shape_of(config, shapes[base.name])
+        if hasattr(config, PARALLEL) and step.name in shapes:
+            trains.append((step.name, config, shapes[step.name if base is None else base.name]))
+    names = [name for name, _, _ in trains]
+    for name in stages:
+        if name not in names:
+            raise ConfigError("--stage", f"no training stage {name!r} in {recipe.path}", do=nearest(name, names))
+    if not trains:
+        raise ConfigError(recipe.path, "no training stage", do="give a recipe that trains")
+    return dry_runs([item for item in trains if not stages or item[0] in stages])
+
+
+def _imported_shape(step: Step, size: str) -> ModelConfig:
+    from openherd.model.weights import CONFIG, read_config
+
+    source = Path(step.inputs["source"].location)
+    if (source / CONFIG).exists():
+        return read_config(source)
+    if size not in SIZES:
+        found = f"the size of {str(source)!r} is not known" if not size else f"unknown size {size!r}"
+        raise ConfigError(f"stage {step.name!r}", found, do=f"give --size; {nearest(size or 'llama3-8b', SIZES)}")
+    return SIZES[size]
 
 
 def work(file: Path) -> None:

@@ -5,17 +5,18 @@ have shapes and dtypes but no values, so only sizes mean anything. They live on 
 what flash attention keeps: queries, keys, values, the outcome and a logarithm for each query and head.
 """
 
+import itertools
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, Shard
 from torch.distributed.tensor.debug import _clear_sharding_prop_cache
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -25,7 +26,7 @@ from openherd.parallel.apply import Sharded, materialise
 from openherd.parallel.context import own_chunks
 from openherd.parallel.layout import ParallelConfig, Rows
 from openherd.parallel.mesh import World, spread
-from openherd.parallel.pipeline import Pipeline, own_stages
+from openherd.parallel.pipeline import Pipeline
 from openherd.parallel.stage import Objective, Stage
 
 CPU, META = torch.device("cpu"), torch.device("meta")
@@ -88,66 +89,106 @@ class Kept(TorchDispatchMode):
         return sum(storage.nbytes() for storage in alive if storage is not None)
 
 
-def kept_bytes(model: Sharded, objective: Objective, rows: Rows) -> dict[int, int]:
-    """Bytes that each of a process's stages keeps of a micro-batch of these rows until its way back, by the stage's number.
+Action = tuple[str, int]  # of a schedule: what is done, to which stage
 
-    What a pipeline gives a stage lies in buffers of its own and is not counted here; what it hands on is.
-    """
+
+@dataclass(frozen=True)
+class Rank:
+    """What one process of a layout holds, in bytes where no other unit is named."""
+
+    layers: int
+    elements: int  # of weights, its own
+    weights: int
+    accumulated: int  # gradients before they are reduced
+    gathered: tuple[int, ...]  # the copies that it computes with, by stage
+    kept: tuple[int, ...]  # of a micro-batch until its way back, by stage
+    hidden: int  # what goes from stage to stage of a micro-batch, fp32
+    received: int  # how many of those, and of their gradients, its stages receive for each micro-batch
+    head_rows: int  # of the vocabulary; 0 without the head
+
+
+def rank_of(model: Sharded, objective: Objective, rows: Rows, n: int) -> Rank:
+    """Reckon one process whose step has `n` micro-batches of these rows; what it keeps of one is found by running it."""
     layout = model.world.layout
-    found = {}
-    for stage, number in zip(model.stages, own_stages(layout, model.world.index("pp")), strict=True):
-        with FakeTensorMode(allow_non_fake_inputs=True), warnings.catch_warnings():
-            # A first stage without layers returns a view of the embedding's outcome, which nothing changes in place.
-            warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
-            materialise(stage, CPU)
-            stage.objective = objective
-            tokens = torch.zeros(rows.batch_sequences, rows.sequence_length, dtype=torch.int64)
-            batch = dict.fromkeys(("tokens_BT", "labels_BT", "positions_BT", "documents_BT"), tokens)
-            batch = own_chunks(batch, layout.cp, model.world.index("cp"))
-            given = tokens if stage.first else torch.zeros(hidden_shape(model, rows), requires_grad=True)
-            autocast = torch.autocast("cpu", torch.bfloat16, enabled=model.precision == "bfloat16")
-            with autocast, Kept(stage, rows.sequence_length) as kept:
-                out = stage(given, **batch)
-            found[number] = kept.bytes([given, *batch.values()])
-            del out
-    return found
-
-
-def hidden_shape(model: Sharded, rows: Rows) -> tuple[int, int, int]:
-    """The hidden states of a micro-batch that go from one pipeline stage to the next, in fp32."""
-    layout = model.world.layout
-    return rows.batch_sequences, rows.sequence_length // (layout.cp * layout.tp), model.shape.d_model
-
-
-def most_kept(model: Sharded, kept: Mapping[int, int], rows: Rows, n: int) -> int:
-    """The most that a process keeps at once of `n` micro-batches under its schedule, given what each stage keeps of one."""
-    layout, place = model.world.layout, model.world.index("pp")
-    if layout.pp == 1:
-        return sum(kept.values())
-    if layout.pipeline_schedule == "1F1B":  # as many forward first as there are processes from here on
-        return min(n, layout.pp - place) * sum(kept.values())
-    schedule: Any = Pipeline(model.stages, model.world, (rows.batch_sequences, rows.sequence_length), n, 1).schedule
-    now = most = 0
-    for action in schedule.pipeline_order[place]:
-        if action is not None and action.computation_type.name == "FORWARD":
-            now += kept[action.stage_index]
-        elif action is not None and action.computation_type.name in ("FULL_BACKWARD", "BACKWARD_WEIGHT"):
-            now -= kept[action.stage_index]
-        most = max(most, now)
-    return most
-
-
-def pipeline_bytes(model: Sharded, rows: Rows, n: int) -> int:
-    """What torch's stages receive into: hidden states and their gradients of every micro-batch, fp32, for the whole run."""
-    if model.world.layout.pp == 1:
-        return 0
-    one = 4 * torch.Size(hidden_shape(model, rows)).numel()
-    return n * one * sum((not stage.first) + (not stage.last) for stage in model.stages)
+    hidden = torch.Size((rows.batch_sequences, rows.sequence_length // (layout.cp * layout.tp), model.shape.d_model))
+    fsdp = layout.dp * layout.cp > 1
+    whole = sum(whole_elements(p, layout.tp) for _, p, _ in model.parts)
+    heads = [whole_elements(s.model.head.weight, layout.tp) for s in model.stages if s.last]
+    return Rank(
+        layers=sum(len(stage.layers) for stage in model.stages),
+        elements=sum(mine.numel() for _, _, mine in model.parts),
+        weights=sum(mine.nbytes for _, _, mine in model.parts),
+        accumulated=4 * whole if fsdp and n > 1 else 0,  # a single micro-batch reduces layer by layer
+        gathered=tuple(gathered_bytes(stage, model.precision, n) for stage in model.stages),
+        kept=tuple(kept_bytes(stage, model.precision, objective, rows) for stage in model.stages),
+        hidden=4 * hidden.numel() if layout.pp > 1 else 0,
+        received=sum((not stage.first) + (not stage.last) for stage in model.stages),
+        head_rows=heads[0] // model.shape.d_model if heads else 0,
+    )
 
 
 def whole_elements(parameter: nn.Parameter, tp: int) -> int:
     """Elements of a parameter once FSDP has gathered it: a tensor-parallel process's part of it."""
-    if not isinstance(parameter, DTensor) or tp == 1 or not parameter.placements[-1].is_shard():
+    if tp == 1 or not isinstance(parameter, DTensor) or not isinstance(placement := parameter.placements[-1], Shard):
         return parameter.numel()
-    dim = parameter.placements[-1].dim
-    return parameter.numel() // parameter.shape[dim] * -(-parameter.shape[dim] // tp)
+    n = parameter.shape[placement.dim]
+    return parameter.numel() // n * -(-n // tp)
+
+
+def gathered_bytes(stage: Stage, precision: str, n: int) -> int:
+    """The most copies of its weights that a stage computes with: those FSDP gathers, or those autocast has cast and keeps."""
+    layout = stage.world.layout
+    layers = [list(layer.parameters()) for layer in stage.model.layers.values()]
+    low = 2 if precision == "bfloat16" else 4
+    if layout.dp * layout.cp == 1:
+        matrices = [p for layer in layers for p in layer if p.ndim > 1]
+        return sum(low * whole_elements(p, layout.tp) for p in matrices) if low == 2 else 0
+    of_layers = [sum(low * whole_elements(p, layout.tp) for p in layer) for layer in layers]
+    others = sum(4 * whole_elements(p, layout.tp) for p in stage.parameters()) - sum(of_layers) * 4 // low
+    # Without resharding all stay; with it those of one layer and the next, but between micro-batches none are dropped.
+    at_once = 2 if layout.reshard_after_forward and n == 1 else len(layers)
+    return others + sum(of_layers[:at_once])
+
+
+def kept_bytes(stage: Stage, precision: str, objective: Objective, rows: Rows) -> int:
+    """Bytes that a stage keeps of a micro-batch until its way back, by running it.
+
+    What a pipeline gives it lies in buffers and is not counted; what it hands on is.
+    """
+    layout, stage.objective = stage.world.layout, objective
+    with FakeTensorMode(allow_non_fake_inputs=True), warnings.catch_warnings():
+        # A first stage without layers returns a view of the embedding's outcome, which nothing changes in place.
+        warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
+        materialise(stage, CPU)
+        tokens = torch.zeros(rows.batch_sequences, rows.sequence_length, dtype=torch.int64)
+        batch = dict.fromkeys(("tokens_BT", "labels_BT", "positions_BT", "documents_BT"), tokens)
+        batch = own_chunks(batch, layout.cp, stage.world.index("cp"))
+        split = rows.sequence_length // (layout.cp * layout.tp)
+        given = tokens if stage.first else torch.zeros(rows.batch_sequences, split, stage.model.config.d_model, requires_grad=True)
+        autocast = torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16")
+        with autocast, Kept(stage, rows.sequence_length) as kept:
+            out = stage(given, **batch)
+        found = kept.bytes([given, *batch.values()])
+        del out  # held until here, as the pipeline holds it
+    return found
+
+
+def schedule_of(model: Sharded, rows: Rows, n: int) -> list[list[Action]]:
+    """What each process of a pipeline does in a step, in order, by its place."""
+    layout = model.world.layout
+    if layout.pipeline_schedule == "1F1B":  # as many forward first as there are processes from here on
+        most = [min(n, layout.pp - place) for place in range(layout.pp)]
+        return [[("UNSHARD", place), *[("FORWARD", place)] * most[place]] for place in range(layout.pp)]
+    schedule: Any = Pipeline(model.stages, model.world, (rows.batch_sequences, rows.sequence_length), n, 1).schedule
+    orders = schedule.pipeline_order_with_comms
+    return [[(action.computation_type.name, action.stage_index) for action in orders[place]] for place in range(layout.pp)]
+
+
+def most_held(actions: Sequence[Action], own: Sequence[int], rank: Rank) -> tuple[int, int]:
+    """The most of activations, and of gathered weights, that a process with the stages `own` holds at once."""
+    changes = {"FORWARD": 1, "FULL_BACKWARD": -1, "BACKWARD_WEIGHT": -1}, {"UNSHARD": 1, "RESHARD": -1}
+    most = []
+    for change, sizes in zip(changes, (rank.kept, rank.gathered), strict=True):
+        steps = [change.get(what, 0) * sizes[own.index(stage)] for what, stage in actions if what in change]
+        most.append(max(itertools.accumulate(steps), default=0))
+    return most[0], most[1]

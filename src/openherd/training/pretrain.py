@@ -14,7 +14,7 @@ from openherd.core.config import nearest
 from openherd.core.errors import ConfigError, InputError
 from openherd.core.rundir import Output, Run, file_sha256
 from openherd.data.token_shards import TokenShards
-from openherd.model.config import SIZES
+from openherd.model.config import SIZES, ModelConfig
 from openherd.model.init import initial_weights
 from openherd.parallel.apply import Sharded
 from openherd.parallel.layout import check_layout
@@ -56,7 +56,16 @@ class PretrainConfig(PhaseConfig):
     def __post_init__(self) -> None:
         if self.size not in SIZES:
             raise ConfigError("pretrain", f"unknown size {self.size!r}", do=nearest(self.size, SIZES))
-        check_layout("pretrain", self.parallel, SIZES[self.size], [p.rows for p in ramp(self)], self.micro_batch_sequences)
+        check_layout("pretrain", self.parallel, SIZES[self.size], [p.rows for p in self.pieces()], self.micro_batch_sequences)
+
+    def pieces(self) -> list[Piece]:
+        """The steps, by piece of the ramp."""
+        return ramp(self)
+
+    def shape(self, vocabulary: int) -> ModelConfig:
+        """The model that is trained: RoPE as the paper describes it, and a context of the longest sequence."""
+        longest = max(p.sequence_length for p in self.pieces())
+        return replace(SIZES[self.size], vocabulary=vocabulary, rope_scaling=None, max_positions=longest)
 
 
 def ramp(config: PretrainConfig) -> list[Piece]:
@@ -84,10 +93,8 @@ def pretrain(config: PretrainConfig, *, shards: Run, tokenizer: Run, out: Output
             shards.path, f"not made with the tokenizer {file}", do="run token-shards with it, or give the one it was made with"
         )
     words = Tokenizer.load(file.parent)
-    pieces = ramp(config)
     world, precision = open_world(config, out)
-    longest = max(p.sequence_length for p in pieces)
-    shape = replace(SIZES[config.size], vocabulary=words.vocabulary, rope_scaling=None, max_positions=longest)
+    shape = config.shape(words.vocabulary)
     model = Sharded(shape, world, precision)
     model.fill(initial_weights(shape, config.seed, embedding_std=config.embedding_std, depth_scaled=config.depth_scaled_init))
 
@@ -96,6 +103,6 @@ def pretrain(config: PretrainConfig, *, shards: Run, tokenizer: Run, out: Output
         warmup_cosine, peak=peak, floor=floor, warmup_steps=config.warmup_steps, decay_steps=config.decay_steps
     )
 
-    metrics = train_phase("pretrain", model, shards, pieces, learning_rate_at, config, out)
+    metrics = train_phase("pretrain", model, shards, config.pieces(), learning_rate_at, config, out)
     write_trained(model, words, out)
     return metrics
