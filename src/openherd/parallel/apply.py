@@ -40,8 +40,8 @@ class Sharded:
         self.stages = []
         for number in own_stages(layout, world.index("pp")):
             with torch.device("meta"):
-                model = Transformer(shape)
-            stage = Stage(model, world, of_stages[number], first=number == 0, last=number == layout.stages - 1)
+                model = Transformer(shape, of_stages[number])
+            stage = Stage(model, world, first=number == 0, last=number == layout.stages - 1)
             if layout.tp > 1:
                 apply_tensor(model, world.mesh["tp"])  # type: ignore[index]
             for layer in model.layers.values():

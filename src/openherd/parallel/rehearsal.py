@@ -108,19 +108,27 @@ class Rank:
 
 
 def rank_of(model: Sharded, objective: Objective, rows: Rows, n: int) -> Rank:
-    """Reckon one process whose step has `n` micro-batches of these rows; what it keeps of one is found by running it."""
+    """Reckon one process whose step has `n` micro-batches of these rows; what it keeps of one is found by running it.
+
+    Stages of as many layers and the same ends are alike: one of them is run.
+    """
+    alike: dict[tuple[int, bool, bool], int] = {}
+    kinds = [(len(stage.model.layers), stage.first, stage.last) for stage in model.stages]
+    for kind, stage in zip(kinds, model.stages, strict=True):
+        if kind not in alike:
+            alike[kind] = kept_bytes(stage, model.precision, objective, rows)
     layout = model.world.layout
     hidden = torch.Size((rows.batch_sequences, rows.sequence_length // (layout.cp * layout.tp), model.shape.d_model))
     fsdp = layout.dp * layout.cp > 1
     whole = sum(whole_elements(p, layout.tp) for _, p, _ in model.parts)
     heads = [whole_elements(s.model.head.weight, layout.tp) for s in model.stages if s.last]
     return Rank(
-        layers=sum(len(stage.layers) for stage in model.stages),
+        layers=sum(len(stage.model.layers) for stage in model.stages),
         elements=sum(mine.numel() for _, _, mine in model.parts),
         weights=sum(mine.nbytes for _, _, mine in model.parts),
         accumulated=4 * whole if fsdp and n > 1 else 0,  # a single micro-batch reduces layer by layer
         gathered=tuple(gathered_bytes(stage, model.precision, n) for stage in model.stages),
-        kept=tuple(kept_bytes(stage, model.precision, objective, rows) for stage in model.stages),
+        kept=tuple(alike[kind] for kind in kinds),
         hidden=4 * hidden.numel() if layout.pp > 1 else 0,
         received=sum((not stage.first) + (not stage.last) for stage in model.stages),
         head_rows=heads[0] // model.shape.d_model if heads else 0,
