@@ -13,6 +13,9 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.distributed as dist
+from torch.distributed._functional_collectives import AsyncCollectiveTensor
+from torch.distributed.tensor import DTensor
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from openherd.core.machine import place
 from openherd.core.rundir import Output
@@ -20,11 +23,15 @@ from openherd.data.batches import BatchSource
 from openherd.data.token_shards import TokenShards
 from openherd.model.config import ModelConfig
 from openherd.parallel.apply import Sharded, local_gradient
+from openherd.parallel.context import own_chunks
 from openherd.parallel.layout import ParallelConfig
 from openherd.parallel.mesh import World, meet, spread
+from openherd.parallel.stage import Stage
 from openherd.training import parity
+from openherd.training.dry_run import EveryToken
 from openherd.training.loop import TrainingConfig, train
 from openherd.training.objective import NextToken
+from openherd.training.optimizer import make_adamw
 
 warnings.simplefilter("error")
 warnings.filterwarnings("ignore", category=FutureWarning, module="torch")
@@ -184,7 +191,95 @@ def resume_case(case):
     }
 
 
-CASES = {"parity": parity_case, "fault": fault_case, "twice": twice_case, "bf16": bf16_case, "resume": resume_case}
+def memory_case(case):
+    """What each process really holds in a step of two micro-batches, in bytes; and of one, counted by hooks."""
+    layout = ParallelConfig(**case["layout"])
+    world = world_of(layout)
+    found = None
+    if world is not None:
+        model = Sharded(SHAPE, world, case["precision"])
+        model.fill(parity.weights_of(SHAPE))
+        optimizer = make_adamw(model.trained(), beta1=0.9, beta2=0.95, epsilon=1e-5, weight_decay=0.1)
+        batch = parity.batch_of(SHAPE, 0, ROWS, TOKENS)
+        batch["documents_BT"] *= 0
+        rows = ROWS // layout.dp
+        mine = {name: t[world.index("dp") * rows :][:rows] for name, t in batch.items()}
+        with on_the_way(model) as most:
+            model.gradients(EveryToken(), mine, {"loss_nats": 1}, 2)
+        gradients = sum(local_gradient(p).nbytes for _, p, _ in model.parts)
+        model.step(optimizer)
+        states = [t for state in optimizer.state.values() for t in state.values() if t.ndim]
+        found = {
+            "place": world.index("pp"),
+            "most": most[0],
+            "weights": sum(p.nbytes for p in (local for _, _, local in model.parts)),
+            "gradients": gradients,
+            "moments": sum(t.nbytes for t in states),
+            "kept": [saved_bytes(stage, case["precision"], own_chunks(mine, layout.cp, world.index("cp"))) for stage in model.stages],
+            "gathered": [sum(local_of(p).nbytes for p in set(stage.parameters())) for stage in model.stages],
+        }
+    everyone = [None] * place().world
+    dist.all_gather_object(everyone, found)
+    return [found for found in everyone if found is not None]
+
+
+def local_of(tensor):
+    tensor = tensor._local_tensor if isinstance(tensor, DTensor) else tensor
+    return tensor.elem if isinstance(tensor, AsyncCollectiveTensor) else tensor
+
+
+@contextlib.contextmanager
+def on_the_way(model):
+    """The most bytes that autograd holds at once for the way back, of all stages together, looked at after each way forward."""
+    held, most, forward = {}, [0], Stage.forward
+
+    def watched(stage, given, **batch):
+        with saving(stage, (given, *batch.values())) as found:
+            out = forward(stage, given, **batch)
+        held.update(found)
+        alive = [torch.UntypedStorage._new_with_weak_ptr(ref.cdata) for ref in held.values()]
+        most[0] = max(most[0], sum(storage.nbytes() for storage in alive if storage is not None))
+        return out
+
+    Stage.forward = watched
+    try:
+        yield most
+    finally:
+        Stage.forward = forward
+
+
+@contextlib.contextmanager
+def saving(stage, given):
+    """The distinct memory that autograd saves; no weights, no masks, and not what is given."""
+    found = {}
+
+    def save(tensor):
+        mine = local_of(tensor)
+        if not (mine.ndim == 4 and mine.shape[-1] == TOKENS):
+            found[mine.untyped_storage()._cdata] = StorageWeakRef(mine.untyped_storage())
+        return tensor
+
+    before = list(stage.parameters())
+    with torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
+        yield found
+    for tensor in filter(lambda tensor: tensor is not None, (*before, *stage.parameters(), *given)):
+        found.pop(local_of(tensor).untyped_storage()._cdata, None)
+
+
+def saved_bytes(stage, precision, batch):
+    """What autograd saves of a micro-batch of two rows, and what the stage hands on."""
+    stage.objective = EveryToken()
+    micro = {name: t[:2] for name, t in batch.items()}
+    layout = stage.world.layout
+    hidden = torch.zeros(2, TOKENS // (layout.cp * layout.tp), SHAPE.d_model, requires_grad=True)
+    given = micro["tokens_BT"] if stage.first else hidden
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"), saving(stage, (given, *micro.values())) as found:
+        out = stage(given, **micro)
+    found[local_of(out).untyped_storage()._cdata] = StorageWeakRef(local_of(out).untyped_storage())
+    return sum(torch.UntypedStorage._new_with_weak_ptr(ref.cdata).nbytes() for ref in found.values())
+
+
+CASES = {"memory": memory_case, "parity": parity_case, "fault": fault_case, "twice": twice_case, "bf16": bf16_case, "resume": resume_case}
 
 if __name__ == "__main__":
     torch.set_num_threads(1)

@@ -15,7 +15,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed._functional_collectives import AsyncCollectiveTensor
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, Shard
 from torch.distributed.tensor.debug import _clear_sharding_prop_cache
 from torch.multiprocessing.reductions import StorageWeakRef
@@ -50,8 +52,9 @@ def pretended(layout: ParallelConfig, place: int) -> Iterator[World]:
 
 
 def local(tensor: Tensor) -> Tensor:
-    """What this process holds of a tensor."""
-    return tensor._local_tensor if isinstance(tensor, DTensor) else tensor
+    """What this process holds of a tensor, without the wrappers of torch.distributed."""
+    tensor = tensor._local_tensor if isinstance(tensor, DTensor) else tensor
+    return tensor.elem if isinstance(tensor, AsyncCollectiveTensor) else tensor
 
 
 def storages(tensors: Iterable[Tensor]) -> set[int]:
@@ -66,6 +69,7 @@ class Kept(TorchDispatchMode):
         """`attended` is how many tokens a query sees: tables of as many columns are masks, which flash attention does without."""
         super().__init__()
         self.stage, self.attended = stage, attended
+        self.shards = storages(stage.parameters())
         self.written: dict[int, StorageWeakRef] = {}
         self.copies: dict[int, int] = {}  # memory with a cast tensor to that which it was cast from
 
@@ -84,7 +88,9 @@ class Kept(TorchDispatchMode):
     def bytes(self, given: Iterable[Tensor]) -> int:
         """Bytes still held, but for weights, their casts, and what was `given`."""
         weights = storages(self.stage.parameters())
-        apart = weights | storages(given) | {copy for copy, of in self.copies.items() if of in weights}
+        apart = weights | self.shards | storages(given)
+        if not isinstance(self.stage, FSDPModule):  # autocast keeps what it casts: `gathered_bytes`
+            apart |= {copy for copy, of in self.copies.items() if of in weights}
         alive = [torch.UntypedStorage._new_with_weak_ptr(ref.cdata) for at, ref in self.written.items() if at not in apart]
         return sum(storage.nbytes() for storage in alive if storage is not None)
 
