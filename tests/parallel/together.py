@@ -23,7 +23,6 @@ from openherd.data.batches import BatchSource
 from openherd.data.token_shards import TokenShards
 from openherd.model.config import ModelConfig
 from openherd.parallel.apply import Sharded, local_gradient
-from openherd.parallel.context import own_chunks
 from openherd.parallel.layout import ParallelConfig
 from openherd.parallel.mesh import World, meet, spread
 from openherd.parallel.stage import Stage
@@ -192,7 +191,7 @@ def resume_case(case):
 
 
 def memory_case(case):
-    """What each process really holds in a step of two micro-batches, in bytes; and of one, counted by hooks."""
+    """What each process really holds in a step, in bytes."""
     layout = ParallelConfig(**case["layout"])
     world = world_of(layout)
     found = None
@@ -200,83 +199,64 @@ def memory_case(case):
         model = Sharded(SHAPE, world, case["precision"])
         model.fill(parity.weights_of(SHAPE))
         optimizer = make_adamw(model.trained(), beta1=0.9, beta2=0.95, epsilon=1e-5, weight_decay=0.1)
-        batch = parity.batch_of(SHAPE, 0, ROWS, TOKENS)
-        batch["documents_BT"] *= 0
         rows = ROWS // layout.dp
+        batch = parity.batch_of(SHAPE, 0, ROWS, TOKENS)
         mine = {name: t[world.index("dp") * rows :][:rows] for name, t in batch.items()}
-        with on_the_way(model) as most:
+        with watching() as seen:
             model.gradients(EveryToken(), mine, {"loss_nats": 1}, 2)
         gradients = sum(local_gradient(p).nbytes for _, p, _ in model.parts)
         model.step(optimizer)
-        states = [t for state in optimizer.state.values() for t in state.values() if t.ndim]
         found = {
+            **seen,
             "place": world.index("pp"),
-            "most": most[0],
-            "weights": sum(p.nbytes for p in (local for _, _, local in model.parts)),
+            "weights": sum(local.nbytes for _, local in model.trained()),
             "gradients": gradients,
-            "moments": sum(t.nbytes for t in states),
-            "kept": [saved_bytes(stage, case["precision"], own_chunks(mine, layout.cp, world.index("cp"))) for stage in model.stages],
-            "gathered": [sum(local_of(p).nbytes for p in set(stage.parameters())) for stage in model.stages],
+            "moments": sum(t.nbytes for state in optimizer.state.values() for t in state.values() if t.ndim),
         }
     everyone = [None] * place().world
     dist.all_gather_object(everyone, found)
     return [found for found in everyone if found is not None]
 
 
-def local_of(tensor):
-    tensor = tensor._local_tensor if isinstance(tensor, DTensor) else tensor
-    return tensor.elem if isinstance(tensor, AsyncCollectiveTensor) else tensor
-
-
 @contextlib.contextmanager
-def on_the_way(model):
-    """The most bytes that autograd holds at once for the way back, of all stages together, looked at after each way forward."""
-    held, most, forward = {}, [0], Stage.forward
+def watching():
+    """After each way forward: the bytes of weights as they are then, and what autograd has saved, of all stages, and still holds.
+
+    Distinct memory, at its most; no weights, no masks, and not what a stage is given.
+    """
+    seen, held, forward = {"gathered": 0, "activations": 0}, {}, Stage.forward
 
     def watched(stage, given, **batch):
-        with saving(stage, (given, *batch.values())) as found:
+        found = {}
+
+        def save(tensor):
+            storage = local_of(tensor).untyped_storage()
+            if not (tensor.ndim == 4 and tensor.shape[-1] == TOKENS):
+                found[storage._cdata] = StorageWeakRef(storage)
+            return tensor
+
+        before = list(stage.parameters())
+        with torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
             out = forward(stage, given, **batch)
+        after = set(stage.parameters())
+        for tensor in (*before, *after, *batch.values(), *([] if given is None else [given])):
+            found.pop(local_of(tensor).untyped_storage()._cdata, None)
         held.update(found)
         alive = [torch.UntypedStorage._new_with_weak_ptr(ref.cdata) for ref in held.values()]
-        most[0] = max(most[0], sum(storage.nbytes() for storage in alive if storage is not None))
+        seen["activations"] = max(seen["activations"], sum(storage.nbytes() for storage in alive if storage is not None))
+        seen["gathered"] = max(seen["gathered"], sum(local_of(p).nbytes for p in after))
         return out
 
     Stage.forward = watched
     try:
-        yield most
+        yield seen
     finally:
         Stage.forward = forward
 
 
-@contextlib.contextmanager
-def saving(stage, given):
-    """The distinct memory that autograd saves; no weights, no masks, and not what is given."""
-    found = {}
-
-    def save(tensor):
-        mine = local_of(tensor)
-        if not (mine.ndim == 4 and mine.shape[-1] == TOKENS):
-            found[mine.untyped_storage()._cdata] = StorageWeakRef(mine.untyped_storage())
-        return tensor
-
-    before = list(stage.parameters())
-    with torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
-        yield found
-    for tensor in filter(lambda tensor: tensor is not None, (*before, *stage.parameters(), *given)):
-        found.pop(local_of(tensor).untyped_storage()._cdata, None)
-
-
-def saved_bytes(stage, precision, batch):
-    """What autograd saves of a micro-batch of two rows, and what the stage hands on."""
-    stage.objective = EveryToken()
-    micro = {name: t[:2] for name, t in batch.items()}
-    layout = stage.world.layout
-    hidden = torch.zeros(2, TOKENS // (layout.cp * layout.tp), SHAPE.d_model, requires_grad=True)
-    given = micro["tokens_BT"] if stage.first else hidden
-    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"), saving(stage, (given, *micro.values())) as found:
-        out = stage(given, **micro)
-    found[local_of(out).untyped_storage()._cdata] = StorageWeakRef(local_of(out).untyped_storage())
-    return sum(torch.UntypedStorage._new_with_weak_ptr(ref.cdata).nbytes() for ref in found.values())
+def local_of(tensor):
+    tensor = tensor._local_tensor if isinstance(tensor, DTensor) else tensor
+    return tensor.elem if isinstance(tensor, AsyncCollectiveTensor) else tensor
 
 
 CASES = {"memory": memory_case, "parity": parity_case, "fault": fault_case, "twice": twice_case, "bf16": bf16_case, "resume": resume_case}

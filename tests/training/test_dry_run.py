@@ -216,7 +216,7 @@ def test_the_command(tmp_path, capsys):
     assert sft["stage"] == "sft"
     assert sft["steps"] == 0
     (process,) = sft["processes"]
-    assert process["total"] == sum(process[part] for part in process if part not in ("place", "layers", "elements", "total"))
+    assert process["total"] == sum(process[part] for part in process if part not in ("place", "layers", "elements", "accumulated", "total"))
     assert main([*command, "--device-gb", "0.001"]) == 1
     text, said = capsys.readouterr()
     assert "anneal: " in text

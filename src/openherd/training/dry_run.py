@@ -63,7 +63,8 @@ class Process:
     elements: int  # of weights: its own
     weights: int
     gathered: int  # copies of weights that it computes with: bf16 and whole, of layers; FSDP's and fp32, of the rest
-    gradients: int
+    gradients: int  # reduced, and summed before that
+    accumulated: int  # of those: whole and in fp32, where micro-batches are summed before FSDP reduces them
     moments: int
     activations: int  # kept of all micro-batches on their way
     recomputed: int  # of one layer, where activations are computed again
@@ -178,6 +179,7 @@ def _process(place: int, rank: Rank, actions: Sequence[Action], own: Sequence[in
         weights=rank.weights,
         gathered=gathered,
         gradients=rank.weights + rank.accumulated,
+        accumulated=rank.accumulated,
         moments=len(MOMENTS) * rank.weights,
         activations=activations,
         recomputed=0,
