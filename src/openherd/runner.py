@@ -37,6 +37,9 @@ from openherd.parallel.layout import ParallelConfig
 from openherd.report.terminal import flat_metrics, told
 from openherd.stages import BY_NAME, Stage
 
+if typing.TYPE_CHECKING:
+    from openherd.training.dry_run import DryRun
+
 RUN_FILE = "run.json"
 SWEEPS = "sweeps"
 WORKER_FILE = ".worker.json"
@@ -544,25 +547,25 @@ def run_parity(recipe: Recipe, processes: int, device: str) -> tuple[str, bool]:
 
 
 def dry_run(recipe: Recipe, stages: Sequence[str], imported: str) -> "list[DryRun]":
-    """Reckon a recipe's training stages, or those named, without data, processes or a device; `imported` is the size of a model that
-    is imported from where it is not yet. Raises ConfigError where a layout cannot run."""
+    """Reckon a recipe's training stages, or those named, without data, processes or a device.
+
+    `imported` is the size of a model that is imported from where it is not yet. Raises ConfigError where a layout cannot run.
+    """
     from openherd.training.dry_run import dry_runs, shape_of
 
-    steps = recipe.resolve(Path("."), absent=True)
     shapes: dict[str, ModelConfig] = {}
     trains = []
-    for step in steps:
-        config, base = step.config, step.inputs.get("base")
+    for step in recipe.resolve(Path("."), absent=True):
+        config, before = step.config, shapes.get(getattr(step.inputs.get("base"), "name", ""))
         if step.stage.stage.name == "import":
             shapes[step.name] = _imported_shape(step, imported)
-        elif hasattr(config, "shape"):
-            tokens = step.inputs["tokenizer"]
-            known = isinstance(tokens, Step) and hasattr(tokens.config, "vocabulary")
-            shapes[step.name] = config.shape(tokens.config.vocabulary if known else SIZES[config.size].vocabulary)
-        elif isinstance(base, Step) and base.name in shapes:
-            shapes[step.name] = shape_of(config, shapes[base.name])
-        if hasattr(config, PARALLEL) and step.name in shapes:
-            trains.append((step.name, config, shapes[step.name if base is None else base.name]))
+        elif hasattr(config, "shape"):  # it begins a model
+            words = getattr(step.inputs["tokenizer"], "config", None)
+            before = shapes[step.name] = config.shape(getattr(words, "vocabulary", SIZES[config.size].vocabulary))
+        elif before is not None:
+            shapes[step.name] = shape_of(config, before)
+        if hasattr(config, PARALLEL) and before is not None:
+            trains.append((step.name, config, before))
     names = [name for name, _, _ in trains]
     for name in stages:
         if name not in names:
@@ -575,7 +578,7 @@ def dry_run(recipe: Recipe, stages: Sequence[str], imported: str) -> "list[DryRu
 def _imported_shape(step: Step, size: str) -> ModelConfig:
     from openherd.model.weights import CONFIG, read_config
 
-    source = Path(step.inputs["source"].location)
+    source = Path(getattr(step.inputs["source"], "location", ""))
     if (source / CONFIG).exists():
         return read_config(source)
     if size not in SIZES:

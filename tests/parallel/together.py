@@ -259,7 +259,14 @@ def local_of(tensor):
     return tensor.elem if isinstance(tensor, AsyncCollectiveTensor) else tensor
 
 
-CASES = {"memory": memory_case, "parity": parity_case, "fault": fault_case, "twice": twice_case, "bf16": bf16_case, "resume": resume_case}
+CASES = {
+    "parity": parity_case,
+    "fault": fault_case,
+    "twice": twice_case,
+    "bf16": bf16_case,
+    "memory": memory_case,
+    "resume": resume_case,
+}
 
 if __name__ == "__main__":
     torch.set_num_threads(1)

@@ -17,7 +17,7 @@ from openherd.parallel.mesh import World
 from openherd.parallel.rehearsal import META, Kept, kept_bytes
 from openherd.runner import Recipe, dry_run
 from openherd.training.anneal import AnnealConfig
-from openherd.training.dry_run import GIB, EveryToken, dry_runs, fits_text
+from openherd.training.dry_run import GIB, PARTS, EveryToken, dry_runs, fits_text
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 SHAPE = ModelConfig(n_layers=3, d_model=32, n_heads=4, n_kv_heads=2, head_width=8, d_feed_forward=64, vocabulary=96)
@@ -91,16 +91,17 @@ def test_fake_tensors_keep_what_real_ones_do(how):
 
 
 def test_what_is_gathered_and_summed_by_hand():
-    """FSDP over two: weights halved; layers gathered in bf16, the rest in fp32; whole fp32 sums where there are two micro-batches."""
+    """FSDP over two: weights halved; layers gathered in bf16, the rest in fp32; whole sums where there are two micro-batches."""
     matrices, norms = 2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 64, 2 * 32
     layers, rest = 3 * (matrices + norms), 2 * 96 * 32 + 32
     both = reckoned("bfloat16", micro=1, dp_shard=2).processes[0]
     assert both.elements == (layers + rest) // 2
     assert both.gathered == 2 * layers + 4 * rest
-    assert both.gradients == both.weights + 4 * (layers + rest)
+    assert both.gradients == both.weights
+    assert both.summed == 4 * (layers + rest)
     one = reckoned("bfloat16", dp_shard=2, reshard_after_forward=True).processes[0]
     assert one.gathered == 2 * 2 * (matrices + norms) + 4 * rest
-    assert one.gradients == one.weights
+    assert one.summed == 0
 
 
 def test_alike_layouts_and_steps():
@@ -216,7 +217,7 @@ def test_the_command(tmp_path, capsys):
     assert sft["stage"] == "sft"
     assert sft["steps"] == 0
     (process,) = sft["processes"]
-    assert process["total"] == sum(process[part] for part in process if part not in ("place", "layers", "elements", "accumulated", "total"))
+    assert process["total"] == sum(process[part] for part in PARTS)
     assert main([*command, "--device-gb", "0.001"]) == 1
     text, said = capsys.readouterr()
     assert "anneal: " in text

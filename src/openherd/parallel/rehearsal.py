@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed._functional_collectives import AsyncCollectiveTensor
 from torch.distributed.fsdp import FSDPModule
@@ -105,7 +105,7 @@ class Rank:
     layers: int
     elements: int  # of weights, its own
     weights: int
-    accumulated: int  # gradients before they are reduced
+    summed: int  # gradients of all micro-batches, whole, before they are reduced
     gathered: tuple[int, ...]  # the copies that it computes with, by stage
     kept: tuple[int, ...]  # of a micro-batch until its way back, by stage
     hidden: int  # what goes from stage to stage of a micro-batch, fp32
@@ -132,7 +132,7 @@ def rank_of(model: Sharded, objective: Objective, rows: Rows, n: int) -> Rank:
         layers=sum(len(stage.model.layers) for stage in model.stages),
         elements=sum(mine.numel() for _, _, mine in model.parts),
         weights=sum(mine.nbytes for _, _, mine in model.parts),
-        accumulated=4 * whole if fsdp and n > 1 else 0,  # a single micro-batch reduces layer by layer
+        summed=4 * whole if fsdp and n > 1 else 0,  # a single micro-batch reduces layer by layer
         gathered=tuple(gathered_bytes(stage, model.precision, n) for stage in model.stages),
         kept=tuple(alike[kind] for kind in kinds),
         hidden=4 * hidden.numel() if layout.pp > 1 else 0,
@@ -141,7 +141,7 @@ def rank_of(model: Sharded, objective: Objective, rows: Rows, n: int) -> Rank:
     )
 
 
-def whole_elements(parameter: nn.Parameter, tp: int) -> int:
+def whole_elements(parameter: Tensor, tp: int) -> int:
     """Elements of a parameter once FSDP has gathered it: a tensor-parallel process's part of it."""
     if tp == 1 or not isinstance(parameter, DTensor) or not isinstance(placement := parameter.placements[-1], Shard):
         return parameter.numel()

@@ -31,7 +31,7 @@ from openherd.training.phase import Piece
 
 GIB = 2**30
 LOGIT_BYTES = 12  # at once: a logit in fp32, its exponential, and a temporary or its gradient
-PARTS = ("weights", "gathered", "gradients", "moments", "activations", "recomputed", "pipeline", "logits", "checkpoint")
+PARTS = ("weights", "gathered", "gradients", "summed", "moments", "activations", "recomputed", "pipeline", "logits", "checkpoint")
 
 
 class Trains(Protocol):
@@ -63,8 +63,8 @@ class Process:
     elements: int  # of weights: its own
     weights: int
     gathered: int  # copies of weights that it computes with: bf16 and whole, of layers; FSDP's and fp32, of the rest
-    gradients: int  # reduced, and summed before that
-    accumulated: int  # of those: whole and in fp32, where micro-batches are summed before FSDP reduces them
+    gradients: int
+    summed: int  # whole gradients in fp32, where micro-batches are summed before FSDP reduces them
     moments: int
     activations: int  # kept of all micro-batches on their way
     recomputed: int  # of one layer, where activations are computed again
@@ -135,11 +135,13 @@ def dry_runs(stages: Sequence[tuple[str, Trains, ModelConfig]]) -> list[DryRun]:
         # The most tokens at once, then the most micro-batches.
         worst = max(pieces, key=lambda p: (dry.micro_batches(p)[1] * p.sequence_length, dry.micro_batches(p)[0]))
         n, sequences = dry.micro_batches(worst)
-        # What does not change memory is left out, so that alike stages are reckoned once. FSDP is looked at before it reshards.
+        # What changes no memory is left out, so that stages that are alike are reckoned once.
         alike = replace(layout, compile=False, restarts=0, timeout_s=1.0, micro_batches=1)
-        processes = reckoned(replace(shape, rope_theta=1.0, rope_scaling=None), alike, precision, Rows(sequences, worst.sequence_length), n)
-        copy = 1 if config.checkpoint_behind else 0
-        found.append(replace(dry, processes=tuple(replace(p, checkpoint=copy * (p.weights + p.moments)) for p in processes)))
+        plain_shape = replace(shape, rope_theta=1.0, rope_scaling=None, max_positions=longest)
+        processes = reckoned(plain_shape, alike, precision, Rows(sequences, worst.sequence_length), n)
+        if not config.checkpoint_behind:
+            processes = [replace(process, checkpoint=0) for process in processes]
+        found.append(replace(dry, processes=tuple(processes)))
     return found
 
 
@@ -149,8 +151,9 @@ def shape_of(config: Trains, base: ModelConfig) -> ModelConfig:
 
 
 def _reckon(shape: ModelConfig, layout: ParallelConfig, precision: Precision, rows: Rows, n: int) -> list[Process]:
-    """Every place of the pipeline."""
+    """Every place of the pipeline, of a step with `n` micro-batches of these rows."""
     of_stages = stage_layers(shape.n_layers, layout.stages)
+    again = 0 if layout.recompute == "none" else _layer_kept(shape, replace(layout, recompute="none"), precision, rows)
     orders: list[list[Action]] = []
     ranks: dict[Any, Rank] = {}
     found = []
@@ -162,31 +165,26 @@ def _reckon(shape: ModelConfig, layout: ParallelConfig, precision: Precision, ro
                 model = Sharded(shape, world, precision)
                 orders = orders or schedule_of(model, rows, n)
                 ranks[kind] = rank_of(model, EveryToken(), rows, n)
-        found.append(_process(place, ranks[kind], orders[place], own, layout, rows, n))
-    if layout.recompute == "none":
-        return found
-    again = _layer_kept(shape, replace(layout, recompute="none"), precision, rows)
-    return [replace(p, recomputed=again if p.layers else 0) for p in found]
-
-
-def _process(place: int, rank: Rank, actions: Sequence[Action], own: Sequence[int], layout: ParallelConfig, rows: Rows, n: int) -> Process:
-    activations, gathered = most_held(actions, own, rank)
-    logits = rows.batch_sequences * rows.sequence_length // layout.cp * rank.head_rows
-    return Process(
-        place=place,
-        layers=rank.layers,
-        elements=rank.elements,
-        weights=rank.weights,
-        gathered=gathered,
-        gradients=rank.weights + rank.accumulated,
-        accumulated=rank.accumulated,
-        moments=len(MOMENTS) * rank.weights,
-        activations=activations,
-        recomputed=0,
-        pipeline=n * rank.received * rank.hidden,
-        logits=LOGIT_BYTES * min(logits, MOST_LOGITS),
-        checkpoint=0,
-    )
+        rank = ranks[kind]
+        activations, gathered = most_held(orders[place], own, rank)
+        logits = rows.batch_sequences * rows.sequence_length // layout.cp * rank.head_rows
+        process = Process(
+            place=place,
+            layers=rank.layers,
+            elements=rank.elements,
+            weights=rank.weights,
+            gathered=gathered,
+            gradients=rank.weights,
+            summed=rank.summed,
+            moments=len(MOMENTS) * rank.weights,
+            activations=activations,
+            recomputed=again if rank.layers else 0,
+            pipeline=n * rank.received * rank.hidden,
+            logits=LOGIT_BYTES * min(logits, MOST_LOGITS),
+            checkpoint=(1 + len(MOMENTS)) * rank.weights,
+        )
+        found.append(process)
+    return found
 
 
 def _layer_kept(shape: ModelConfig, layout: ParallelConfig, precision: Precision, rows: Rows) -> int:
@@ -217,34 +215,40 @@ def fits_text(dry: DryRun, device_gib: float) -> str:
 
 def dry_run_text(dry: DryRun, device_gib: float, host_ranks: int) -> str:
     """What `openherd run --dry-run` prints of a stage."""
-    title = f"{dry.stage}: {parameters(dry.shape) / 1e9:.4g}B parameters, {dry.parallel}, {dry.parallel.world:,} processes, {dry.precision}"
-    lines = [title, "", "  GiB on the device, by place in the pipeline"]
-    names = ["place", "layers", "elements", *PARTS, "total"]
-    widths = [max(len(name), 7) + 2 for name in names]
-    lines.append("".join(f"{name:>{width}}" for name, width in zip(names, widths, strict=True)))
+    layout, most = dry.parallel, dry.largest
+    spread = f"{layout}" + (f" = {layout.world:,} processes" if layout.world > 1 else "")
+    table = [["place", "layers", "elements", *PARTS, "total"]]
     for p in dry.processes:
-        values = [f"{p.place}", f"{p.layers}", f"{p.elements / 1e6:,.1f}M", *(f"{getattr(p, part) / GIB:.2f}" for part in PARTS)]
-        values.append(f"{p.total / GIB:.2f}")
-        lines.append("".join(f"{value:>{width}}" for value, width in zip(values, widths, strict=True)))
-    most = dry.largest
-    lines.append(f"  {fits_text(dry, device_gib) or f'fits: {most.total / GIB:.1f} GiB of {device_gib:g}'}")
-    copies = most.weights + most.moments
-    host = f"{copies / GIB:.2f} GiB a process, {min(host_ranks, dry.parallel.world) * copies / GIB:.1f} for those of a host"
-    lines += [f"  a checkpoint's copy of weights and moments: {host}", "", "  steps"]
-    names = ["from step", "steps", "tokens a sequence", "sequences", "a process", "micro-batches", "tokens a step", "tokens"]
-    lines.append("".join(f"{name:>{len(name) + 3}}" for name in names))
+        sizes = [f"{getattr(p, part) / GIB:.2f}" for part in (*PARTS, "total")]
+        table.append([f"{p.place}", f"{p.layers}", f"{p.elements / 1e6:,.1f}M", *sizes])
+    steps = [["from step", "steps", "tokens a sequence", "sequences", "a process", "micro-batches", "tokens a step", "tokens"]]
     first = 0
     for piece in dry.pieces:
         n, each = dry.micro_batches(piece)
-        tokens = piece.sequence_length * piece.batch_sequences
-        steps = [f"{piece.steps:,}", f"{piece.tokens:.4g}"] if piece.steps else ["?", "?"]
-        row = [f"{first:,}", steps[0], f"{piece.sequence_length:,}", f"{piece.batch_sequences:,}", f"{n * each:,}"]
-        row += [f"{n} x {each}", f"{tokens:,}", steps[1]]
-        lines.append("".join(f"{value:>{len(name) + 3}}" for value, name in zip(row, names, strict=True)))
+        shape = [f"{piece.sequence_length:,}", f"{piece.batch_sequences:,}", f"{n * each:,}", f"{n:,} of {each}"]
+        tokens = f"{piece.sequence_length * piece.batch_sequences:,}"
+        many = [f"{piece.steps:,}", f"{piece.tokens:.4g}"] if piece.steps else ["?", "?"]
+        steps.append([f"{first:,}", many[0], *shape, tokens, many[1]])
         first += piece.steps
-    if dry.steps:
-        six = 6 * parameters(dry.shape) * dry.tokens
-        lines.append(f"  {dry.steps:,} steps, {dry.tokens:.4g} tokens, {dry.flops:.3g} FLOPs (6 N D: {six:.3g})")
-    else:
-        lines.append("  as many steps as its data make")
-    return "\n".join(lines)
+    six = 6 * parameters(dry.shape) * dry.tokens
+    total = f"{dry.steps:,} steps, {dry.tokens:.4g} tokens, {dry.flops:.3g} FLOPs (6 N D: {six:.3g})"
+    copy = (most.weights + most.moments) / GIB
+    hosts = min(host_ranks, layout.world)
+    return "\n".join(
+        [
+            f"{dry.stage}: {parameters(dry.shape) / 1e9:.4g}B parameters, {dry.precision}, {spread}",
+            "  GiB on the device, by place in the pipeline:",
+            *in_columns(table),
+            f"  {fits_text(dry, device_gib) or f'fits: {most.total / GIB:.1f} GiB of {device_gib:g}'}",
+            f"  a checkpoint's copy of weights and moments: {copy:.2f} GiB a process, {hosts * copy:.1f} for {hosts} of a host",
+            "  steps:",
+            *in_columns(steps),
+            f"  {total if dry.steps else 'as many steps as its data make'}",
+        ]
+    )
+
+
+def in_columns(table: Sequence[Sequence[str]]) -> list[str]:
+    """Rows whose columns end below each other."""
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    return ["  " + "  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)) for row in table]
