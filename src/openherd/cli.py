@@ -31,6 +31,7 @@ ABOUT = """openherd: the system of "The Llama 3 Herd of Models", from pages to a
 
 commands:
   run RECIPE --out DIR       run a recipe; what is done is not done again
+  run RECIPE --dry-run       its layouts, memory and steps; nothing is run
   chat DIR                   talk to the model of a run
   generate DIR PROMPT        continue or answer one prompt
   import SOURCE --out DIR    a Llama 3 of Hugging Face's or Meta's, checked

@@ -87,6 +87,8 @@ PARTS = (
     ("3.3", "openherd.parallel.launch", "starting processes with torchrun's agent, restarts"),
     ("3.3", "openherd.parallel.checkpoint", "training checkpoints: asynchronous, resharded, checked"),
     ("3.3", "openherd.parallel.recompute", "activation recomputation (checkpointing): none, selective, full"),
+    ("3.3", "openherd.parallel.rehearsal", "one rank of a layout without processes: fake tensors, what it keeps in memory"),
+    ("3.3", "openherd.training.dry_run", "dry run: layouts, memory of a device by part, steps, without GPU or data"),
     ("3.3", "openherd.training.parity", "parity: whether a layout trains as one process does"),
     ("3.4", "openherd.training.loop", "the training loop: gradients, clipping, resume, averaging"),
     ("3.4", "openherd.training.optimizer", "AdamW, weight decay, gradient clipping"),

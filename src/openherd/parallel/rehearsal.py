@@ -103,7 +103,8 @@ class Rank:
     """What one process of a layout holds, in bytes where no other unit is named."""
 
     layers: int
-    elements: int  # of weights, its own
+    tensors: int  # parameters of its own
+    elements: int  # of those
     weights: int
     summed: int  # gradients of all micro-batches, whole, before they are reduced
     gathered: tuple[int, ...]  # the copies that it computes with, by stage
@@ -130,6 +131,7 @@ def rank_of(model: Sharded, objective: Objective, rows: Rows, n: int) -> Rank:
     heads = [whole_elements(s.model.head.weight, layout.tp) for s in model.stages if s.last]
     return Rank(
         layers=sum(len(stage.model.layers) for stage in model.stages),
+        tensors=len(model.parts),
         elements=sum(mine.numel() for _, _, mine in model.parts),
         weights=sum(mine.nbytes for _, _, mine in model.parts),
         summed=4 * whole if fsdp and n > 1 else 0,  # a single micro-batch reduces layer by layer

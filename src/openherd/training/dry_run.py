@@ -60,7 +60,8 @@ class Process:
 
     place: int
     layers: int
-    elements: int  # of weights: its own
+    tensors: int  # parameters of its own
+    elements: int  # of those
     weights: int
     gathered: int  # copies of weights that it computes with: bf16 and whole, of layers; FSDP's and fp32, of the rest
     gradients: int
@@ -171,6 +172,7 @@ def _reckon(shape: ModelConfig, layout: ParallelConfig, precision: Precision, ro
         process = Process(
             place=place,
             layers=rank.layers,
+            tensors=rank.tensors,
             elements=rank.elements,
             weights=rank.weights,
             gathered=gathered,
@@ -216,27 +218,29 @@ def fits_text(dry: DryRun, device_gib: float) -> str:
 def dry_run_text(dry: DryRun, device_gib: float, host_ranks: int) -> str:
     """What `openherd run --dry-run` prints of a stage."""
     layout, most = dry.parallel, dry.largest
+    n = parameters(dry.shape)
+    size = f"{n / 1e9:.4g}B" if n >= 1e9 else f"{n / 1e6:.4g}M"
     spread = f"{layout}" + (f" = {layout.world:,} processes" if layout.world > 1 else "")
-    table = [["place", "layers", "elements", *PARTS, "total"]]
+    table = [["place", "layers", "tensors", "elements", *PARTS, "total"]]
     for p in dry.processes:
         sizes = [f"{getattr(p, part) / GIB:.2f}" for part in (*PARTS, "total")]
-        table.append([f"{p.place}", f"{p.layers}", f"{p.elements / 1e6:,.1f}M", *sizes])
+        table.append([f"{p.place}", f"{p.layers}", f"{p.tensors}", f"{p.elements / 1e6:,.1f}M", *sizes])
     steps = [["from step", "steps", "tokens a sequence", "sequences", "a process", "micro-batches", "tokens a step", "tokens"]]
     first = 0
     for piece in dry.pieces:
-        n, each = dry.micro_batches(piece)
-        shape = [f"{piece.sequence_length:,}", f"{piece.batch_sequences:,}", f"{n * each:,}", f"{n:,} of {each}"]
+        many, each = dry.micro_batches(piece)
+        shape = [f"{piece.sequence_length:,}", f"{piece.batch_sequences:,}", f"{many * each:,}", f"{many:,} of {each}"]
         tokens = f"{piece.sequence_length * piece.batch_sequences:,}"
-        many = [f"{piece.steps:,}", f"{piece.tokens:.4g}"] if piece.steps else ["?", "?"]
-        steps.append([f"{first:,}", many[0], *shape, tokens, many[1]])
+        known = [f"{piece.steps:,}", f"{piece.tokens:.4g}"] if piece.steps else ["?", "?"]
+        steps.append([f"{first:,}", known[0], *shape, tokens, known[1]])
         first += piece.steps
-    six = 6 * parameters(dry.shape) * dry.tokens
+    six = 6 * n * dry.tokens
     total = f"{dry.steps:,} steps, {dry.tokens:.4g} tokens, {dry.flops:.3g} FLOPs (6 N D: {six:.3g})"
     copy = (most.weights + most.moments) / GIB
     hosts = min(host_ranks, layout.world)
     return "\n".join(
         [
-            f"{dry.stage}: {parameters(dry.shape) / 1e9:.4g}B parameters, {dry.precision}, {spread}",
+            f"{dry.stage}: {size} parameters, {dry.precision}, {spread}",
             "  GiB on the device, by place in the pipeline:",
             *in_columns(table),
             f"  {fits_text(dry, device_gib) or f'fits: {most.total / GIB:.1f} GiB of {device_gib:g}'}",
