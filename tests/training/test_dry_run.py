@@ -139,7 +139,6 @@ def test_the_paper_s_run_fits_80_gb():
     # fp32 weights of one of 128 shards of an eighth of 8 layers
     assert found.processes[1].weights == 8 * 4 * ((3_187_703_808 - 2 * 16_384) // 8 + 2 * 16_384) // 128
     assert fits_text(found, 80) == ""
-    assert found.largest.total > 40 * GIB
 
 
 @pytest.mark.slow
