@@ -7,7 +7,6 @@ import pytest
 
 from openherd.core.errors import ConfigError
 from openherd.runner import Recipe, Step
-from openherd.training.phase import piece
 from openherd.training.pretrain import ramp
 
 RECIPES = sorted((Path(__file__).resolve().parent.parent / "recipes").glob("*.toml"))
@@ -36,20 +35,21 @@ def test_a_recipe_resolves(steps):
 def test_training_shapes_fit_together(steps):
     if "anneal" not in steps:
         pytest.skip("no three phases")
-    pretrain, long_context, anneal = (steps[name].config for name in ("pretrain", "long-context", "anneal"))
+    pretrain, anneal = (steps[name].config for name in ("pretrain", "anneal"))
+    long_context = [step.config for step in steps.values() if step.stage.stage.name == "long-context"]
+    lengths = [length for config in long_context for length in config.sequence_lengths]
     pieces = ramp(pretrain)
     assert sum(p.steps for p in pieces) == pretrain.steps
     assert len(pieces) == len(pretrain.batch_tokens), "a piece of the ramp is never reached"
     assert pretrain.warmup_steps < pretrain.steps
-    for length in long_context.sequence_lengths:
-        piece("long-context", length, long_context.batch_tokens, 1)
-        assert length >= pieces[-1].sequence_length
-    piece("anneal", anneal.sequence_length, anneal.batch_tokens, anneal.steps)
-    assert anneal.sequence_length <= max(long_context.sequence_lengths)
+    for config in long_context:
+        assert all(p.sequence_length >= pieces[-1].sequence_length for p in config.pieces())
+    assert lengths == sorted(lengths)
+    assert [p.sequence_length for p in anneal.pieces()] <= [max(lengths)]
     patterns = steps["sources"].config.source_patterns
     assert set(anneal.source_weights) <= {steps["sources"].config.source, *patterns}
     if "sft" in steps:
-        assert steps["sft"].config.sequence_length <= max(long_context.sequence_lengths)
+        assert steps["sft"].config.sequence_length <= max(lengths)
 
 
 def test_continued_training_fits(steps):

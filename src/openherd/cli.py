@@ -31,6 +31,7 @@ ABOUT = """openherd: the system of "The Llama 3 Herd of Models", from pages to a
 
 commands:
   run RECIPE --out DIR       run a recipe; what is done is not done again
+  run RECIPE --dry-run       its layouts, memory and steps; nothing is run
   chat DIR                   talk to the model of a run
   generate DIR PROMPT        continue or answer one prompt
   import SOURCE --out DIR    a Llama 3 of Hugging Face's or Meta's, checked
@@ -169,23 +170,54 @@ def command_where(arguments: list[str]) -> int:
     return 0
 
 
-def command_run(arguments: list[str]) -> None:
+def command_run(arguments: list[str]) -> int:
     """`openherd run`"""
     parser = Parser(
         prog="openherd run", description="Run a recipe. What is done is not done again; a changed setting re-runs what follows it."
     )
     parser.add_argument("recipe", type=Path, help="a TOML file")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the runs go")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="where the runs go")
     parser.add_argument(
         "--set", action="append", default=[], metavar="STAGE.SETTING=VALUE", help="change one setting, or seed=N; repeatable"
     )
+    dry = parser.add_argument_group("without running anything: layouts, memory, steps; needs no data, no processes and no GPU")
+    dry.add_argument("--dry-run", action="store_true", help="reckon the training stages; exit code 1 where one does not fit")
+    dry.add_argument("--stage", action="append", default=[], metavar="NAME", help="this training stage alone; repeatable")
+    dry.add_argument("--device-gb", type=float, default=80.0, metavar="GIB", help="memory of a device (default 80)")
+    dry.add_argument("--host-ranks", type=int, default=8, metavar="N", help="processes on a host (default 8)")
+    dry.add_argument("--size", default="", metavar="NAME", help="of an imported model that is not there yet: 'openherd model list'")
+    dry.add_argument("--json", action="store_true", help="everything, in bytes, as JSON")
     given = parser.parse_args(arguments)
+    if given.dry_run:
+        return dry_run(given)
+    only_dry = [name for name in ("stage", "size", "json") if getattr(given, name)]
+    if only_dry or given.out is None:
+        parser.error(f"--{only_dry[0]} is for --dry-run" if only_dry else "the following arguments are required: --out")
     from openherd.report.terminal import run_table
     from openherd.runner import Recipe, run_recipe
 
     recipe = Recipe.read(given.recipe, given.set)
     done = run_recipe(recipe, given.out)
     print(run_table(recipe.path, given.out, [(step.name, run, before) for step, run, before in done], columns()))
+    return 0
+
+
+def dry_run(given: argparse.Namespace) -> int:
+    """`openherd run --dry-run`; the exit code says whether all fits."""
+    if given.device_gb <= 0 or given.host_ranks < 1:
+        raise ConfigError("--dry-run", f"--device-gb {given.device_gb:g} --host-ranks {given.host_ranks}", allowed="more than 0")
+    from openherd import runner
+    from openherd.training.dry_run import dry_run_text, fits_text, plain
+
+    found = runner.dry_run(runner.Recipe.read(given.recipe, given.set), given.stage, given.size)
+    missing = [text for stage in found if (text := fits_text(stage, given.device_gb))]
+    if given.json:
+        print(json.dumps([plain(stage) for stage in found], indent=1))
+    else:
+        print("\n\n".join(dry_run_text(stage, given.device_gb, given.host_ranks) for stage in found))
+    for text in missing:
+        print(f"openherd: {text}", file=sys.stderr)
+    return EXIT_DIFFERS if missing else 0
 
 
 def columns() -> int:

@@ -39,6 +39,9 @@ from openherd.parallel.layout import ParallelConfig
 from openherd.report.terminal import flat_metrics, told
 from openherd.stages import BY_NAME, Stage
 
+if typing.TYPE_CHECKING:
+    from openherd.training.dry_run import DryRun
+
 RUN_FILE = "run.json"
 SWEEPS = "sweeps"
 WORKER_FILE = ".worker.json"
@@ -259,8 +262,11 @@ class Recipe:
             stages.append(entry)
         return replace(self, stages=tuple(stages))
 
-    def resolve(self, out: Path) -> list[Step]:
-        """Check every stage and place its run under `out`. Raises ConfigError or InputError before anything has run."""
+    def resolve(self, out: Path, absent: bool = False) -> list[Step]:
+        """Check every stage and place its run under `out`. Raises ConfigError or InputError before anything has run.
+
+        With `absent`, inputs from outside need not be there; then a run's place has no digest.
+        """
         steps: dict[str, Step] = {}
         for entry in self.stages:
             name = entry.get("name", entry["use"])
@@ -280,9 +286,9 @@ class Recipe:
             if not isinstance(given, dict):
                 raise ConfigError(where, f"inputs = {given!r}", allowed="a table of name = 'earlier stage or location'")
             _check_names(stage, given, where)
-            inputs = {n: _resolve_input(stage.inputs[n], v, steps, f"{where}, input {n!r}") for n, v in given.items()}
-            step = Step(name, stage, config, inputs, str(entry.get("require", "")), out)
-            steps[name] = replace(step, path=out / name / step.job.digest[:SHORT_DIGEST])
+            inputs = {n: _resolve_input(stage.inputs[n], v, steps, f"{where}, input {n!r}", absent) for n, v in given.items()}
+            step = Step(name, stage, config, inputs, str(entry.get("require", "")), out / name)
+            steps[name] = step if absent else replace(step, path=step.path / step.job.digest[:SHORT_DIGEST])
             if step.require:
                 _parse_gate(step.require, where)
         return list(steps.values())
@@ -299,15 +305,15 @@ def _changed_stages(path: Path, base: Recipe, changes: Mapping[str, Any]) -> lis
     return [{**entry, **changes.get(name, {})} for name, entry in zip(names, base.stages, strict=True)]
 
 
-def _resolve_input(hint: Any, value: Any, steps: Mapping[str, Step], where: object) -> Any:
+def _resolve_input(hint: Any, value: Any, steps: Mapping[str, Step], where: object, absent: bool) -> Any:
     if isinstance(value, list) != _is_list(hint):
         raise ConfigError(where, f"{value!r}", allowed="a list of stages" if _is_list(hint) else "one stage or location")
     if isinstance(value, list):
-        return [_resolve_one(hint, item, steps, where) for item in value]
-    return _resolve_one(hint, value, steps, where)
+        return [_resolve_one(hint, item, steps, where, absent) for item in value]
+    return _resolve_one(hint, value, steps, where, absent)
 
 
-def _resolve_one(hint: Any, value: Any, steps: Mapping[str, Step], where: object) -> "Given | Step":
+def _resolve_one(hint: Any, value: Any, steps: Mapping[str, Step], where: object, absent: bool) -> "Given | Step":
     if isinstance(value, str) and STAGE_NAME.fullmatch(value):
         if value not in steps:
             do = nearest(value, steps) if steps else ""
@@ -319,7 +325,7 @@ def _resolve_one(hint: Any, value: Any, steps: Mapping[str, Step], where: object
         return steps[value]
     try:
         if isinstance(value, str) and (_admits(hint, Outside) or is_address(value) or is_run_directory(Path(value))):
-            return _open_path(hint, value, where)
+            return Outside(value) if absent and _admits(hint, Outside) else _open_path(hint, value, where)
     except InputError as error:
         raise InputError(where, str(error)) from None
     raise ConfigError(where, f"{value!r}", allowed=f"an earlier stage: {', '.join(steps) or 'there is none'}; or a run directory")
@@ -620,6 +626,47 @@ def be_agent(file: Path) -> None:
     agents = Agents(**job["agents"])
     wait_for(agents.endpoint)
     launch(job["arguments"], job["n"], job["restarts"], Path(job["error_file"]), file.parent, leave_s=3.0, agents=agents)
+
+
+def dry_run(recipe: Recipe, stages: Sequence[str], imported: str) -> "list[DryRun]":
+    """Reckon a recipe's training stages, or those named, without data, processes or a device.
+
+    `imported` is the size of a model that is imported from where it is not yet. Raises ConfigError where a layout cannot run.
+    """
+    from openherd.training.dry_run import dry_runs, shape_of
+
+    shapes: dict[str, ModelConfig] = {}
+    trains = []
+    for step in recipe.resolve(Path("."), absent=True):
+        config, before = step.config, shapes.get(getattr(step.inputs.get("base"), "name", ""))
+        if step.stage.stage.name == "import":
+            shapes[step.name] = _imported_shape(step, imported)
+        elif hasattr(config, "shape"):  # it begins a model
+            words = getattr(step.inputs["tokenizer"], "config", None)
+            before = shapes[step.name] = config.shape(getattr(words, "vocabulary", SIZES[config.size].vocabulary))
+        elif before is not None:
+            shapes[step.name] = shape_of(config, before)
+        if hasattr(config, PARALLEL) and before is not None:
+            trains.append((step.name, config, before))
+    names = [name for name, _, _ in trains]
+    for name in stages:
+        if name not in names:
+            raise ConfigError("--stage", f"no training stage {name!r} in {recipe.path}", do=nearest(name, names))
+    if not trains:
+        raise ConfigError(recipe.path, "no training stage", do="give a recipe that trains")
+    return dry_runs([item for item in trains if not stages or item[0] in stages])
+
+
+def _imported_shape(step: Step, size: str) -> ModelConfig:
+    from openherd.model.weights import CONFIG, read_config
+
+    source = Path(getattr(step.inputs["source"], "location", ""))
+    if (source / CONFIG).exists():
+        return read_config(source)
+    if size not in SIZES:
+        found = f"the size of {str(source)!r} is not known" if not size else f"unknown size {size!r}"
+        raise ConfigError(f"stage {step.name!r}", found, do=f"give --size; {nearest(size or 'llama3-8b', SIZES)}")
+    return SIZES[size]
 
 
 def work(file: Path) -> None:

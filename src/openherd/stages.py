@@ -100,6 +100,8 @@ PARTS = (
     ("3.3", "openherd.parallel.loss_scale", "fp16 (float16) training: dynamic loss scaling, overflows"),
     ("6", "openherd.parallel.float8", "FP8 (float8) feed-forward products, row-wise scales"),
     ("3.3", "openherd.parallel.recompute", "activation recomputation (checkpointing): none, selective, full"),
+    ("3.3", "openherd.parallel.rehearsal", "one rank of a layout without processes: fake tensors, what it keeps in memory"),
+    ("3.3", "openherd.training.dry_run", "dry run: layouts, memory of a device by part, steps, without GPU or data"),
     ("3.3", "openherd.training.parity", "parity: whether a layout trains as one process does"),
     ("3.4", "openherd.training.loop", "the training loop: gradients, clipping, resume, averaging"),
     ("3.4", "openherd.training.optimizer", "AdamW, weight decay and its schedule, moments in bf16, optimizer offload"),

@@ -14,6 +14,9 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.distributed as dist
+from torch.distributed._functional_collectives import AsyncCollectiveTensor
+from torch.distributed.tensor import DTensor
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from openherd.core.machine import place
 from openherd.core.rundir import Output
@@ -24,8 +27,9 @@ from openherd.parallel.apply import Sharded, local_gradient, own_slices
 from openherd.parallel.layout import ParallelConfig
 from openherd.parallel.lora import Lora, with_adapters
 from openherd.parallel.mesh import World, meet, spread
-from openherd.parallel.stage import EMBED
+from openherd.parallel.stage import EMBED, Stage
 from openherd.training import parity
+from openherd.training.dry_run import EveryToken
 from openherd.training.loop import TrainingConfig, train
 from openherd.training.objective import NextToken
 from openherd.training.optimizer import make_adamw, set_learning_rate
@@ -279,12 +283,82 @@ def lora_case(case):
     return dict(zip(found, world.largest([max(values) for values in found.values()]), strict=True))
 
 
+def memory_case(case):
+    """What each process really holds in a step, in bytes."""
+    layout = ParallelConfig(**case["layout"])
+    world = world_of(layout)
+    found = None
+    if world is not None:
+        model = Sharded(SHAPE, world, case["precision"])
+        model.fill(parity.weights_of(SHAPE))
+        optimizer = make_adamw(model.trained(), beta1=0.9, beta2=0.95, epsilon=1e-5, weight_decay=0.1)
+        rows = ROWS // layout.dp
+        batch = parity.batch_of(SHAPE, 0, ROWS, TOKENS)
+        mine = {name: t[world.index("dp") * rows :][:rows] for name, t in batch.items()}
+        with watching() as seen:
+            model.gradients(EveryToken(), mine, {"loss_nats": 1}, 2)
+        gradients = sum(local_gradient(p).nbytes for _, p, _ in model.parts)
+        model.step(optimizer)
+        found = {
+            **seen,
+            "place": world.index("pp"),
+            "weights": sum(local.nbytes for _, local in model.trained()),
+            "gradients": gradients,
+            "moments": sum(t.nbytes for state in optimizer.state.values() for t in state.values() if t.ndim),
+        }
+    everyone = [None] * place().world
+    dist.all_gather_object(everyone, found)
+    return [found for found in everyone if found is not None]
+
+
+@contextlib.contextmanager
+def watching():
+    """After each way forward: the bytes of weights as they are then, and what autograd has saved, of all stages, and still holds.
+
+    Distinct memory, at its most; no weights, no masks, and not what a stage is given.
+    """
+    seen, held, forward = {"gathered": 0, "activations": 0}, {}, Stage.forward
+
+    def watched(stage, given, **batch):
+        found = {}
+
+        def save(tensor):
+            storage = local_of(tensor).untyped_storage()
+            if not (tensor.ndim == 4 and tensor.shape[-1] == TOKENS):
+                found[storage._cdata] = StorageWeakRef(storage)
+            return tensor
+
+        before = list(stage.parameters())
+        with torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
+            out = forward(stage, given, **batch)
+        after = set(stage.parameters())
+        for tensor in (*before, *after, *batch.values(), *([] if given is None else [given])):
+            found.pop(local_of(tensor).untyped_storage()._cdata, None)
+        held.update(found)
+        alive = [torch.UntypedStorage._new_with_weak_ptr(ref.cdata) for ref in held.values()]
+        seen["activations"] = max(seen["activations"], sum(storage.nbytes() for storage in alive if storage is not None))
+        seen["gathered"] = max(seen["gathered"], sum(local_of(p).nbytes for p in after))
+        return out
+
+    Stage.forward = watched
+    try:
+        yield seen
+    finally:
+        Stage.forward = forward
+
+
+def local_of(tensor):
+    tensor = tensor._local_tensor if isinstance(tensor, DTensor) else tensor
+    return tensor.elem if isinstance(tensor, AsyncCollectiveTensor) else tensor
+
+
 CASES = {
     "parity": parity_case,
     "lora": lora_case,
     "fault": fault_case,
     "twice": twice_case,
     "low": low_case,
+    "memory": memory_case,
     "resume": resume_case,
 }
 

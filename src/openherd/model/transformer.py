@@ -60,11 +60,12 @@ class Layer(nn.Module):
 class Transformer(nn.Module):
     """Tokens to logits; weights are uninitialised until `init.initialise` or `weights.load_model`."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, layers: range | None = None) -> None:
+        """With `layers` it has these alone."""
         super().__init__()
         self.config = config
         self.embed = Embedding(config.vocabulary, config.d_model)
-        self.layers = nn.ModuleDict({str(i): Layer(config, i) for i in range(config.n_layers)})
+        self.layers = nn.ModuleDict({str(i): Layer(config, i) for i in (range(config.n_layers) if layers is None else layers)})
         self.norm = RMSNorm(config.d_model, config.norm_epsilon)
         self.head = Linear(config.d_model, config.vocabulary)
         if config.tied_embeddings:

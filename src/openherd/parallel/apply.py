@@ -48,8 +48,8 @@ class Sharded:
         self.stages = []
         for number in own_stages(layout, world.index("pp")):
             with torch.device("meta"):
-                model = Transformer(shape)
-            stage = Stage(model, world, of_stages[number], first=number == 0, last=number == layout.stages - 1)
+                model = Transformer(shape, of_stages[number])
+            stage = Stage(model, world, first=number == 0, last=number == layout.stages - 1)
             if layout.tp > 1:
                 apply_tensor(model, world.mesh["tp"])  # type: ignore[index]
             apply_float8(model, float8_layers(float8, shape.n_layers))
@@ -60,9 +60,7 @@ class Sharded:
                 if layout.compile:
                     layer.compile()
             _apply_fsdp(stage, world, precision)
-            stage.to_empty(device=world.device)
-            if model.head is not None and model.embed is not None and shape.tied_embeddings:
-                model.head.weight = model.embed.weight
+            materialise(stage, world.device)
             self.stages.append(stage)
         self._pipelines: dict[tuple[int, ...], Pipeline] = {}
         held = [(name, p, local_part(p)) for stage in self.stages for name, p in stage.named_weights()]
@@ -214,6 +212,14 @@ class Sharded:
         """Forget the gradients."""
         for _, parameter, local in self.parts:
             parameter.grad = local.grad = None
+
+
+def materialise(stage: Stage, device: torch.device) -> None:
+    """Give a stage memory on a device; what is in it is not filled."""
+    model = stage.model
+    stage.to_empty(device=device)
+    if model.head is not None and model.embed is not None and model.config.tied_embeddings:
+        model.head.weight = model.embed.weight
 
 
 def _apply_fsdp(stage: Stage, world: World, precision: str) -> None:

@@ -132,7 +132,8 @@ def problems(layout: ParallelConfig, shape: ModelConfig, batches: Sequence[Rows]
 def schedule_problems(layout: ParallelConfig, rows: int, most_rows: int) -> Iterator[str]:
     """What a pipeline schedule asks of the number of micro-batches."""
     n = micro_batches(layout, rows, most_rows)
-    least = 2 * layout.pp if layout.pipeline_schedule == "ZBV" else layout.pp
+    # The interleaved schedule does with fewer than it has processes, as the paper's; the rest of them wait.
+    least = {"1F1B": layout.pp, "interleaved": 1, "ZBV": 2 * layout.pp}[layout.pipeline_schedule]
     rounds = max(1, n // layout.pp)
     if n < least:
         yield f"{n} micro-batches of {rows} sequences a process, pp = {layout.pp} asks for {least}"

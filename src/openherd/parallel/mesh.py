@@ -144,8 +144,9 @@ def join(layout: ParallelConfig, device: torch.device) -> World:
     return spread(layout, device, here.rank)
 
 
-def spread(layout: ParallelConfig, device: torch.device, rank: int) -> World:
-    """The groups of a layout, of processes that have met; those with a rank beyond it take part in this alone."""
+def spread(layout: ParallelConfig, device: torch.device, rank: int, backend: str = "gloo") -> World:
+    """The groups of a layout, of processes that have met; those with a rank beyond it take part in this alone. `backend` is that of
+    the checkpoint's group."""
     ranks = ranks_of(layout)
     by_mesh = ranks.permute(2, 0, 1, 3, 4).reshape(layout.pp, layout.dp_replicate, -1, layout.tp)
     mesh = DeviceMesh(device.type, by_mesh, mesh_dim_names=("pp", "dp_replicate", "shards", "tp"))
@@ -157,7 +158,7 @@ def spread(layout: ParallelConfig, device: torch.device, rank: int) -> World:
         rank,
         mesh,
         everyone=groups_of(everyone, rank),
-        checkpoint_group=dist.new_group(everyone[0].tolist(), backend="gloo"),
+        checkpoint_group=dist.new_group(everyone[0].tolist(), backend=backend),
         cp_group=groups_of(ranks.movedim(3, -1).reshape(-1, layout.cp), rank) if layout.cp > 1 else None,
         ends_group=groups_of(pipelines[:, [0, -1]], rank) if layout.pp > 1 else None,
     )

@@ -34,14 +34,11 @@ class Objective(Protocol):
 class Stage(nn.Module):
     """Embedding (first), layers, norm and the sums of the losses (last): hidden states to hidden states, or to the sums."""
 
-    def __init__(self, model: Transformer, world: World, layers: range, *, first: bool, last: bool) -> None:
-        """`model` is cut down to `layers`, in place."""
+    def __init__(self, model: Transformer, world: World, *, first: bool, last: bool) -> None:
+        """`model` has the stage's layers; what belongs to other stages is taken off it, in place."""
         super().__init__()
-        self.model, self.world, self.layers, self.first, self.last = model, world, layers, first, last
+        self.model, self.world, self.first, self.last = model, world, first, last
         self.objective: Objective | None = None
-        for name in list(model.layers):
-            if int(name) not in layers:
-                del model.layers[name]
         if not first:
             model.embed = None  # type: ignore[assignment]
         if not last:

@@ -19,14 +19,13 @@ from openherd.core.rundir import Output, Run
 from openherd.core.seeds import derive_seed, uniform
 from openherd.data.batches import IGNORED, permute
 from openherd.model.flops import parameters
-from openherd.parallel.layout import Rows
 from openherd.parallel.stage import Batch
 from openherd.tokenizer.dialog import Encoded, encode_dialog, render_mask
 from openherd.tokenizer.tokenizer import Tokenizer
 from openherd.tokenizer.tools import Preamble
 from openherd.training.loop import TrainingConfig, train
 from openherd.training.objective import NextToken
-from openherd.training.phase import Base, write_trained
+from openherd.training.phase import Base, Piece, write_trained
 from openherd.training.schedule import warmup_cosine
 
 DIALOGS = "train.jsonl"
@@ -46,6 +45,12 @@ class SftConfig(TrainingConfig):
     join_dialogs: Annotated[
         int, Field(description="dialogs joined, at random, to conversations of 1 to this many; 1 = each stays alone; ours", ge=1)
     ] = 1
+
+    def pieces(self) -> list[Piece]:
+        """The shape of a step; how many there are the dialogs say."""
+        dp = self.parallel.dp
+        rows = -(-max(self.batch_tokens // self.sequence_length, 1) // dp) * dp
+        return [Piece(self.sequence_length, rows, 0)]
 
 
 def read_dialogs(dialogs: Run, tokenizer: Tokenizer) -> list[Encoded]:
@@ -138,8 +143,8 @@ def sft(config: SftConfig, *, base: Run, dialogs: Run, out: Output) -> dict[str,
         raise InputError(dialogs.path, f"every dialog is longer than {config.sequence_length} tokens", do="raise sequence_length")
     if not any(any(d.has_loss) for d in encoded):
         raise InputError(dialogs.path, "no dialog has an assistant's message", do="give dialogs with answers to learn from")
-    dp = before.world.layout.dp
-    rows_per_step = -(-max(config.batch_tokens // config.sequence_length, 1) // dp) * dp
+    batch_rows = config.pieces()[0].rows
+    rows_per_step = max(config.batch_tokens // config.sequence_length, 1)  # in any layout
     steps: list[list[list[Encoded]]] = []  # rows of dialogs, by step
     for epoch in range(config.epochs):
         key = derive_seed(config.seed, "sft", epoch)
@@ -150,7 +155,7 @@ def sft(config: SftConfig, *, base: Run, dialogs: Run, out: Output) -> dict[str,
 
     def part(step: int, place: int, n: int) -> Batch:
         # A pipeline asks for as many at every step.
-        each = rows_per_step // n if config.parallel.pp > 1 else -(-len(steps[step]) // n)
+        each = -(-rows_per_step // n) if config.parallel.pp > 1 else -(-len(steps[step]) // n)
         filled = [*steps[step], *([] for _ in range(each * n - len(steps[step])))]  # the last rows are empty
         mine = filled[place * each : (place + 1) * each]
         rows = [make_row(row, config.sequence_length, tokenizer.eos_id) for row in mine]
@@ -159,7 +164,7 @@ def sft(config: SftConfig, *, base: Run, dialogs: Run, out: Output) -> dict[str,
     peak, floor = config.learning_rate, config.final_learning_rate
     learning_rate_at = partial(warmup_cosine, peak=peak, floor=floor, warmup_steps=config.warmup_steps, decay_steps=len(steps))
 
-    model = before.model("sft", config, [Rows(rows_per_step, config.sequence_length)])
+    model = before.model("sft", config, [batch_rows])
     metrics = train(model, NextToken(), part, learning_rate_at, len(steps), config, out, what="sft")
     write_trained(model, tokenizer, out)
     with_loss = sum(sum(d.has_loss) for d in encoded)

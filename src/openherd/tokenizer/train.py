@@ -27,6 +27,7 @@ from openherd.tokenizer.encoder import long_spaces
 from openherd.tokenizer.files import read_ranks, write_ranks, write_tokenizer
 from openherd.tokenizer.pattern import SPLIT_PATTERN
 from openherd.tokenizer.ranks import split_of
+from openherd.tokenizer.special import N_SPECIAL
 from openherd.tokenizer.tokenizer import Tokenizer
 
 BYTES = 256
@@ -59,6 +60,11 @@ class TokenizerConfig:
     def __post_init__(self) -> None:
         if wrong := [f"{name} = {w:g}" for name, w in self.language_weights.items() if w < 0]:
             raise ConfigError("tokenizer", f"language_weights: {wrong[0]}", allowed="at least 0")
+
+    @property
+    def vocabulary(self) -> int:
+        """All tokens."""
+        return BYTES + self.merges_base + self.merges_multilingual + N_SPECIAL
 
 
 def learn(texts: Iterable[str], n: int) -> list[bytes]:

@@ -42,14 +42,14 @@ class AnnealConfig(PhaseConfig):
     ] = 0.25
 
     def __post_init__(self) -> None:
-        self.piece()
+        self.pieces()
         if self.averaged_checkpoints > self.steps:
             found = f"averaged_checkpoints = {self.averaged_checkpoints}"
             raise ConfigError("anneal", found, allowed=f"at most steps = {self.steps}")
 
-    def piece(self) -> Piece:
+    def pieces(self) -> list[Piece]:
         """The steps. Raises ConfigError where a batch is no whole number of sequences."""
-        return piece("anneal", self.sequence_length, self.batch_tokens, self.steps)
+        return [piece("anneal", self.sequence_length, self.batch_tokens, self.steps)]
 
 
 def snapshot_steps(steps: int, n: int, over: float) -> tuple[int, ...]:
@@ -69,12 +69,12 @@ def anneal(config: AnnealConfig, *, base: Run, shards: Run | RemoteRun, out: Out
     """Go on from `base` with a learning rate that falls to zero, and average its last checkpoints (paper 3.4.3)."""
     before = Base.open(base, config, out)
     with open_shards(shards, before.tokenizer, config) as tokens:
-        model = before.model("anneal", config, [config.piece().rows])
+        model = before.model("anneal", config, [p.rows for p in config.pieces()])
         metrics = train_phase(
             "anneal",
             model,
             tokens,
-            [config.piece()],
+            config.pieces(),
             lambda step: linear_to_zero(step, peak=config.learning_rate, steps=config.steps),
             config,
             out,

@@ -14,7 +14,7 @@ from openherd.core.config import nearest
 from openherd.core.errors import ConfigError
 from openherd.core.remote import RemoteRun
 from openherd.core.rundir import Output, Run
-from openherd.model.config import SIZES
+from openherd.model.config import SIZES, ModelConfig
 from openherd.model.init import initial_weights
 from openherd.parallel.apply import Sharded
 from openherd.parallel.layout import check_layout
@@ -56,7 +56,16 @@ class PretrainConfig(PhaseConfig):
     def __post_init__(self) -> None:
         if self.size not in SIZES:
             raise ConfigError("pretrain", f"unknown size {self.size!r}", do=nearest(self.size, SIZES))
-        check_layout("pretrain", self.parallel, SIZES[self.size], [p.rows for p in ramp(self)], self.micro_batch_sequences)
+        check_layout("pretrain", self.parallel, SIZES[self.size], [p.rows for p in self.pieces()], self.micro_batch_sequences)
+
+    def pieces(self) -> list[Piece]:
+        """The steps, by piece of the ramp."""
+        return ramp(self)
+
+    def shape(self, vocabulary: int) -> ModelConfig:
+        """The model that is trained: RoPE as the paper describes it, and a context of the longest sequence."""
+        longest = max(p.sequence_length for p in self.pieces())
+        return replace(SIZES[self.size], vocabulary=vocabulary, rope_scaling=None, max_positions=longest)
 
 
 def ramp(config: PretrainConfig) -> list[Piece]:
@@ -83,12 +92,10 @@ def pretrain(config: PretrainConfig, *, shards: Run | RemoteRun, tokenizer: Run,
     learning_rate_at = partial(
         warmup_cosine, peak=peak, floor=floor, warmup_steps=config.warmup_steps, decay_steps=config.decay_steps
     )
-    pieces = ramp(config)
+    pieces, shape = config.pieces(), config.shape(words.vocabulary)
     with open_shards(shards, words, config) as tokens:
         world, precision = open_world(config, out)
-        check_layout("pretrain", world.layout, SIZES[config.size], [p.rows for p in pieces], config.micro_batch_sequences)
-        longest = max(p.sequence_length for p in pieces)
-        shape = replace(SIZES[config.size], vocabulary=words.vocabulary, rope_scaling=None, max_positions=longest)
+        check_layout("pretrain", world.layout, shape, [p.rows for p in pieces], config.micro_batch_sequences)
         model = Sharded(shape, world, precision, config.float8)
         model.fill(initial_weights(shape, config.seed, embedding_std=config.embedding_std, depth_scaled=config.depth_scaled_init))
         metrics = train_phase("pretrain", model, tokens, pieces, learning_rate_at, config, out)

@@ -1,0 +1,258 @@
+"""A training stage before its run: what each process would hold, and what its steps would be (paper 3.3.2, Table 4).
+
+The paper chose its layouts with such an estimator. Here one process of each place in the pipeline is built and run on a micro-batch
+by the code of the real run, but without values (parallel/rehearsal.py). Processes at places with as many layers and the same ends
+are alike: one of them is built. Memory is the sum of what is held at the worst moments of each part. Not in it: what single
+operations need while they run, buffers of NCCL, and what the allocator cannot use; leave a tenth for these.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cache
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from openherd.core.errors import ConfigError
+from openherd.model.config import ModelConfig
+from openherd.model.device import Precision
+from openherd.model.flops import flops_per_token, parameters
+from openherd.parallel.apply import Sharded
+from openherd.parallel.checkpoint import MOMENTS
+from openherd.parallel.layout import ParallelConfig, Rows, check_layout, micro_batches, stage_layers
+from openherd.parallel.pipeline import own_stages
+from openherd.parallel.rehearsal import Action, Rank, most_held, pretended, rank_of, schedule_of
+from openherd.parallel.stage import Batch
+from openherd.parallel.tensor import Head
+from openherd.training.cross_entropy import MOST_LOGITS, cross_entropy_sum
+from openherd.training.long_context import LongContextConfig, rescaled
+from openherd.training.objective import NextToken
+from openherd.training.phase import Piece
+
+GIB = 2**30
+LOGIT_BYTES = 12  # at once: a logit in fp32, its exponential, and a temporary or its gradient
+PARTS = ("weights", "gathered", "gradients", "summed", "moments", "activations", "recomputed", "pipeline", "logits", "checkpoint")
+
+
+class Trains(Protocol):
+    """What the dry run reads of a training stage's settings."""
+
+    precision: str
+    micro_batch_sequences: int
+    checkpoint_behind: bool
+    parallel: ParallelConfig
+
+    def pieces(self) -> list[Piece]:
+        """Its steps."""
+
+
+class EveryToken(NextToken):
+    """The objective of training, with a label on every token: the most it can cost."""
+
+    def losses(self, hidden_BTD: Tensor, head: Head, batch: Batch) -> dict[str, Tensor]:
+        """Sum of the cross-entropy."""
+        return {"loss_nats": cross_entropy_sum(hidden_BTD.flatten(0, 1), head.weight_VD, batch["labels_BT"].flatten(), head.shard)}
+
+
+@dataclass(frozen=True)
+class Process:
+    """One process of a place in the pipeline: what it has, and bytes on its device by part."""
+
+    place: int
+    layers: int
+    tensors: int  # parameters of its own
+    elements: int  # of those
+    weights: int
+    gathered: int  # copies of weights that it computes with: bf16 and whole, of layers; FSDP's and fp32, of the rest
+    gradients: int
+    summed: int  # whole gradients in fp32, where micro-batches are summed before FSDP reduces them
+    moments: int
+    activations: int  # kept of all micro-batches on their way
+    recomputed: int  # of one layer, where activations are computed again
+    pipeline: int  # what is received from other stages
+    logits: int
+    checkpoint: int  # the copy that is written behind training
+
+    @property
+    def total(self) -> int:
+        """All parts."""
+        return sum(getattr(self, part) for part in PARTS)
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """A training stage that was not run."""
+
+    stage: str
+    shape: ModelConfig
+    precision: Precision
+    parallel: ParallelConfig
+    micro_batch_sequences: int
+    pieces: tuple[Piece, ...]  # of 0 steps where their number is not known before
+    processes: tuple[Process, ...]
+
+    @property
+    def steps(self) -> int:
+        """All steps."""
+        return sum(p.steps for p in self.pieces)
+
+    @property
+    def tokens(self) -> int:
+        """All tokens."""
+        return sum(p.tokens for p in self.pieces)
+
+    @property
+    def flops(self) -> int:
+        """Of all steps, attention counted causally."""
+        return sum(flops_per_token(self.shape, p.sequence_length) * p.tokens for p in self.pieces)
+
+    @property
+    def largest(self) -> Process:
+        """The process that needs the most."""
+        return max(self.processes, key=lambda p: p.total)
+
+    def micro_batches(self, piece: Piece) -> tuple[int, int]:
+        """Of a step and process: how many, and of how many sequences."""
+        each = piece.batch_sequences // self.parallel.dp
+        n = micro_batches(self.parallel, each, self.micro_batch_sequences)
+        return n, each // n
+
+
+def dry_runs(stages: Sequence[tuple[str, Trains, ModelConfig]]) -> list[DryRun]:
+    """Reckon training stages: name, settings, and the shape of the model they begin with.
+
+    Raises ConfigError where a layout cannot run.
+    """
+    reckoned = cache(_reckon)
+    found = []
+    for name, config, base in stages:
+        shape, layout, pieces = shape_of(config, base), config.parallel, config.pieces()
+        check_layout(name, layout, shape, [p.rows for p in pieces], config.micro_batch_sequences)
+        longest = max(p.sequence_length for p in pieces)
+        if longest > shape.max_positions:
+            raise ConfigError(name, f"sequences of {longest:,} tokens", allowed=f"{shape.max_positions:,}, the model's context")
+        precision: Precision = "float32" if config.precision == "float32" else "bfloat16"  # auto: a GPU's
+        dry = DryRun(name, shape, precision, layout, config.micro_batch_sequences, tuple(pieces), ())
+        # The most tokens at once, then the most micro-batches.
+        worst = max(pieces, key=lambda p: (dry.micro_batches(p)[1] * p.sequence_length, dry.micro_batches(p)[0]))
+        n, sequences = dry.micro_batches(worst)
+        # What changes no memory is left out, so that stages that are alike are reckoned once.
+        alike = replace(layout, compile=False, restarts=0, timeout_s=1.0, micro_batches=1)
+        plain_shape = replace(shape, rope_theta=1.0, rope_scaling=None, max_positions=longest)
+        processes = reckoned(plain_shape, alike, precision, Rows(sequences, worst.sequence_length), n)
+        if not config.checkpoint_behind:
+            processes = [replace(process, checkpoint=0) for process in processes]
+        found.append(replace(dry, processes=tuple(processes)))
+    return found
+
+
+def shape_of(config: Trains, base: ModelConfig) -> ModelConfig:
+    """The shape that a stage trains, begun with `base`."""
+    return rescaled(base, config) if isinstance(config, LongContextConfig) else base
+
+
+def _reckon(shape: ModelConfig, layout: ParallelConfig, precision: Precision, rows: Rows, n: int) -> list[Process]:
+    """Every place of the pipeline, of a step with `n` micro-batches of these rows."""
+    of_stages = stage_layers(shape.n_layers, layout.stages)
+    again = 0 if layout.recompute == "none" else _layer_kept(shape, replace(layout, recompute="none"), precision, rows)
+    orders: list[list[Action]] = []
+    ranks: dict[Any, Rank] = {}
+    found = []
+    for place in range(layout.pp):
+        own = own_stages(layout, place)
+        kind = tuple((len(of_stages[i]), i == 0, i == layout.stages - 1) for i in own)
+        if kind not in ranks:
+            with pretended(layout, place) as world:
+                model = Sharded(shape, world, precision)
+                orders = orders or schedule_of(model, rows, n)
+                ranks[kind] = rank_of(model, EveryToken(), rows, n)
+        rank = ranks[kind]
+        activations, gathered = most_held(orders[place], own, rank)
+        logits = rows.batch_sequences * rows.sequence_length // layout.cp * rank.head_rows
+        process = Process(
+            place=place,
+            layers=rank.layers,
+            tensors=rank.tensors,
+            elements=rank.elements,
+            weights=rank.weights,
+            gathered=gathered,
+            gradients=rank.weights,
+            summed=rank.summed,
+            moments=len(MOMENTS) * rank.weights,
+            activations=activations,
+            recomputed=again if rank.layers else 0,
+            pipeline=n * rank.received * rank.hidden,
+            logits=LOGIT_BYTES * min(logits, MOST_LOGITS),
+            checkpoint=(1 + len(MOMENTS)) * rank.weights,
+        )
+        found.append(process)
+    return found
+
+
+def _layer_kept(shape: ModelConfig, layout: ParallelConfig, precision: Precision, rows: Rows) -> int:
+    """What one layer keeps of a micro-batch: of two layers more than of one."""
+    kept = []
+    for layers in (1, 2):
+        alone = replace(layout, pp=1, pipeline_schedule="1F1B", virtual_stages=1)
+        with pretended(alone, 0) as world:
+            kept.append(rank_of(Sharded(replace(shape, n_layers=layers), world, precision), EveryToken(), rows, 1).kept[0])
+    return kept[1] - kept[0]
+
+
+def plain(dry: DryRun) -> dict[str, Any]:
+    """A dry run as plain values: `openherd run --dry-run --json`."""
+    totals = {"parameters": parameters(dry.shape), "steps": dry.steps, "tokens": dry.tokens, "flops": dry.flops}
+    processes = [{**asdict(p), "total": p.total} for p in dry.processes]
+    pieces = [{**asdict(p), "micro_batches": dry.micro_batches(p)[0], "tokens": p.tokens} for p in dry.pieces]
+    return {**asdict(dry), "processes": processes, "pieces": pieces, **totals}
+
+
+def fits_text(dry: DryRun, device_gib: float) -> str:
+    """'' where every process fits the device, else how much is missing."""
+    most = dry.largest
+    if most.total <= device_gib * GIB:
+        return ""
+    return f"{dry.stage} does not fit: {most.total / GIB:.1f} GiB of {device_gib:g} (place {most.place})"
+
+
+def dry_run_text(dry: DryRun, device_gib: float, host_ranks: int) -> str:
+    """What `openherd run --dry-run` prints of a stage."""
+    layout, most = dry.parallel, dry.largest
+    n = parameters(dry.shape)
+    size = f"{n / 1e9:.4g}B" if n >= 1e9 else f"{n / 1e6:.4g}M"
+    spread = f"{layout}" + (f" = {layout.world:,} processes" if layout.world > 1 else "")
+    table = [["place", "layers", "tensors", "elements", *PARTS, "total"]]
+    for p in dry.processes:
+        sizes = [f"{getattr(p, part) / GIB:.2f}" for part in (*PARTS, "total")]
+        table.append([f"{p.place}", f"{p.layers}", f"{p.tensors}", f"{p.elements / 1e6:,.1f}M", *sizes])
+    steps = [["from step", "steps", "tokens a sequence", "sequences", "a process", "micro-batches", "tokens a step", "tokens"]]
+    first = 0
+    for piece in dry.pieces:
+        many, each = dry.micro_batches(piece)
+        shape = [f"{piece.sequence_length:,}", f"{piece.batch_sequences:,}", f"{many * each:,}", f"{many:,} of {each}"]
+        tokens = f"{piece.sequence_length * piece.batch_sequences:,}"
+        known = [f"{piece.steps:,}", f"{piece.tokens:.4g}"] if piece.steps else ["?", "?"]
+        steps.append([f"{first:,}", known[0], *shape, tokens, known[1]])
+        first += piece.steps
+    six = 6 * n * dry.tokens
+    total = f"{dry.steps:,} steps, {dry.tokens:.4g} tokens, {dry.flops:.3g} FLOPs (6 N D: {six:.3g})"
+    copy = (most.weights + most.moments) / GIB
+    hosts = min(host_ranks, layout.world)
+    return "\n".join(
+        [
+            f"{dry.stage}: {size} parameters, {dry.precision}, {spread}",
+            "  GiB on the device, by place in the pipeline:",
+            *in_columns(table),
+            f"  {fits_text(dry, device_gib) or f'fits: {most.total / GIB:.1f} GiB of {device_gib:g}'}",
+            f"  a checkpoint's copy of weights and moments: {copy:.2f} GiB a process, {hosts * copy:.1f} for {hosts} of a host",
+            "  steps:",
+            *in_columns(steps),
+            f"  {total if dry.steps else 'as many steps as its data make'}",
+        ]
+    )
+
+
+def in_columns(table: Sequence[Sequence[str]]) -> list[str]:
+    """Rows whose columns end below each other."""
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    return ["  " + "  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)) for row in table]

@@ -1,0 +1,234 @@
+"""The dry run against reality: bytes of a real step on one process, and the paper's figures from the recipes."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from openherd.cli import main
+from openherd.core.errors import ConfigError
+from openherd.model.config import ModelConfig
+from openherd.model.transformer import Transformer
+from openherd.parallel.apply import Sharded
+from openherd.parallel.layout import ParallelConfig, Rows
+from openherd.parallel.mesh import World
+from openherd.parallel.rehearsal import META, Kept, kept_bytes
+from openherd.runner import Recipe, dry_run
+from openherd.training.anneal import AnnealConfig
+from openherd.training.dry_run import GIB, PARTS, EveryToken, dry_runs, fits_text
+
+RECIPES = Path(__file__).resolve().parents[2] / "recipes"
+SHAPE = ModelConfig(n_layers=3, d_model=32, n_heads=4, n_kv_heads=2, head_width=8, d_feed_forward=64, vocabulary=96)
+ROWS, TOKENS = 2, 48
+BATCH = {name: torch.zeros(ROWS, TOKENS, dtype=torch.int64) for name in ("tokens_BT", "labels_BT", "documents_BT")}
+BATCH["positions_BT"] = torch.arange(TOKENS).expand(ROWS, -1)
+
+
+def real(precision, **layout):
+    model = Sharded(SHAPE, World(ParallelConfig(**layout), torch.device("cpu")), precision)
+    model.fill(lambda name: torch.full(dict(Transformer(SHAPE).named_parameters())[name].shape, 0.1))
+    return model
+
+
+def reckoned(precision="float32", micro=ROWS, **layout):
+    config = AnnealConfig(
+        steps=5, sequence_length=TOKENS, batch_tokens=4 * TOKENS, precision=precision, micro_batch_sequences=micro,
+        checkpoint_behind=False, parallel=ParallelConfig(**layout),
+    )  # fmt: skip
+    return dry_runs([("test", config, SHAPE)])[0]
+
+
+def run(stage, precision):
+    stage.objective = EveryToken()
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
+        return stage(None, **BATCH)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_bytes_of_a_step_are_those_of_plain_torch(precision):
+    """Weights, gradients and AdamW's moments of torch's own objects; what autograd saves, by its hooks."""
+    model = real(precision)
+    apart = {t.untyped_storage().data_ptr() for t in (*model.stages[0].parameters(), *BATCH.values())}
+    saved = {}
+
+    def save(tensor):
+        if tensor.shape[-2:] != (TOKENS, TOKENS) and tensor.untyped_storage().data_ptr() not in apart:
+            saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
+        loss = run(model.stages[0], precision)
+    loss.sum().backward()
+    parameters = [p for _, p in model.trained()]
+    optimizer = torch.optim.AdamW(parameters)
+    optimizer.step()
+    (process,) = reckoned(precision).processes
+    assert process.weights == sum(p.nbytes for p in parameters)
+    assert process.gradients == sum(p.grad.nbytes for p in parameters)
+    assert process.moments == sum(t.nbytes for state in optimizer.state.values() for t in state.values() if t.ndim)
+    # Autocast has cast every matrix: of so few logits the head's too, which is not kept where they are many.
+    head = SHAPE.vocabulary * SHAPE.d_model * 2 if precision == "bfloat16" else 0
+    one_sum = 4
+    assert process.activations + process.gathered + head == sum(saved.values()) + one_sum
+
+
+@pytest.mark.parametrize("how", ["none", "selective", "full"])
+def test_fake_tensors_keep_what_real_ones_do(how):
+    model = real("float32", recompute=how)
+    with Kept(model.stages[0], TOKENS) as kept:
+        out = run(model.stages[0], "float32")
+    measured = kept.bytes(BATCH.values())
+    del out
+    alone = Sharded(SHAPE, World(ParallelConfig(recompute=how), META), "float32")
+    assert kept_bytes(alone.stages[0], "float32", EveryToken(), Rows(ROWS, TOKENS)) == measured
+    (process,) = reckoned(recompute=how).processes
+    assert process.activations == measured
+    none = reckoned().processes[0]
+    assert process.total <= none.total if how == "none" else process.activations < none.activations
+    assert (process.recomputed > 0) == (how != "none")
+
+
+def test_what_is_gathered_and_summed_by_hand():
+    """FSDP over two: weights halved; layers gathered in bf16, the rest in fp32; whole sums where there are two micro-batches."""
+    matrices, norms = 2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 64, 2 * 32
+    layers, rest = 3 * (matrices + norms), 2 * 96 * 32 + 32
+    both = reckoned("bfloat16", micro=1, dp_shard=2).processes[0]
+    assert both.elements == (layers + rest) // 2
+    assert both.gathered == 2 * layers + 4 * rest
+    assert both.gradients == both.weights
+    assert both.summed == 4 * (layers + rest)
+    one = reckoned("bfloat16", dp_shard=2, reshard_after_forward=True).processes[0]
+    assert one.gathered == 2 * 2 * (matrices + norms) + 4 * rest
+    assert one.summed == 0
+
+
+def test_alike_layouts_and_steps():
+    found = reckoned(pp=2, micro=1)
+    assert [p.layers for p in found.processes] == [2, 1]
+    assert found.steps == 5
+    assert found.tokens == 5 * 4 * TOKENS
+    assert found.micro_batches(found.pieces[0]) == (4, 1)
+    first, last = found.processes
+    hidden = 4 * TOKENS * 32
+    assert first.pipeline == last.pipeline == 4 * hidden  # the states of four micro-batches, or their gradients
+    assert first.activations % 2 == 0  # two on their way, on the last place one
+    assert fits_text(found, 1.0) == ""
+    small = first.total / 2 / GIB
+    assert "does not fit" in fits_text(found, small)
+
+
+def test_a_layout_that_cannot_run_is_refused():
+    with pytest.raises(ConfigError, match=r"test: this layout cannot run: 4 heads are no multiple of tp = 3"):
+        reckoned(tp=3)
+    with pytest.raises(ConfigError, match="sequences of 48 tokens; allowed: 32, the model's context"):
+        dry_runs([("test", AnnealConfig(sequence_length=48, batch_tokens=48), replace(SHAPE, max_positions=32))])
+
+
+def test_the_paper_s_run_fits_80_gb():
+    """405B: Table 4's second row."""
+    (found,) = dry_run(Recipe.read(RECIPES / "405b.toml"), ["pretrain"], "")
+    assert found.parallel.world == 16_384
+    assert found.shape == replace(found.shape, vocabulary=128_256, rope_theta=500_000.0, rope_scaling=None)
+    assert found.tokens == pytest.approx(15.6e12, rel=1e-3)
+    assert found.steps == pytest.approx(1.1e6, rel=1e-3)
+    assert [(p.sequence_length, p.batch_sequences // 128) for p in found.pieces] == [(4_096, 8), (8_192, 8), (8_192, 16)]
+    assert [p.layers for p in found.processes] == [7, *[8] * 14, 7]
+    assert 6 * 405_853_388_800 * found.tokens == pytest.approx(3.8e25, rel=0.01)  # paper 3.2.1
+    # fp32 weights of one of 128 shards of an eighth of 8 layers
+    assert found.processes[1].weights == 8 * 4 * ((3_187_703_808 - 2 * 16_384) // 8 + 2 * 16_384) // 128
+    assert fits_text(found, 80) == ""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["8b", "70b", "405b", "tutorial-405b"])
+def test_every_stage_of_a_real_recipe_runs_and_fits(name):
+    found = dry_run(Recipe.read(RECIPES / f"{name}.toml"), [], "")
+    by_name = {stage.stage: stage for stage in found}
+    assert [text for stage in found if (text := fits_text(stage, 80))] == []
+    assert by_name["pretrain"].tokens == pytest.approx(14e12 if name.startswith("tutorial") else 15.6e12, rel=1e-3)
+    long = [stage for stage in found if stage.stage.startswith("long-context")]
+    assert len(long) == 6
+    assert sum(stage.tokens for stage in long) == pytest.approx(800e9, rel=1e-3)
+    lengths = [stage.pieces[0].sequence_length for stage in long]
+    assert lengths == sorted(set(lengths))
+    assert lengths[-1] == 131_072
+    assert len({stage.parallel.world for stage in found}) == 1
+    last = long[-1].parallel
+    assert (last.tp, last.cp, last.dp) == (8, 16, 8)
+    theta = 8e6 if name.startswith("tutorial") else 500_000
+    assert long[-1].shape.rope_theta == theta
+    assert (long[-1].shape.rope_scaling is None) == name.startswith("tutorial")
+    assert by_name["anneal"].tokens == pytest.approx(1e12 if name.startswith("tutorial") else 40e9, rel=1e-3)
+
+
+RECIPE = """
+[[stage]]
+use = "import"
+inputs = { source = "./no/such/model" }
+
+[[stage]]
+use = "sources"
+inputs = { pages = "./none/*.html" }
+
+[[stage]]
+use = "extraction"
+inputs = { documents = "sources" }
+
+[[stage]]
+use = "holdout"
+inputs = { documents = "extraction" }
+
+[[stage]]
+use = "token-shards"
+inputs = { documents = "holdout", tokenizer = "import" }
+
+[[stage]]
+use = "anneal"
+inputs = { base = "import", shards = "token-shards" }
+steps = 10
+sequence_length = 256
+batch_tokens = 256
+
+[[stage]]
+use = "dialogs"
+inputs = { documents = "holdout" }
+
+[[stage]]
+use = "sft"
+inputs = { base = "anneal", dialogs = "dialogs" }
+sequence_length = 256
+batch_tokens = 512
+"""
+
+
+def test_the_command(tmp_path, capsys):
+    """Nothing it names is there; a table or JSON, and the exit code says whether it fits."""
+    recipe = tmp_path / "r.toml"
+    recipe.write_text(RECIPE)
+    command = ["run", str(recipe), "--dry-run"]
+    assert main(command) == 2
+    assert "the size of 'no/such/model' is not known; give --size" in capsys.readouterr().err
+    command += ["--size", "herd-1m"]
+    assert main([*command, "--stage", "sft", "--json"]) == 0
+    (sft,) = json.loads(capsys.readouterr().out)
+    assert sft["stage"] == "sft"
+    assert sft["steps"] == 0
+    (process,) = sft["processes"]
+    assert process["total"] == sum(process[part] for part in PARTS)
+    assert main([*command, "--device-gb", "0.001"]) == 1
+    text, said = capsys.readouterr()
+    assert "anneal: " in text
+    assert "10 steps, 2560 tokens" in text
+    assert "as many steps as its data make" in text
+    assert said.count("does not fit: 0.") == 2
+    assert main([*command, "--stage", "pretrain"]) == 2
+    assert "no training stage 'pretrain'" in capsys.readouterr().err
+    assert main([*command, "--device-gb", "0"]) == 2
+    assert main([*command, "--set", "sft.parallel={tp=3}"]) == 2
+    assert "sft: this layout cannot run" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == [recipe]
+    with pytest.raises(SystemExit):
+        main(["run", str(recipe), "--out", str(tmp_path / "x"), "--json"])
+    assert "--json is for --dry-run" in capsys.readouterr().err
