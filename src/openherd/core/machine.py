@@ -11,7 +11,8 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-M_MMAP_MAX, M_TRIM_THRESHOLD = -4, -1  # of glibc's malloc.h
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # of glibc's malloc.h
+TOP_PAD = 1 << 26  # bytes asked for beyond what is needed: blocks that are aligned need a little more than they leave
 
 
 def keep_freed_memory() -> None:
@@ -21,8 +22,9 @@ def keep_freed_memory() -> None:
     page by page. Figures are in decision 18.
     """
     if sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), "mallopt"):
-        library.mallopt(M_MMAP_MAX, 0)
-        library.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+        library.mallopt(M_MMAP_MAX, 0)  # large blocks too come from the heap
+        library.mallopt(M_TRIM_THRESHOLD, -1)  # which never shrinks
+        library.mallopt(M_TOP_PAD, TOP_PAD)
 
 
 class Place(NamedTuple):
