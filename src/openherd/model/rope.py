@@ -59,7 +59,8 @@ class _Rotate(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         """Of the vectors."""
-        return _rotated(gradients[0], *ctx.saved_tensors, -1.0), None, None
+        cos, sin = ctx.saved_tensors
+        return _rotated(gradients[0], cos, sin, -1.0), None, None
 
 
 def _rotated(x_BTNH: Tensor, cos: Tensor, sin: Tensor, sign: float) -> Tensor:
