@@ -1,6 +1,7 @@
 """Recomputation changes no bit of a gradient, and computes again what it says."""
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,7 +9,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from openherd.model.attention import CausalAttend
 from openherd.model.config import ModelConfig
+from openherd.parallel.layout import ParallelConfig
+from openherd.parallel.mesh import World
 from openherd.parallel.recompute import recompute
+from openherd.training import parity
 from tiny import tiny_model
 
 LAYERS = 3
@@ -53,3 +57,20 @@ def test_the_same_gradients_bit_for_bit(how, precision, packed):
         assert counts["mm"] == plain["mm"]
     else:  # seven products a layer; the last of them is needed by nothing on the way back
         assert plain["mm"] + 6 * LAYERS <= counts["mm"] <= plain["mm"] + 7 * LAYERS
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["none", "selective", "full"])
+def test_compiled_layers_train_as_plain_ones(how):
+    """All layers share one compiled graph forward; what is asked for is compiled, and not silently left out."""
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    shape = replace(CONFIG, n_layers=10)  # more than the compiler tries anew before it gives up
+    runs = []
+    for compiled in (False, True):
+        world = World(ParallelConfig(compile=compiled, recompute=how), torch.device("cpu"))
+        runs.append(parity.sharded_run(shape, world, 4, 32, 2, steps=3)[0])
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] >= 1
+    plain, found = runs
+    assert found.losses == pytest.approx(plain.losses, abs=2e-6)
+    assert max(float((found.weights[name] - plain.weights[name]).abs().max()) for name in plain.weights) < 2e-6

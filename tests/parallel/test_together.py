@@ -221,3 +221,9 @@ def test_all_four_dimensions_on_sixteen_processes(tmp_path):
     layout = {"tp": 2, "cp": 2, "pp": 2, "dp_shard": 2}
     found = outcomes_of(parity_cases({"untied": (UNTIED, layout), "tied": (TIED, layout)}), tmp_path, 16)
     assert all(outcome["agrees"] for outcome in found.values()), found
+
+
+@pytest.mark.slow
+def test_compiled_layers_in_a_layout(tmp_path):
+    found = outcomes_of(parity_cases({"dp compiled": (UNTIED, {"dp_shard": 2, "compile": True})}), tmp_path, 2)
+    assert all(outcome["agrees"] for outcome in found.values()), found

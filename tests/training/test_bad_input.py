@@ -72,7 +72,7 @@ def test_inputs_that_do_not_fit(made, pretrain, capsys, tmp_path):
         (["sft", "--base", made / "pretrain", "--dialogs", made / "shards"], "sequence_length = 8192; allowed: at most 32"),
         ([*pretrain, "--shards", made / "tokenizer"], "no output 'shards/index.json' of stage 'tokenizer'; allowed: outputs here"),
         ([*pretrain, "--tokenizer", made / "shards"], "no output 'tokenizer/tokenizer.json' of stage 'token-shards'"),
-        ([*anneal, 32, *shards, "--base", made / "shards"], "no output 'compute.json' of stage"),
+        ([*anneal, 32, *shards, "--base", made / "shards"], "no output 'model/model.safetensors' of stage"),
         ([*anneal, 32, *shards, "--base", made / "pretrain" / "model"], "model: no finished run directory"),
     )):  # fmt: skip
         assert line in refused(capsys, *command, "--out", tmp_path / str(i))

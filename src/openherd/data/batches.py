@@ -8,13 +8,16 @@ before; the first token of a document is nobody's label. The state of the data i
 """
 
 from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from openherd.core.errors import InputError
 from openherd.core.seeds import derive_seed
 from openherd.data.mix import Mix
-from openherd.data.token_shards import TokenShards
+
+if TYPE_CHECKING:  # it brings pyarrow, which training on what is already there can do without
+    from openherd.data.token_shards import TokenShards
 
 IGNORED = -100  # the label of a position without loss
 ROUNDS = 4
@@ -61,7 +64,7 @@ class BatchSource:
 
     def __init__(
         self,
-        shards: TokenShards,
+        shards: "TokenShards",
         seed: int,
         phase: str,
         sequence_length: int,

@@ -14,6 +14,8 @@ from openherd.model.config import ModelConfig
 from openherd.model.layers import Linear
 from openherd.model.rope import rotate
 
+SHORT = 16  # tokens of a document; see decision 18
+
 
 class Attend(Protocol):
     """Softmax attention of one layer."""
@@ -36,17 +38,38 @@ def attention(q_BTNH: Tensor, k_BSGH: Tensor, v_BSGH: Tensor, mask: Tensor | Non
 
 
 class CausalAttend:
-    """Each token attends to itself and to earlier ones; with `documents_BT`, only within its own document (paper 3.2)."""
+    """Each token attends to itself and to earlier ones; with `documents_BT`, only within its own document (paper 3.2).
+
+    Rows of one document need no mask, which fast kernels cannot take. On a processor documents attend one by one where they are not
+    too short for that: a mask would pay for all the pairs that it hides.
+    """
 
     def __init__(self, documents_BT: Tensor | None = None) -> None:
         self.mask: Tensor | None = None
-        if documents_BT is not None:
+        self.lengths: list[int] = []  # of the documents, over all rows, where they attend one by one
+        if documents_BT is not None and bool((documents_BT != documents_BT[:, :1]).any()):
             same = documents_BT[:, None, :, None] == documents_BT[:, None, None, :]
             n = documents_BT.shape[1]
             self.mask = same & torch.ones(n, n, dtype=torch.bool, device=documents_BT.device).tril()
+            if documents_BT.device.type == "cpu":
+                self.lengths = document_lengths(documents_BT)
 
     def __call__(self, layer: int, q_BTNH: Tensor, k_BTGH: Tensor, v_BTGH: Tensor) -> Tensor:
-        return attention(q_BTNH, k_BTGH, v_BTGH, self.mask)
+        if not self.lengths or torch.compiler.is_compiling():  # it would compile anew for other lengths
+            return attention(q_BTNH, k_BTGH, v_BTGH, self.mask)
+        parts = [x.flatten(0, 1).split(self.lengths) for x in (q_BTNH, k_BTGH, v_BTGH)]
+        attended = [attention(q[None], k[None], v[None], None) for q, k, v in zip(*parts, strict=True)]
+        return torch.cat(attended, dim=1).view_as(q_BTNH)
+
+
+def document_lengths(documents_BT: Tensor) -> list[int]:
+    """Tokens of each document, row by row; none where documents are not in order, or under SHORT tokens on average."""
+    steps = documents_BT.diff(dim=1, prepend=documents_BT[:, :1] - 1)
+    begins = (steps != 0).flatten().nonzero().flatten()
+    if bool((steps < 0).any()) or len(begins) * SHORT > documents_BT.numel():
+        return []
+    lengths: list[int] = begins.diff(append=begins.new_tensor([documents_BT.numel()])).tolist()
+    return lengths
 
 
 class Attention(nn.Module):

@@ -7,6 +7,7 @@ those between are blended.
 """
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -40,5 +41,31 @@ def rotation(frequencies: Tensor, positions_BT: Tensor) -> tuple[Tensor, Tensor]
 
 def rotate(x_BTNH: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotate the pairs of each head by their position's angles; computed in fp32, returned in the input's dtype."""
-    first, second = x_BTNH.float().chunk(2, dim=-1)
-    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x_BTNH.dtype)
+    if torch.compiler.is_compiling():  # which makes one kernel of it
+        first, second = x_BTNH.float().chunk(2, dim=-1)
+        return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x_BTNH.dtype)
+    rotated: Tensor = _Rotate.apply(x_BTNH, cos, sin)
+    return rotated
+
+
+class _Rotate(torch.autograd.Function):
+    """The way back of a rotation is the rotation back, and needs nothing kept but the angles."""
+
+    @staticmethod
+    def forward(ctx: Any, x_BTNH: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        return _rotated(x_BTNH, cos, sin, 1.0)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        """Of the vectors."""
+        cos, sin = ctx.saved_tensors
+        return _rotated(gradients[0], cos, sin, -1.0), None, None
+
+
+def _rotated(x_BTNH: Tensor, cos: Tensor, sin: Tensor, sign: float) -> Tensor:
+    rotated = torch.empty(x_BTNH.shape, dtype=cos.dtype, device=x_BTNH.device)
+    (first, second), (new_first, new_second) = x_BTNH.chunk(2, dim=-1), rotated.chunk(2, dim=-1)
+    torch.mul(first, cos, out=new_first).addcmul_(second, sin, value=-sign)
+    torch.mul(second, cos, out=new_second).addcmul_(first, sin, value=sign)
+    return rotated.to(x_BTNH.dtype)

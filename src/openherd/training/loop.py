@@ -21,6 +21,7 @@ import torch
 from pydantic import Field
 
 from openherd.core.errors import InputError, LostError, OpenherdError, RequeueError
+from openherd.core.machine import keep_freed_memory
 from openherd.core.metrics import MetricsLog
 from openherd.core.progress import Progress
 from openherd.core.rundir import Output
@@ -144,6 +145,8 @@ def read_compute(file: Path) -> dict[str, Any]:
 def open_world(config: TrainingConfig, out: Output, base: dict[str, Any] | None = None) -> tuple[World, str]:
     """The processes of this run, and its precision: decided once, written to `compute.json`, the base run's where 'auto'."""
     device = choose_device(config.device)
+    if device.type == "cpu":
+        keep_freed_memory()
     world = join(config.parallel, device)
     file = out.path / COMPUTE
     if world.leads and not file.exists():

@@ -1,0 +1,107 @@
+"""The hand-written ways back and the documents that attend one by one, against torch's autograd of the plain formulas."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from openherd.model.attention import SHORT, CausalAttend, document_lengths
+from openherd.model.rope import rotate, rotation
+from openherd.model.transformer import RMSNorm
+
+DTYPES = {torch.float32: 1e-6, torch.bfloat16: 1e-2}
+
+
+def drawn(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def test_the_norm_and_its_way_back():
+    norm = RMSNorm(24, 1e-3)
+    with torch.no_grad():
+        norm.weight.copy_(drawn(24, seed=1))
+    inputs = [(3 * drawn(2, 5, 24)).requires_grad_(), (3 * drawn(2, 5, 24)).requires_grad_()]
+    asked = drawn(2, 5, 24, seed=2)
+    found, wanted = norm(inputs[0]), F.rms_norm(inputs[1], (24,), norm.weight, 1e-3)
+    assert torch.equal(found, wanted)
+    found.backward(asked)
+    of_weight, norm.weight.grad = norm.weight.grad, None
+    wanted.backward(asked)
+    torch.testing.assert_close(inputs[0].grad, inputs[1].grad, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(of_weight, norm.weight.grad, rtol=1e-5, atol=1e-6)
+
+
+def test_the_norm_answers_in_the_dtype_of_the_products():
+    norm, x_BTD = RMSNorm(24, 1e-5), drawn(2, 5, 24)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(norm(x_BTD), norm(x_BTD).bfloat16())
+        assert norm(x_BTD).dtype == torch.bfloat16
+    assert norm(x_BTD).dtype == torch.float32
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_rotation_and_its_way_back(dtype):
+    cos, sin = rotation(torch.tensor([1.0, 0.3, 0.01]), torch.arange(10).view(2, 5))
+    inputs = [drawn(2, 5, 3, 6).to(dtype).requires_grad_() for _ in range(2)]
+    first, second = inputs[1].float().chunk(2, -1)
+    wanted = torch.cat([first * cos - second * sin, second * cos + first * sin], -1).to(dtype)
+    found = rotate(inputs[0], cos, sin)
+    assert found.dtype == dtype
+    for out in (found, wanted):
+        out.backward(drawn(2, 5, 3, 6, seed=1).to(dtype))
+    torch.testing.assert_close(found, wanted, rtol=0, atol=DTYPES[dtype])
+    torch.testing.assert_close(inputs[0].grad, inputs[1].grad, rtol=0, atol=2 * DTYPES[dtype])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_documents_one_by_one_are_documents_under_a_mask(dtype):
+    lengths = [[1, 39, 60], [100], [20, 80]]
+    documents = torch.stack([torch.repeat_interleave(torch.arange(len(row)), torch.tensor(row)) for row in lengths])
+    attend, masked = CausalAttend(documents), CausalAttend(documents)
+    assert attend.lengths == [n for row in lengths for n in row]
+    masked.lengths = []
+    gradients = []
+    for way in (attend, masked):
+        q, k, v = (drawn(3, 100, heads, 8, seed=heads).to(dtype).requires_grad_() for heads in (4, 2, 2))
+        out = way(0, q, k, v)
+        assert out.shape == q.shape
+        out.backward(drawn(3, 100, 4, 8, seed=9).to(dtype))
+        gradients.append([out, q.grad, k.grad, v.grad])
+    for found, wanted in zip(*gradients, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=0, atol=5 * DTYPES[dtype])
+
+
+def test_which_documents_attend_one_by_one():
+    one_a_row = torch.zeros(2, 64, dtype=torch.int64)
+    assert CausalAttend(one_a_row).mask is None
+    assert CausalAttend(one_a_row + torch.tensor([[0], [1]])).mask is None
+    short = torch.arange(64).expand(2, -1) // (SHORT - 1)
+    assert document_lengths(short) == []
+    assert document_lengths(torch.arange(64).expand(2, -1) // SHORT) == [SHORT] * (128 // SHORT)
+    back_again = torch.tensor([[0] * 30 + [1] * 20 + [0] * 14])  # its two parts see each other, which parts apart would not
+    assert document_lengths(back_again) == []
+    assert CausalAttend(back_again).mask is not None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator")
+def test_freed_memory_is_kept():
+    """In a process of its own: equal blocks cost new pages each time, and afterwards none."""
+    code = """
+import resource
+from openherd.core.machine import keep_freed_memory
+def pages_of_five_blocks():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(5):
+        bytearray(b"x") * 50_000_000
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+given_back = pages_of_five_blocks()
+keep_freed_memory()
+pages_of_five_blocks()
+print(given_back, pages_of_five_blocks())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    given_back, kept = map(int, done.stdout.split())
+    assert given_back > 10_000
+    assert kept < 1_000
