@@ -110,8 +110,16 @@ def test_weights_that_a_step_broke_are_given_up(tmp_path):
     assert [e["event"] for e in events(out)].count("rollback") == 3
     assert metrics["skipped"] == [(41, 44)]
     assert same(weights, go(tmp_path / "b", skips=[(41, 44)])[0])
-    with pytest.raises(OpenherdError, match=r"step 43: loss .*; 2 rollbacks did not help"):
-        go(tmp_path / "c", batches, config=replace(CONFIG, most_rollbacks=2))
+    # Where going back is not allowed any more, or there is nowhere to go, a spike costs its own step.
+    again, _, out = go(tmp_path / "c", batches, config=replace(CONFIG, most_rollbacks=2))
+    assert [e["event"] for e in events(out)].count("rollback") == 2
+    assert same(again, weights)
+    with pytest.raises(OpenherdError, match=r"step 44: loss .*, after 3 such steps; no checkpoint to go back to"):
+        go(
+            tmp_path / "d",
+            lambda step: mislabelled(step) if step > 40 else batch_at(step),
+            config=replace(CONFIG, checkpoint_steps=99),
+        )
 
 
 def test_a_killed_run_remembers_what_it_passes_over(tmp_path):
@@ -274,14 +282,14 @@ def test_neither_nan_nor_spike_shifts_the_limit(values):
 
 def test_the_limit_by_hand():
     found = watch(spike_deviations=10.0)
-    values = [3 + 0.01 * (i % 5) for i in range(32)]
+    values = [3 + 0.1 * (i % 5) for i in range(32)]
     for step, value in enumerate(values[:-1]):
         found.accept(step, value, 1.0)
     assert found.limit() is None  # one too few
     found.accept(31, values[-1], 1.0)
     middle = statistics.median(values)
-    # Four differences of 0.01, then one of 0.04: the median is 0.01.
-    assert found.limit() == pytest.approx(middle + 10 * 1.4826 * 0.01 / 2**0.5)
+    # Four differences of 0.1, then one of 0.4: the median is 0.1.
+    assert found.limit() == pytest.approx(middle + 10 * 1.4826 * 0.1 / 2**0.5)
     assert found.verdict(found.limit() + 1e-6, 1.0) == "spike"
     assert found.verdict(found.limit() - 1e-6, 1.0) == ""
     assert found.verdict(3.0, float("inf")) == "not finite"

@@ -21,9 +21,7 @@ from openherd.core.errors import LostError, OpenherdError, RequeueError
 from openherd.core.machine import cores, place
 
 LEAVE = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"  # torchrun's variable for the seconds that processes have to end
-# An agent that is late with its sign of life is taken for gone, and all start again without torchrun counting it, in a store
-# that still has the old addresses: on a busy machine torch's own 15 s are not too long.
-MEETING = {"last_call_timeout": 5, "keep_alive_interval": 5, "keep_alive_max_attempt": 3}
+MEETING = {"last_call_timeout": 5}  # seconds that agents wait for more of them than they need
 ERROR_FILE = "OPENHERD_ERROR_FILE"  # the environment variable that tells a started process where to leave its error
 
 

@@ -127,10 +127,25 @@ def meet(layout: ParallelConfig, device: torch.device) -> torch.device:
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         patience = timedelta(seconds=max(layout.timeout_s, MEETING_S))
         try:
-            dist.init_process_group(backend, rank=here.rank, world_size=here.world, timeout=patience)
+            store = fresh_store(here.world, patience)
+            dist.init_process_group(backend, store=store, rank=here.rank, world_size=here.world, timeout=patience)
         except RuntimeError as error:
             raise LostError("parallel", f"process {here.rank} did not meet the others ({str(error).splitlines()[0]})") from None
     return device
+
+
+def fresh_store(world: int, patience: timedelta) -> dist.Store | None:
+    """torchrun's store, under a name of this attempt's own; None under other launchers.
+
+    torch 2.13 gives a restarted process the store of the attempt before as it is: it may read from there where a dead process
+    listened, and fail.
+    """
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT")
+    if attempt is None or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return None
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    store = dist.TCPStore(address, port, world, is_master=False, timeout=patience)
+    return dist.PrefixStore(f"openherd-{attempt}-of-{world}", store)
 
 
 def join(layout: ParallelConfig, device: torch.device) -> World:

@@ -76,9 +76,10 @@ def schedule_of(kinds: Sequence[str], world: int, seed: int) -> list[Fault]:
     order = sorted(kinds, key=lambda kind: (kind == "agent", random_.random()))
     found = []
     for i, kind in enumerate(order):
-        step = BEGIN + i * APART + random_.randrange(APART - 4)
+        begin = BEGIN + i * APART
+        step = begin + random_.randrange(APART - 4)
         if kind == "disk":  # just before a checkpoint
-            step -= step % CHECKPOINT_STEPS - CHECKPOINT_STEPS + 1
+            step = begin + (CHECKPOINT_STEPS - 1 - begin) % CHECKPOINT_STEPS
         rank = world - 1 if kind == "agent" else 0 if kind == "truncate" else random_.randrange(min(1, world - 1), world)
         found.append(Fault(kind, step, rank))
     return found

@@ -5,6 +5,7 @@ over restarts too. What a killed process did after its last line is told apart b
 it is work done again, what is over is a stall, and from the last heartbeat on it is restart.
 """
 
+import os
 import statistics
 import threading
 import time
@@ -37,16 +38,16 @@ class Heartbeat:
     """A file that this process touches twice a second, so that others can see that it is there."""
 
     def __init__(self, out: Output, world: World) -> None:
-        self.file = out.path / ALIVE / str(world.rank)
+        self.file = out.path / ALIVE / f"{world.rank}.{os.getpid()}"
         self.every_s = max(HEARTBEAT_S, world.layout.world / 64)  # a shared disk is not to be flooded
         self.ended = threading.Event()
         self.thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
 
     def _beat(self) -> None:
-        while not self.ended.is_set():
-            self.file.parent.mkdir(exist_ok=True)
+        self.file.parent.mkdir(exist_ok=True)
+        self.file.write_text(str(time.time()), encoding="utf-8")  # when it began
+        while not self.ended.wait(self.every_s):
             self.file.touch()
-            self.ended.wait(self.every_s)
 
     def __enter__(self) -> "Heartbeat":
         self.thread.start()
@@ -60,15 +61,21 @@ class Heartbeat:
 def silent(out: Output, world: int, longer_than_s: float) -> dict[int, float]:
     """Ranks that have given no sign of life for longer than that, with the seconds."""
     now = time.time()
-    ages = {rank: now - _beaten_at(out.path / ALIVE / str(rank)) for rank in range(world)}
-    return {rank: age for rank, age in ages.items() if longer_than_s < age < now}
+    last = dict.fromkeys(range(world), 0.0)
+    for file in (out.path / ALIVE).glob("*.*"):
+        rank = int(file.stem)
+        last[rank] = max(last.get(rank, 0.0), file.stat().st_mtime)
+    return {rank: now - beat for rank, beat in last.items() if rank < world and longer_than_s < now - beat < now}
 
 
-def _beaten_at(file: Path) -> float:
-    try:
-        return file.stat().st_mtime
-    except FileNotFoundError:
-        return 0.0
+def last_sign_of_life(out: Output, before: float) -> float:
+    """Unix time of the last heartbeat of processes that began before."""
+    beats = [before]
+    for file in (out.path / ALIVE).glob("*.*"):
+        began = file.read_text(encoding="utf-8")
+        if began and float(began) < before:
+            beats.append(file.stat().st_mtime)
+    return max(beats)
 
 
 class Ledger:
@@ -77,6 +84,7 @@ class Ledger:
     def __init__(self, out: Output) -> None:
         self.log = MetricsLog(out.path / LEDGER) if out.leads else None
         lines = self.log.read() if self.log else []
+        self.goes_on = bool(lines)  # an earlier process began the run
         self.furthest = max((int(line.get("step", -1)) for line in lines), default=-1)
         self.spent = dict.fromkeys(("data", "checkpoint"), 0.0)
         self.last = time.time()
@@ -84,8 +92,7 @@ class Ledger:
             return
         if lines:
             before = float(lines[-1]["at"])
-            alive = max((_beaten_at(f) for f in (out.path / ALIVE).glob("*")), default=before)
-            alive = min(max(alive, before), self.last)
+            alive = min(last_sign_of_life(out, before), self.last)
             a_step = max((float(line["s"]) for line in lines[-20:] if "step" in line), default=0.0)
             lost = min(alive - before, a_step)
             self._write({"recompute": lost, "stalled": alive - before - lost, "restart": self.last - alive})
@@ -96,6 +103,14 @@ class Ledger:
         assert self.log is not None
         told = {name: round(s, 4) for name, s in seconds.items() if s >= 5e-5}
         self.log.append({"at": round(self.last, 4), **more, "s": round(sum(seconds.values()), 4), **told})
+
+    def begin(self) -> None:
+        """The first step follows: what was read and made since the start belongs to that."""
+        now = time.time()
+        if self.log is not None:
+            self.last, seconds = now, now - self.last
+            self._write({"restart": seconds})
+        self.last = now
 
     @contextmanager
     def waiting(self, name: str) -> Iterator[None]:

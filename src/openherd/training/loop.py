@@ -33,7 +33,7 @@ from openherd.parallel.float8 import Float8
 from openherd.parallel.layout import ParallelConfig
 from openherd.parallel.mesh import World, flight_record, is_lost, join
 from openherd.parallel.stage import Batch, Objective
-from openherd.training.goodput import ALIVE, HEARTBEAT_S, LEDGER, Heartbeat, Ledger, Pace, goodput, silent
+from openherd.training.goodput import ALIVE, HEARTBEAT_S, Heartbeat, Ledger, Pace, goodput, silent
 from openherd.training.optimizer import DecaySchedule, MomentsDtype, make_adamw, set_learning_rate
 from openherd.training.resilience import (
     Range,
@@ -271,7 +271,7 @@ class Steps:
         self.learning_rate_at, self.steps, self.config, self.out = learning_rate_at, steps, config, out
         self.checkpointer, self.snapshot_steps = checkpointer, snapshot_steps
         self.world = model.world
-        self.watch, self.pace = Watch(config), Pace(model.world)
+        self.watch, self.pace, self.ledger = Watch(config), Pace(model.world), Ledger(out)
         self.step = self.tokens = 0
         self.skips: list[Range] = []
 
@@ -283,10 +283,10 @@ class Steps:
         for first, end in [*skips, *read_skips(self.out)]:
             self.skips = add_range(self.skips, first, end)
         self.begun_at = self.step
-        if (self.out.path / LEDGER).exists():
+        if self.ledger.goes_on:
             self.tell("resumed", step=self.step, processes=str(self.world.layout))
         self.rewind()
-        self.ledger = Ledger(self.out)
+        self.ledger.begin()
 
     def newest(self) -> dict[str, Any]:
         """Read the newest checkpoint that is whole; returns its plain values, START's without one.
@@ -404,9 +404,16 @@ class Steps:
         self.watch.reject(step)
         self.tell(wrong, step=step, loss_nats=finite(losses["loss_nats"]), gradient_norm=finite(gradient_norm), limit_nats=limit)
         self.skips = add_range(self.skips, step, step + 1)
-        if wrong == "spike" or self.watch.bad_in_a_row > self.config.most_skipped_steps:
+        too_many = self.watch.bad_in_a_row > self.config.most_skipped_steps
+        target = self.last_good() if too_many or wrong == "spike" else None
+        if target is not None:
+            return self.roll_back(target)
+        if too_many:
             found = f"step {step}: loss {losses['loss_nats']:.4g}, gradient norm {gradient_norm:.4g}"
-            return self.roll_back(found)
+            more = f", after {n} such steps" if (n := self.watch.bad_in_a_row - 1) else ""
+            why = f"{n} rollbacks did not help" if (n := self.watch.rollbacks) else "no checkpoint to go back to"
+            do = "lower learning_rate, or raise warmup_steps; the checkpoint before is kept"
+            raise OpenherdError(self.out.path, f"{found}{more}; {why}", do=do)
         self.keep_skips()
         return self.pass_over(record, seconds, wrong)
 
@@ -421,21 +428,22 @@ class Steps:
         """What a record says of the loss scale."""
         return {"loss_scale": self.model.loss_scale.value} if self.model.loss_scale.moves else {}
 
-    def roll_back(self, found: str) -> str:
-        """Back to the last good checkpoint; the data from the first suspicious step on are passed over."""
-        step, first = self.step, self.watch.suspicious_since
+    def last_good(self) -> Path | None:
+        """Where to go back to: the last good checkpoint before the first suspicious step, else the newest before it; None without
+        one, and where going back has not helped."""
+        first = self.watch.suspicious_since
         assert first is not None
+        if self.watch.rollbacks >= self.config.most_rollbacks:
+            return None
         self.settle()
         self.world.wait()
         before = [path for path in checkpoints(self.out) if step_of(path) <= first]
-        target = next(filter(is_marked_good, before), next(iter(before), None))
-        again = f"{self.watch.rollbacks} rollbacks did not help" if self.watch.rollbacks else ""
-        if target is None or self.watch.rollbacks >= self.config.most_rollbacks:
-            why = again if target is not None else "no checkpoint to go back to"
-            bad = self.watch.bad_in_a_row
-            more = f", after {bad - 1} such steps" if bad > 1 else ""
-            do = "lower learning_rate, or raise warmup_steps; the checkpoint before is kept"
-            raise OpenherdError(self.out.path, f"{found}{more}; {why}", do=do)
+        return next(filter(is_marked_good, before), next(iter(before), None))
+
+    def roll_back(self, target: Path) -> str:
+        """Back to a checkpoint; the data from the first suspicious step on are passed over."""
+        step, first = self.step, self.watch.suspicious_since
+        assert first is not None
         self.skips = add_range(self.skips, first, step + 1)
         self.keep_skips()
         rollbacks, ends = self.watch.rollbacks + 1, self.step

@@ -191,7 +191,7 @@ class Base:
         Raises ConfigError where sequences are longer than the context, or the layout cannot run it.
         """
         shape = shape or self.shape
-        if (longest := max(r.sequence_length for r in rows)) > shape.max_positions:
+        if (longest := max((r.sequence_length for r in rows), default=0)) > shape.max_positions:
             allowed = f"at most {shape.max_positions}, the model's context"
             raise ConfigError(name, f"sequence_length = {longest}", allowed=allowed)
         check_layout(name, self.world.layout, shape, rows, config.micro_batch_sequences)

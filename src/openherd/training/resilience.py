@@ -31,7 +31,7 @@ from openherd.core.rundir import Output
 SKIPS = "skips.json"  # ranges of steps whose data are passed over, for a run that stops before its next checkpoint
 LEAST = 32  # accepted steps before a spike is judged
 TO_SIGMA = 1.4826 / math.sqrt(2)  # median absolute difference of two normal values to their standard deviation
-SMALLEST_RISE = 0.05  # nats over the median: where losses hardly scatter, any change would be many deviations
+SMALLEST_RISE = 0.5  # nats over the median: where losses hardly scatter, any change would be many deviations
 
 Range = tuple[int, int]  # first, end
 
