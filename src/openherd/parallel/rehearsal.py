@@ -2,7 +2,8 @@
 
 The model is built and run by the code of a real run. torch's fake process group says yes to every collective, and its fake tensors
 have shapes and dtypes but no values, so only sizes mean anything. They live on a pretended processor, whose fused attention keeps
-what flash attention keeps: queries, keys, values, the outcome and a logarithm for each query and head.
+what flash attention keeps: queries, keys, values, the outcome and a logarithm for each query and head. Where a processor does
+otherwise than a GPU, the GPU's way is taken: `KernelNorm`, and rows of one document, which need no mask.
 """
 
 import itertools
@@ -15,12 +16,14 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.distributed._functional_collectives import AsyncCollectiveTensor
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, Shard
 from torch.distributed.tensor.debug import _clear_sharding_prop_cache
 from torch.multiprocessing.reductions import StorageWeakRef
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -45,7 +48,10 @@ def pretended(layout: ParallelConfig, place: int) -> Iterator[World]:
     rank = place * layout.tp * layout.cp
     dist.init_process_group("fake", rank=rank, world_size=layout.world, store=FakeStore())
     try:
-        yield replace(spread(layout, CPU, rank, backend="fake"), device=META)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Set timeout is now only supported")  # nobody waits for anyone here
+            world = spread(layout, CPU, rank, backend="fake")
+        yield replace(world, device=META)
     finally:
         dist.destroy_process_group()
         _clear_sharding_prop_cache()  # which remembers groups by name
@@ -62,6 +68,31 @@ def storages(tensors: Iterable[Tensor]) -> set[int]:
     return {local(t).untyped_storage()._cdata for t in tensors}
 
 
+class KernelNorm(TorchFunctionMode):
+    """Makes torch's norm keep what its kernel for GPUs keeps: the input, and a number a row. On a processor it keeps a copy more."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return _Norm.apply(*args) if func in (F.rms_norm, torch.rms_norm) else func(*args, **(kwargs or {}))
+
+
+class _Norm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x_BTD: Tensor, shape: Any, weight_D: Tensor, epsilon: float) -> Tensor:
+        y_BTD, inverse_BT1 = torch.ops.aten._fused_rms_norm(x_BTD, shape, weight_D, epsilon)
+        ctx.save_for_backward(x_BTD, inverse_BT1, weight_D)
+        ctx.epsilon = epsilon
+        return y_BTD
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, Tensor, None]:
+        """Of input and weight, by torch's own: no dry run goes back, its tests do."""
+        x_BTD, weight_D = (ctx.saved_tensors[i].detach().requires_grad_() for i in (0, 2))
+        with torch.enable_grad():
+            y_BTD = F.rms_norm(x_BTD, weight_D.shape, weight_D, ctx.epsilon)
+        of_x, of_weight = torch.autograd.grad(y_BTD, (x_BTD, weight_D), gradients[0])
+        return of_x, None, of_weight, None
+
+
 class Kept(TorchDispatchMode):
     """Sees what operations write, and which of it is still held by anyone: autograd, recomputation, the caller."""
 
@@ -74,6 +105,8 @@ class Kept(TorchDispatchMode):
         self.copies: dict[int, int] = {}  # memory with a cast tensor to that which it was cast from
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten._local_scalar_dense.default and args[0].dtype == torch.bool and isinstance(args[0], FakeTensor):
+            return False  # attention asks whether a row has several documents: it has one, and no mask
         out = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(out):
             if not isinstance(tensor, Tensor) or (tensor.ndim == 4 and tensor.shape[-1] == self.attended):
@@ -106,6 +139,8 @@ class Rank:
     tensors: int  # parameters of its own
     elements: int  # of those
     weights: int
+    trained: int  # of these weights, those that are not frozen
+    largest: int  # elements of the largest of these
     summed: int  # gradients of all micro-batches, whole, before they are reduced
     gathered: tuple[int, ...]  # the copies that it computes with, by stage
     kept: tuple[int, ...]  # of a micro-batch until its way back, by stage
@@ -128,12 +163,15 @@ def rank_of(model: Sharded, objective: Objective, rows: Rows, n: int) -> Rank:
     hidden = torch.Size((rows.batch_sequences, rows.sequence_length // (layout.cp * layout.tp), model.shape.d_model))
     fsdp = layout.dp * layout.cp > 1
     whole = sum(whole_elements(p, layout.tp) for _, p, _ in model.parts)
+    held = [*model.parts, *model.frozen]
     heads = [whole_elements(s.model.head.weight, layout.tp) for s in model.stages if s.last]
     return Rank(
         layers=sum(len(stage.model.layers) for stage in model.stages),
-        tensors=len(model.parts),
-        elements=sum(mine.numel() for _, _, mine in model.parts),
-        weights=sum(mine.nbytes for _, _, mine in model.parts),
+        tensors=len(held),
+        elements=sum(mine.numel() for _, _, mine in held),
+        weights=sum(mine.nbytes for _, _, mine in held),
+        trained=sum(mine.nbytes for _, _, mine in model.parts),
+        largest=max((mine.numel() for _, _, mine in model.parts), default=0),
         summed=4 * whole if fsdp and n > 1 else 0,  # a single micro-batch reduces layer by layer
         gathered=tuple(gathered_bytes(stage, model.precision, n) for stage in model.stages),
         kept=tuple(alike[kind] for kind in kinds),
@@ -157,10 +195,18 @@ def gathered_bytes(stage: Stage, precision: str, n: int) -> int:
     layers = [list(layer.parameters()) for layer in stage.model.layers.values()]
     low = 2 if precision == "bfloat16" else 4
     if layout.dp * layout.cp == 1:
-        matrices = [p for layer in layers for p in layer if p.ndim > 1]
-        return sum(low * whole_elements(p, layout.tp) for p in matrices) if low == 2 else 0
+        if low == 4:
+            return 0
+        cast = [
+            [(p, low * whole_elements(p, layout.tp)) for p in layer if p.ndim > 1 and p.dtype == torch.float32] for layer in layers
+        ]
+        # Autocast remembers what it has cast of trained weights alone; a frozen one's copy lives as long as its layer's activations.
+        frozen = [sum(size for p, size in layer if not p.requires_grad) for layer in cast]
+        alive = len(layers) if layout.recompute == "none" else 1
+        return sum(size for layer in cast for p, size in layer if p.requires_grad) + sum(frozen[:alive])
     of_layers = [sum(low * whole_elements(p, layout.tp) for p in layer) for layer in layers]
-    others = sum(4 * whole_elements(p, layout.tp) for p in stage.parameters()) - sum(of_layers) * 4 // low
+    in_layers = {id(p) for layer in layers for p in layer}
+    others = sum(p.element_size() * whole_elements(p, layout.tp) for p in stage.parameters() if id(p) not in in_layers)
     # Without resharding all stay; with it those of one layer and the next, but between micro-batches none are dropped.
     at_once = 2 if layout.reshard_after_forward and n == 1 else len(layers)
     return others + sum(of_layers[:at_once])
@@ -182,7 +228,7 @@ def kept_bytes(stage: Stage, precision: str, objective: Objective, rows: Rows) -
         split = rows.sequence_length // (layout.cp * layout.tp)
         given = tokens if stage.first else torch.zeros(rows.batch_sequences, split, stage.model.config.d_model, requires_grad=True)
         autocast = torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16")
-        with autocast, Kept(stage, rows.sequence_length) as kept:
+        with autocast, KernelNorm(), Kept(stage, rows.sequence_length) as kept:
             out = stage(given, **batch)
         found = kept.bytes([given, *batch.values()])
         del out  # held until here, as the pipeline holds it

@@ -151,7 +151,8 @@ class Rehearsed(NextToken):
             return
 
         def come() -> None:
-            time.sleep(AMID_S)
+            if self.world.mesh is not None:  # else there is nobody to wait for
+                time.sleep(AMID_S)
             if fault.kind == "truncate":
                 file = max(checkpoints(self.out)[0].iterdir(), key=lambda f: f.stat().st_size)
                 os.truncate(file, file.stat().st_size // 2)
@@ -164,7 +165,10 @@ class Rehearsed(NextToken):
                 os.kill(os.getppid(), signal.SIGKILL)
             os.kill(os.getpid(), signal.SIGSTOP if fault.kind == "stop" else signal.SIGKILL)
 
-        threading.Thread(target=come, daemon=True).start()
+        thread = threading.Thread(target=come, daemon=True)
+        thread.start()
+        if self.world.mesh is None:
+            thread.join()
 
     def refuse(self, fired: Path, fault: Fault) -> None:
         """Let the system refuse this process files over some size (RLIMIT_FSIZE) while the next checkpoint is written."""

@@ -3,7 +3,8 @@
 The paper chose its layouts with such an estimator. Here one process of each place in the pipeline is built and run on a micro-batch
 by the code of the real run, but without values (parallel/rehearsal.py). Processes at places with as many layers and the same ends
 are alike: one of them is built. Memory is the sum of what is held at the worst moments of each part. Not in it: what single
-operations need while they run, buffers of NCCL, and what the allocator cannot use; leave a tenth for these.
+operations need while they run, buffers of NCCL, and what the allocator cannot use; leave a tenth for these. What is kept in the
+host's memory is reckoned apart.
 """
 
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import cache
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from openherd.core.errors import ConfigError
@@ -20,13 +22,16 @@ from openherd.model.flops import flops_per_token, parameters
 from openherd.parallel.apply import Sharded
 from openherd.parallel.checkpoint import MOMENTS
 from openherd.parallel.layout import ParallelConfig, Rows, check_layout, micro_batches, stage_layers
+from openherd.parallel.lora import Lora
 from openherd.parallel.pipeline import own_stages
 from openherd.parallel.rehearsal import Action, Rank, most_held, pretended, rank_of, schedule_of
 from openherd.parallel.stage import Batch
 from openherd.parallel.tensor import Head
+from openherd.training.continued import ContinuePretrainConfig
 from openherd.training.cross_entropy import MOST_LOGITS, cross_entropy_sum
 from openherd.training.long_context import LongContextConfig, rescaled
 from openherd.training.objective import NextToken
+from openherd.training.optimizer import DTYPES, MomentsDtype
 from openherd.training.phase import Piece
 
 GIB = 2**30
@@ -38,6 +43,8 @@ class Trains(Protocol):
     """What the dry run reads of a training stage's settings."""
 
     precision: str
+    moments_dtype: MomentsDtype
+    optimizer_offload: bool
     micro_batch_sequences: int
     checkpoint_behind: bool
     parallel: ParallelConfig
@@ -72,11 +79,22 @@ class Process:
     pipeline: int  # what is received from other stages
     logits: int
     checkpoint: int  # the copy that is written behind training
+    host: int  # not on the device: offloaded moments, their copy, and the largest weight and gradient, of two on their way
+    written: int  # of a checkpoint: trained weights and moments
 
     @property
     def total(self) -> int:
         """All parts."""
         return sum(getattr(self, part) for part in PARTS)
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Where AdamW's moments are, and how."""
+
+    dtype: MomentsDtype
+    offload: bool
+    behind: bool  # checkpoints are written from a copy
 
 
 @dataclass(frozen=True)
@@ -139,22 +157,34 @@ def dry_runs(stages: Sequence[tuple[str, Trains, ModelConfig]]) -> list[DryRun]:
         # What changes no memory is left out, so that stages that are alike are reckoned once.
         alike = replace(layout, compile=False, restarts=0, timeout_s=1.0, micro_batches=1)
         plain_shape = replace(shape, rope_theta=1.0, rope_scaling=None, max_positions=longest)
-        processes = reckoned(plain_shape, alike, precision, Rows(sequences, worst.sequence_length), n)
-        if not config.checkpoint_behind:
-            processes = [replace(process, checkpoint=0) for process in processes]
+        moments = Moments(config.moments_dtype, config.optimizer_offload, config.checkpoint_behind)
+        lora = adapters_of(config)
+        processes = reckoned(plain_shape, alike, precision, Rows(sequences, worst.sequence_length), n, moments, lora)
         found.append(replace(dry, processes=tuple(processes)))
     return found
 
 
 def shape_of(config: Trains, base: ModelConfig) -> ModelConfig:
-    """The shape that a stage trains, begun with `base`."""
+    """The shape of the model that a stage makes of `base`; of a longer vocabulary, the longest it can become."""
+    base = replace(base, vocabulary=base.vocabulary + getattr(config, "new_tokens", 0))
     return rescaled(base, config) if isinstance(config, LongContextConfig) else base
 
 
-def _reckon(shape: ModelConfig, layout: ParallelConfig, precision: Precision, rows: Rows, n: int) -> list[Process]:
+def adapters_of(config: Trains) -> Lora | None:
+    """What a stage trains of a frozen model; None where it trains all. Raises ConfigError as the stage would."""
+    if not isinstance(config, ContinuePretrainConfig) or config.lora is None:
+        return None
+    if config.lora_bf16 and config.precision not in ("auto", "bfloat16"):
+        raise ConfigError("continue-pretrain", f"lora_bf16 with precision {config.precision}", allowed="precision = 'bfloat16'")
+    return replace(config.lora, alpha=1.0)  # which changes no memory
+
+
+def _reckon(
+    shape: ModelConfig, layout: ParallelConfig, precision: Precision, rows: Rows, n: int, moments: Moments, lora: Lora | None
+) -> list[Process]:
     """Every place of the pipeline, of a step with `n` micro-batches of these rows."""
     of_stages = stage_layers(shape.n_layers, layout.stages)
-    again = 0 if layout.recompute == "none" else _layer_kept(shape, replace(layout, recompute="none"), precision, rows)
+    again = 0 if layout.recompute == "none" else _layer_kept(shape, replace(layout, recompute="none"), precision, rows, lora)
     orders: list[list[Action]] = []
     ranks: dict[Any, Rank] = {}
     found = []
@@ -163,11 +193,14 @@ def _reckon(shape: ModelConfig, layout: ParallelConfig, precision: Precision, ro
         kind = tuple((len(of_stages[i]), i == 0, i == layout.stages - 1) for i in own)
         if kind not in ranks:
             with pretended(layout, place) as world:
-                model = Sharded(shape, world, precision)
+                model = Sharded(shape, world, precision, lora=lora)
                 orders = orders or schedule_of(model, rows, n)
                 ranks[kind] = rank_of(model, EveryToken(), rows, n)
         rank = ranks[kind]
         activations, gathered = most_held(orders[place], own, rank)
+        of_moments = len(MOMENTS) * rank.trained * DTYPES[moments.dtype].itemsize // torch.float32.itemsize
+        here = 0 if moments.offload else of_moments
+        on_the_way = 2 * 2 * rank.largest * torch.float32.itemsize
         logits = rows.batch_sequences * rows.sequence_length // layout.cp * rank.head_rows
         process = Process(
             place=place,
@@ -176,26 +209,29 @@ def _reckon(shape: ModelConfig, layout: ParallelConfig, precision: Precision, ro
             elements=rank.elements,
             weights=rank.weights,
             gathered=gathered,
-            gradients=rank.weights,
+            gradients=rank.trained,
             summed=rank.summed,
-            moments=len(MOMENTS) * rank.weights,
+            moments=here,
             activations=activations,
             recomputed=again if rank.layers else 0,
             pipeline=n * rank.received * rank.hidden,
             logits=LOGIT_BYTES * min(logits, MOST_LOGITS),
-            checkpoint=(1 + len(MOMENTS)) * rank.weights,
+            checkpoint=rank.trained + here if moments.behind else 0,
+            host=of_moments * (2 if moments.behind else 1) + on_the_way if moments.offload else 0,
+            written=rank.trained + of_moments,
         )
         found.append(process)
     return found
 
 
-def _layer_kept(shape: ModelConfig, layout: ParallelConfig, precision: Precision, rows: Rows) -> int:
+def _layer_kept(shape: ModelConfig, layout: ParallelConfig, precision: Precision, rows: Rows, lora: Lora | None) -> int:
     """What one layer keeps of a micro-batch: of two layers more than of one."""
     kept = []
     for layers in (1, 2):
         alone = replace(layout, pp=1, pipeline_schedule="1F1B", virtual_stages=1)
         with pretended(alone, 0) as world:
-            kept.append(rank_of(Sharded(replace(shape, n_layers=layers), world, precision), EveryToken(), rows, 1).kept[0])
+            model = Sharded(replace(shape, n_layers=layers), world, precision, lora=lora)
+            kept.append(rank_of(model, EveryToken(), rows, 1).kept[0])
     return kept[1] - kept[0]
 
 
@@ -236,7 +272,7 @@ def dry_run_text(dry: DryRun, device_gib: float, host_ranks: int) -> str:
         first += piece.steps
     six = 6 * n * dry.tokens
     total = f"{dry.steps:,} steps, {dry.tokens:.4g} tokens, {dry.flops:.3g} FLOPs (6 N D: {six:.3g})"
-    copy = (most.weights + most.moments) / GIB
+    copy, on_host = most.written / GIB, max(p.host for p in dry.processes) / GIB
     hosts = min(host_ranks, layout.world)
     return "\n".join(
         [
@@ -245,6 +281,7 @@ def dry_run_text(dry: DryRun, device_gib: float, host_ranks: int) -> str:
             *in_columns(table),
             f"  {fits_text(dry, device_gib) or f'fits: {most.total / GIB:.1f} GiB of {device_gib:g}'}",
             f"  a checkpoint's copy of weights and moments: {copy:.2f} GiB a process, {hosts * copy:.1f} for {hosts} of a host",
+            *([f"  the host's memory: {on_host:.2f} GiB a process, {hosts * on_host:.1f} for {hosts}"] if on_host else []),
             "  steps:",
             *in_columns(steps),
             f"  {total if dry.steps else 'as many steps as its data make'}",
