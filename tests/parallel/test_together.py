@@ -98,6 +98,21 @@ RESUME = {
 }
 
 
+SLOW = {  # by the names of their outcomes
+    "lora bf16, tp pp", "lora tp dp, embeddings", "lora tp pp interleaved", "lora bf16, dp, embeddings", "lora dp, norms",
+    "lora cp",
+    "fp8 tp dp", "bf16 cp dp", "bf16 hsdp",
+    "memory tp pp dp", "memory tp dp, full recomputation", "memory tp dp",
+    "resume offloaded, 2 to 4", "resume moments in bf16, fsdp to tp",
+    "lora tp", "resume 2 to 8", "resume moments in bf16, tied ends", "resume one to cp x pp",
+}  # fmt: skip
+
+
+def outcomes_named(prefix, names):
+    """Parameters of a test, the slow ones marked."""
+    return [pytest.param(name, marks=pytest.mark.slow if f"{prefix}{name}" in SLOW else ()) for name in names]
+
+
 def parity_cases(named):
     """Micro-batches of two rows, but for tensor parallelism, which is slow here."""
     for name, (shape, layout) in named.items():
@@ -131,8 +146,23 @@ def outcomes_of(found, folder, n):
 
 
 @pytest.fixture(scope="module")
-def outcomes(tmp_path_factory):
-    return outcomes_of(cases(), tmp_path_factory.mktemp("together"), 8)
+def ordinary(tmp_path_factory):
+    return outcomes_of([case for case in cases() if case["name"] not in SLOW], tmp_path_factory.mktemp("together"), 8)
+
+
+@pytest.fixture(scope="module")
+def slow(tmp_path_factory):
+    return outcomes_of([case for case in cases() if case["name"] in SLOW], tmp_path_factory.mktemp("together"), 8)
+
+
+@pytest.fixture
+def outcomes(request):
+    marked = request.node.get_closest_marker("slow") is not None
+    return request.getfixturevalue("slow" if marked else "ordinary")
+
+
+def test_slow_cases_exist():
+    assert {case["name"] for case in cases()} > SLOW
 
 
 @pytest.mark.parametrize("name", PARITY)
@@ -141,7 +171,7 @@ def test_a_layout_trains_as_one_process_does(name, outcomes):
     assert found["agrees"], found
 
 
-@pytest.mark.parametrize("name", LORA)
+@pytest.mark.parametrize("name", outcomes_named("lora ", LORA))
 def test_adapters_train_as_summed_matrices_do(name, outcomes):
     """In plain torch, over six steps; what is written is the sum."""
     found = outcomes[f"lora {name}"]
@@ -164,7 +194,7 @@ def test_the_same_layout_gives_the_same_bits(name, outcomes):
     assert outcomes[f"twice {name}"]["same"]
 
 
-@pytest.mark.parametrize("name", LOW)
+@pytest.mark.parametrize("name", outcomes_named("", LOW))
 def test_low_precision_in_a_layout(name, outcomes):
     """The same products in the same dtype as on one process; gradients are summed in fp32 over micro-batches and processes."""
     found = outcomes[name]
@@ -178,7 +208,7 @@ def test_low_precision_in_a_layout(name, outcomes):
     assert found["finite_norms"] == 0
 
 
-@pytest.mark.parametrize("name", MEMORY)
+@pytest.mark.parametrize("name", outcomes_named("memory ", MEMORY))
 def test_a_dry_run_reckons_what_processes_hold(name, outcomes):
     """Eight rows of 32 tokens in micro-batches of two; every process of every place, to the byte but for activations."""
     layout, precision = MEMORY[name]
@@ -198,7 +228,7 @@ def test_a_dry_run_reckons_what_processes_hold(name, outcomes):
             assert process.gathered == found["gathered"]
 
 
-@pytest.mark.parametrize("name", RESUME)
+@pytest.mark.parametrize("name", outcomes_named("resume ", RESUME))
 def test_going_on_in_another_layout(name, outcomes):
     found = outcomes[f"resume {name}"]
     assert found["same_data"]

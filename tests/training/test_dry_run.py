@@ -1,6 +1,7 @@
 """The dry run against reality: bytes of a real step on one process, and the paper's figures from the recipes."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import torch
 
 from openherd.cli import main
 from openherd.core.errors import ConfigError
+from openherd.interchange.extension import ExtendTokenizerConfig
 from openherd.model.config import ModelConfig
 from openherd.model.transformer import Transformer
 from openherd.parallel.apply import Sharded
@@ -17,7 +19,9 @@ from openherd.parallel.mesh import World
 from openherd.parallel.rehearsal import META, Kept, kept_bytes
 from openherd.runner import Recipe, dry_run
 from openherd.training.anneal import AnnealConfig
-from openherd.training.dry_run import GIB, PARTS, EveryToken, dry_runs, fits_text
+from openherd.training.continued import ContinuePretrainConfig
+from openherd.training.dry_run import GIB, PARTS, EveryToken, dry_run_text, dry_runs, fits_text, shape_of
+from openherd.training.optimizer import make_adamw
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 SHAPE = ModelConfig(n_layers=3, d_model=32, n_heads=4, n_kv_heads=2, head_width=8, d_feed_forward=64, vocabulary=96)
@@ -161,6 +165,114 @@ def test_every_stage_of_a_real_recipe_runs_and_fits(name):
     assert long[-1].shape.rope_theta == theta
     assert (long[-1].shape.rope_scaling is None) == name.startswith("tutorial")
     assert by_name["anneal"].tokens == pytest.approx(1e12 if name.startswith("tutorial") else 40e9, rel=1e-3)
+
+
+def continued(**settings):
+    """A dry run of continued pre-training, with recomputation."""
+    config = ContinuePretrainConfig(
+        steps=5, warmup_steps=1, sequence_length=TOKENS, batch_tokens=2 * TOKENS, precision="bfloat16", micro_batch_sequences=ROWS,
+        parallel=ParallelConfig(recompute="full"), **settings,
+    )  # fmt: skip
+    (found,) = dry_runs([("test", config, SHAPE)])
+    return config, found
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("offload", [False, True])
+def test_moments_are_where_the_optimizer_keeps_them(dtype, offload):
+    model = real("float32")
+    optimizer = make_adamw(
+        model.trained(), beta1=0.9, beta2=0.95, epsilon=1e-5, weight_decay=0.1, moments_dtype=dtype, offload=offload
+    )  # fmt: skip
+    moments = sum(t.nbytes for state in optimizer.state.values() for t in state.values() if t.ndim)
+    _, found = continued(moments_dtype=dtype, optimizer_offload=offload)
+    (process,) = found.processes
+    assert process.moments == (0 if offload else moments)
+    assert process.checkpoint == process.weights + process.moments
+    assert process.written == process.weights + moments
+    # Moments, their copy, and of two tensors weight and gradient in fp32.
+    assert process.host == (2 * moments + 2 * 2 * 4 * 96 * 32 if offload else 0)
+    assert ("host's memory" in dry_run_text(found, 80, 8)) == offload
+    _, waits = continued(moments_dtype=dtype, optimizer_offload=offload, checkpoint_behind=False)
+    assert waits.processes[0].checkpoint == 0
+    assert waits.processes[0].host == max(process.host - moments, 0)
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize("how", ["none", "selective", "full"])
+@pytest.mark.parametrize("whole", [(), ("embeddings",)])
+def test_lora_is_reckoned_as_it_is(bf16, how, whole):
+    """Against the real model and a real step: weights, gradients and moments to the byte, and what autograd saves."""
+    config, _ = continued(lora_rank=4, lora_bf16=bf16, lora_whole=whole)
+    layout = ParallelConfig(recompute=how)
+    (found,) = dry_runs([("test", replace(config, parallel=layout), SHAPE)])
+    (process,) = found.processes
+    model = Sharded(SHAPE, World(layout, torch.device("cpu")), "bfloat16", lora=config.lora)
+    for _, _, local in (*model.parts, *model.frozen):
+        torch.nn.init.constant_(local, 0.1)
+    with Kept(model.stages[0], TOKENS) as kept:
+        out = run(model.stages[0], "bfloat16")
+    assert process.activations == kept.bytes(BATCH.values())
+    del out
+    model.gradients(EveryToken(), BATCH, {"loss_nats": 1}, ROWS)
+    trained = [p for _, p in model.trained()]
+    assert process.gradients == sum(p.grad.nbytes for p in trained)
+    assert process.moments == 2 * process.gradients
+    assert process.weights == process.gradients + sum(p.nbytes for _, p, _ in model.frozen)
+    assert process.written == 3 * process.gradients
+    adapted = 2 * 4 * (2 * (32 + 32) + 2 * (32 + 16) + 3 * (32 + 64))  # of a layer in bf16
+    of_layer = 2 * (2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 64)
+    frozen = 0 if bf16 else of_layer * (3 if how == "none" else 1)
+    assert process.gathered == 3 * adapted + frozen
+
+
+def test_lora_over_processes():
+    """FSDP gathers adapters with their layer, and sums whole gradients of what is trained alone."""
+    config, _ = continued(lora_rank=4, lora_bf16=True)
+    config = replace(config, micro_batch_sequences=1, batch_tokens=4 * TOKENS, parallel=ParallelConfig(dp_shard=2))
+    (process,) = dry_runs([("test", config, SHAPE)])[0].processes
+    adapters = 3 * 4 * (2 * (32 + 32) + 2 * (32 + 16) + 3 * (32 + 64))
+    base = 3 * (2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 64 + 2 * 32) + 2 * 96 * 32 + 32
+    assert process.gradients == 4 * adapters // 2
+    assert process.weights == process.gradients + 2 * base // 2
+    assert process.summed == 4 * adapters
+    assert process.gathered == 2 * (adapters + base)
+    with pytest.raises(ConfigError, match="lora_bf16 with precision float32"):
+        dry_runs([("test", replace(config, precision="float32"), SHAPE)])
+
+
+def test_new_tokens_make_the_model_larger():
+    assert shape_of(ExtendTokenizerConfig(new_tokens=32), SHAPE) == replace(SHAPE, vocabulary=128)
+
+
+def table_of_memory():
+    """The rows of the table in docs/continued-pretraining.md: model, settings, and its figures."""
+    text = (RECIPES.parent / "docs" / "continued-pretraining.md").read_text(encoding="utf-8")
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("| llama3")]
+    return [(model, tuple(re.findall("`(.*?)`", settings)), figures) for model, settings, *figures in rows]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("model", "settings", "figures"), table_of_memory())
+def test_the_table_of_memory_for_continued_pre_training(model, settings, figures):
+    """Of the documentation; what the recipe's comments say is in it too."""
+    recipe = Recipe.read(RECIPES / "continue-8b.toml", [f"continue-pretrain.{setting}" for setting in settings])
+    (found,) = dry_run(recipe, ["continue-pretrain"], model)
+    p = found.largest
+    work = p.gathered + p.summed + p.activations + p.recomputed + p.pipeline + p.logits
+    sizes = [p.weights, p.gradients, p.moments, work, p.checkpoint, p.total, p.host]
+    fits = next((f"{gb} GB" for gb in (24, 48, 80) if fits_text(found, 0.9 * gb) == ""), "none")
+    if found.parallel.world > 1 and fits != "none":
+        fits = f"{found.parallel.world} of {fits}"
+    assert figures == [*(f"{size / GIB:.1f}" for size in sizes), fits]
+
+
+def test_the_recipe_s_comments_are_the_table_s():
+    comments = (RECIPES / "continue-8b.toml").read_text(encoding="utf-8").partition("\nname =")[0]
+    told = re.findall(r"\d+\.\d", comments.partition("# Memory")[2].partition("# Reckoned")[0])
+    known = {figure for _, _, figures in table_of_memory() for figure in figures}
+    assert len(told) > 8
+    assert set(told) <= known
 
 
 RECIPE = """

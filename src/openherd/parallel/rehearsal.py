@@ -69,10 +69,16 @@ def storages(tensors: Iterable[Tensor]) -> set[int]:
 
 
 class KernelNorm(TorchFunctionMode):
-    """Makes torch's norm keep what its kernel for GPUs keeps: the input, and a number a row. On a processor it keeps a copy more."""
+    """Lets torch's norm keep what its kernel for GPUs keeps: the input, and a number a row. On a processor it keeps a copy more."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return _Norm.apply(*args) if func in (F.rms_norm, torch.rms_norm) else func(*args, **(kwargs or {}))
+        return kernel_norm(*args, **kwargs) if func is F.rms_norm else func(*args, **(kwargs or {}))
+
+
+def kernel_norm(x_BTD: Tensor, shape: Any, weight: Tensor, eps: float) -> Tensor:
+    """In the place of `F.rms_norm`."""
+    y_BTD: Tensor = _Norm.apply(x_BTD, shape, weight, eps)
+    return y_BTD
 
 
 class _Norm(torch.autograd.Function):
@@ -86,9 +92,9 @@ class _Norm(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, Tensor, None]:
         """Of input and weight, by torch's own: no dry run goes back, its tests do."""
-        x_BTD, weight_D = (ctx.saved_tensors[i].detach().requires_grad_() for i in (0, 2))
+        x_BTD, _, weight_D = (saved.detach().requires_grad_() for saved in ctx.saved_tensors)
         with torch.enable_grad():
-            y_BTD = F.rms_norm(x_BTD, weight_D.shape, weight_D, ctx.epsilon)
+            y_BTD = torch.rms_norm(x_BTD, weight_D.shape, weight_D, ctx.epsilon)
         of_x, of_weight = torch.autograd.grad(y_BTD, (x_BTD, weight_D), gradients[0])
         return of_x, None, of_weight, None
 
@@ -197,13 +203,11 @@ def gathered_bytes(stage: Stage, precision: str, n: int) -> int:
     if layout.dp * layout.cp == 1:
         if low == 4:
             return 0
-        cast = [
-            [(p, low * whole_elements(p, layout.tp)) for p in layer if p.ndim > 1 and p.dtype == torch.float32] for layer in layers
-        ]
-        # Autocast remembers what it has cast of trained weights alone; a frozen one's copy lives as long as its layer's activations.
-        frozen = [sum(size for p, size in layer if not p.requires_grad) for layer in cast]
-        alive = len(layers) if layout.recompute == "none" else 1
-        return sum(size for layer in cast for p, size in layer if p.requires_grad) + sum(frozen[:alive])
+        # Autocast remembers what it has cast of trained weights alone; a frozen one's copy goes with its layer's activations.
+        matrices = [[p for p in layer if p.ndim > 1 and p.dtype == torch.float32] for layer in layers]
+        trained = sum(low * whole_elements(p, layout.tp) for layer in matrices for p in layer if p.requires_grad)
+        frozen = [sum(low * whole_elements(p, layout.tp) for p in layer if not p.requires_grad) for layer in matrices]
+        return trained + sum(frozen if layout.recompute == "none" else frozen[:1])
     of_layers = [sum(low * whole_elements(p, layout.tp) for p in layer) for layer in layers]
     in_layers = {id(p) for layer in layers for p in layer}
     others = sum(p.element_size() * whole_elements(p, layout.tp) for p in stage.parameters() if id(p) not in in_layers)
