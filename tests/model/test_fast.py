@@ -41,6 +41,24 @@ def test_the_norm_answers_in_the_dtype_of_the_products():
     assert norm(x_BTD).dtype == torch.float32
 
 
+@pytest.mark.parametrize("frozen", [False, True])
+def test_the_way_back_of_the_norm_is_fp32_under_autocast(frozen):
+    """The sum along a row is a product that autocast would make one of bf16; the weight may be frozen, and bf16 itself."""
+    gradients = []
+    for autocast in (False, True):
+        norm = RMSNorm(512, 1e-5)
+        with torch.no_grad():
+            norm.weight.copy_(drawn(512, seed=1))
+        if frozen:
+            norm.weight = torch.nn.Parameter(norm.weight.bfloat16(), requires_grad=False)
+        x_BTD = drawn(1, 4, 512).requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            # Rounded to bf16 on the way forward in both.
+            (norm(x_BTD).bfloat16().float() * x_BTD.detach()).sum().backward()
+        gradients.append(x_BTD.grad)
+    assert torch.equal(*gradients)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_the_rotation_and_its_way_back(dtype):
     cos, sin = rotation(torch.tensor([1.0, 0.3, 0.01]), torch.arange(10).view(2, 5))

@@ -52,7 +52,8 @@ class _Norm(torch.autograd.Function):
         unit_BTD = x_BTD * inverse
         work_BTD = gradients[0] * unit_BTD
         of_weight_D = work_BTD.flatten(0, -2).sum(0)
-        along = (work_BTD @ weight_D).div_(x_BTD.shape[-1]).unsqueeze(-1)
+        with torch.autocast("cpu", enabled=False):  # the way back may run under it, and this product is one of fp32
+            along = (work_BTD @ weight_D.float()).div_(x_BTD.shape[-1]).unsqueeze(-1)
         torch.mul(gradients[0], weight_D, out=work_BTD)
         return work_BTD.addcmul_(unit_BTD, along, value=-1).mul_(inverse), of_weight_D, None
 
