@@ -25,7 +25,7 @@ from openherd.model.init import initial_weights
 from openherd.parallel.apply import Sharded
 from openherd.parallel.layout import ParallelConfig
 from openherd.parallel.mesh import World
-from openherd.training.goodput import CLASSES, goodput, goodput_text
+from openherd.training.goodput import CLASSES, Pace, goodput, goodput_text
 from openherd.training.loop import TrainingConfig, checkpoints, train
 from openherd.training.objective import NextToken
 from openherd.training.phase import Piece, batches
@@ -254,6 +254,30 @@ def test_every_second_is_in_one_class(undisturbed):
     assert goodput_text(seconds).startswith("effective ")
     for earlier, later in itertools.pairwise(lines):
         assert later["at"] - earlier["at"] == pytest.approx(later["s"], abs=2e-3)
+
+
+def test_slow_processes_are_named(monkeypatch):
+    """What three processes measured: the second computes slowly, the third is late."""
+    products = {0: 0.010, 1: 0.030, 2: 0.011}
+    late = {0: 0.001, 1: 0.002, 2: 0.050}
+
+    class Three:
+        mesh, device = object(), torch.device("cpu")
+
+        def gather(self, mine):
+            return [{"own": late[rank], "product": products[rank]} for rank in range(3)]
+
+    monkeypatch.setattr("openherd.training.goodput.product_seconds", lambda device: products[0])
+    pace = Pace(Three())
+    pace.arrive()
+    assert pace.own_s
+    pace.leave()
+    assert pace.slow() == [
+        {"rank": 2, "of": "own", "s": 0.05, "usual_s": 0.002},
+        {"rank": 1, "of": "product", "s": 0.03, "usual_s": 0.011},
+    ]
+    assert pace.own_s == []
+    assert Pace(World(ParallelConfig(), torch.device("cpu"))).slow() == []
 
 
 def watch(**more):

@@ -462,6 +462,7 @@ class Steps:
         """What is due after a step: a snapshot, a checkpoint, the mark of a good one."""
         step = self.step
         if step in self.snapshot_steps:
+            self.settle()  # two cannot be written at once: their processes would answer each other
             save_state(self.out.path / SNAPSHOTS / name_of(step), self.model, None, {})
         if self.world.leads:
             self.rotate()

@@ -5,6 +5,7 @@ Lengths are in tokens. Every phase writes `model/`, a Hugging Face directory wit
 optimizer's, which the next phase takes up.
 """
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,7 +24,7 @@ from openherd.data.block_cache import BlockCache
 from openherd.data.token_shards import TokenShards
 from openherd.model.config import ModelConfig
 from openherd.model.flops import flops_per_token, parameters
-from openherd.model.peaks import UNKNOWN, mfu
+from openherd.model.peaks import UNKNOWN, mfu, mfu_text
 from openherd.model.weights import model_of, read_tensors, write_model
 from openherd.parallel.apply import Sharded
 from openherd.parallel.layout import Rows, check_layout
@@ -31,6 +32,7 @@ from openherd.parallel.lora import Lora, with_adapters
 from openherd.parallel.mesh import World
 from openherd.parallel.stage import Batch
 from openherd.tokenizer.tokenizer import Tokenizer
+from openherd.training.goodput import goodput_text
 from openherd.training.loop import COMPUTE, STATE, Part, TrainingConfig, open_world, read_compute, train
 from openherd.training.objective import NextToken
 
@@ -233,11 +235,13 @@ def train_phase(
         snapshot_steps=snapshot_steps,
     )
     flops = sum(flops_per_token(model.shape, p.sequence_length) * p.tokens for p in pieces)
-    applied = flops * metrics["tokens"] / sum(p.tokens for p in pieces)
-    productive_s = metrics["goodput_s"].get("productive", 0.0)
+    applied, seconds = flops * metrics["tokens"] / sum(p.tokens for p in pieces), metrics["goodput_s"]
+    used = mfu(applied, seconds.get("productive", 0.0), out.device, metrics["precision"], model.world.layout.world)
+    if out.leads:
+        sys.stderr.write(f"      {goodput_text(seconds)} · MFU {mfu_text(used)}\n")
     return {
         **metrics,
-        "mfu": mfu(applied, productive_s, out.device, metrics["precision"], model.world.layout.world) or UNKNOWN,
+        "mfu": used or UNKNOWN,
         "parameters": parameters(model.shape),
         "context": model.shape.max_positions,
         "flops": flops,
