@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from openherd.model.attention import SHORT, CausalAttend, document_lengths
+from openherd.model.attention import SHORT, CausalAttend, attention, attention_by_documents, document_lengths
 from openherd.model.rope import rotate, rotation
 from openherd.model.transformer import RMSNorm
 
@@ -89,6 +89,49 @@ def test_documents_one_by_one_are_documents_under_a_mask(dtype):
         gradients.append([out, q.grad, k.grad, v.grad])
     for found, wanted in zip(*gradients, strict=True):
         torch.testing.assert_close(found, wanted, rtol=0, atol=5 * DTYPES[dtype])
+
+
+def slow_varlen(q, k, v, begins, begins_k, longest, longest_k, *, window_size, enable_gqa):
+    """What torch's kernel is documented to do, document by document."""
+    assert window_size == (-1, 0)
+    assert enable_gqa
+    assert torch.equal(begins, begins_k)
+    assert longest == longest_k == int(begins.diff().max())
+    parts = []
+    for first, end in zip(begins.tolist(), begins.tolist()[1:], strict=False):
+        scores = torch.einsum("tnh,snh->nts", q[first:end], k[first:end].repeat_interleave(q.shape[1] // k.shape[1], 1))
+        scores = (scores / q.shape[-1] ** 0.5).masked_fill(torch.ones(end - first, end - first).triu(1).bool(), float("-inf"))
+        parts.append(torch.einsum("nts,snh->tnh", scores.softmax(-1), v[first:end].repeat_interleave(q.shape[1] // v.shape[1], 1)))
+    return torch.cat(parts)
+
+
+def packed_heads(device="cpu", dtype=torch.float32):
+    documents_BT = torch.tensor([[0] * 20 + [1] * 44, [3] * 64, [0] * 1 + [2] * 40 + [3] * 23]).to(device)
+    q_BTNH, k_BTGH, v_BTGH = (drawn(3, 64, n, 16, seed=n).to(device, dtype).requires_grad_() for n in (4, 2, 2))
+    return documents_BT, q_BTNH, k_BTGH, v_BTGH
+
+
+def test_a_gpus_call_by_documents_is_the_mask(monkeypatch):
+    """With the kernel's documented meaning in its place: the kernel itself needs a GPU."""
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", slow_varlen)
+    documents_BT, *heads = packed_heads()
+    lengths = document_lengths(documents_BT)
+    assert lengths == [20, 44, 64, 1, 40, 23]
+    wanted = attention(*heads, CausalAttend(documents_BT).mask)
+    torch.testing.assert_close(attention_by_documents(*heads, lengths), wanted, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.gpu
+def test_a_gpu_attends_by_documents():
+    documents_BT, *heads = packed_heads("cuda", torch.bfloat16)
+    attend = CausalAttend(documents_BT)
+    found = attend(0, *heads)
+    asked = torch.randn_like(found)
+    gradients = torch.autograd.grad(found, heads, asked)
+    wanted = attention(*(h.float() for h in heads), attend.mask)
+    torch.testing.assert_close(found.float(), wanted, rtol=2e-2, atol=2e-2)
+    for mine, its in zip(gradients, torch.autograd.grad(wanted, heads, asked.float()), strict=True):
+        torch.testing.assert_close(mine.float(), its.float(), rtol=5e-2, atol=5e-2)
 
 
 def test_which_documents_attend_one_by_one():

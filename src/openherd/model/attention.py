@@ -4,6 +4,9 @@
 returns the attended values. The mask is inside. Context parallelism, caches and fast kernels each supply their own.
 """
 
+import inspect
+import itertools
+from functools import cache, cached_property
 from typing import Protocol
 
 import torch
@@ -37,25 +40,58 @@ def attention(q_BTNH: Tensor, k_BSGH: Tensor, v_BSGH: Tensor, mask: Tensor | Non
     return out.transpose(1, 2)
 
 
+@cache
+def has_kernel() -> bool:
+    """Whether this torch has the kernel for rows of documents, with grouped heads (2.13 has)."""
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        return False
+    return {"window_size", "enable_gqa"} <= inspect.signature(varlen_attn).parameters.keys()
+
+
+def attention_by_documents(q_BTNH: Tensor, k_BTGH: Tensor, v_BTGH: Tensor, lengths: list[int]) -> Tensor:
+    """Causal attention within documents of these lengths, which follow each other over all rows: one call of a fast kernel."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    ends = torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32, device=q_BTNH.device)
+    q, k, v = (x.flatten(0, 1) for x in (q_BTNH, k_BTGH, v_BTGH))
+    longest = max(lengths)
+    out = varlen_attn(q, k, v, ends, ends, longest, longest, window_size=(-1, 0), enable_gqa=True)
+    assert isinstance(out, Tensor)
+    return out.view_as(q_BTNH)
+
+
 class CausalAttend:
     """Each token attends to itself and to earlier ones; with `documents_BT`, only within its own document (paper 3.2).
 
     Rows of one document need no mask, which fast kernels cannot take. On a processor documents attend one by one where they are not
-    too short for that: a mask would pay for all the pairs that it hides.
+    too short for that: a mask would pay for all the pairs that it hides. So it would on an NVIDIA GPU, which has a kernel for such
+    rows in bf16 and fp16 (not tried here: no GPU was lent).
     """
 
     def __init__(self, documents_BT: Tensor | None = None) -> None:
-        self.mask: Tensor | None = None
+        self.documents_BT = documents_BT
         self.lengths: list[int] = []  # of the documents, over all rows, where they attend one by one
-        if documents_BT is not None and bool((documents_BT != documents_BT[:, :1]).any()):
-            same = documents_BT[:, None, :, None] == documents_BT[:, None, None, :]
-            n = documents_BT.shape[1]
-            self.mask = same & torch.ones(n, n, dtype=torch.bool, device=documents_BT.device).tril()
-            if documents_BT.device.type == "cpu":
-                self.lengths = document_lengths(documents_BT)
+        if documents_BT is None or not bool((documents_BT != documents_BT[:, :1]).any()):
+            self.documents_BT = None
+        elif documents_BT.device.type in ("cpu", "cuda"):
+            self.lengths = document_lengths(documents_BT)
+
+    @cached_property
+    def mask(self) -> Tensor | None:
+        """Where a token may look, shape (B, 1, T, T); None is causal."""
+        documents_BT = self.documents_BT
+        if documents_BT is None:
+            return None
+        same = documents_BT[:, None, :, None] == documents_BT[:, None, None, :]
+        n = documents_BT.shape[1]
+        return same & torch.ones(n, n, dtype=torch.bool, device=documents_BT.device).tril()
 
     def __call__(self, layer: int, q_BTNH: Tensor, k_BTGH: Tensor, v_BTGH: Tensor) -> Tensor:
-        if not self.lengths or torch.compiler.is_compiling():  # it would compile anew for other lengths
+        if self.lengths and q_BTNH.is_cuda and q_BTNH.dtype in (torch.bfloat16, torch.float16) and has_kernel():
+            return attention_by_documents(q_BTNH, k_BTGH, v_BTGH, self.lengths)
+        if q_BTNH.is_cuda or not self.lengths or torch.compiler.is_compiling():  # it would compile anew for other lengths
             return attention(q_BTNH, k_BTGH, v_BTGH, self.mask)
         parts = [x.flatten(0, 1).split(self.lengths) for x in (q_BTNH, k_BTGH, v_BTGH)]
         attended = [attention(q[None], k[None], v[None], None) for q, k, v in zip(*parts, strict=True)]
