@@ -21,6 +21,7 @@ from openherd.core.errors import LostError, OpenherdError, RequeueError
 from openherd.core.machine import cores, place
 
 LEAVE = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"  # torchrun's variable for the seconds that processes have to end
+HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)  # by the agent
 MEETING = {"last_call_timeout": 5}  # seconds that agents wait for more of them than they need
 ERROR_FILE = "OPENHERD_ERROR_FILE"  # the environment variable that tells a started process where to leave its error
 
@@ -78,6 +79,7 @@ def launch(
         monitor_interval=0.1,
         logs_specs=DefaultLogsSpecs(),
     )
+    handlers = {number: signal.getsignal(number) for number in HANDLED}
     try:
         elastic_launch(config, sys.executable)(*arguments)
     except ChildFailedError as error:
@@ -97,6 +99,8 @@ def launch(
         raise RequeueError(where, "asked to leave", do="the same command goes on from the last checkpoint") from None
     finally:
         error_file.unlink(missing_ok=True)
+        for number, handler in handlers.items():  # the agent leaves its own behind
+            signal.signal(number, handler)
         for name, value in before.items():
             if value is None:
                 os.environ.pop(name, None)

@@ -255,6 +255,7 @@ def rehearse(drill: Drill) -> None:
         device="cpu",
         micro_batch_sequences=rows,
         checkpoint_steps=CHECKPOINT_STEPS,
+        checkpoint_behind=world.mesh is not None,  # a process alone is through with its steps before one is written
         good_after_steps=GOOD_AFTER,
         spike_window=WINDOW,
         parallel=drill.layout,
