@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from miniature import ROOT, openherd
+from openherd.cli import main
 from openherd.model.config import SIZES
 from openherd.parallel.layout import ParallelConfig
 from openherd.training.drill import APART, BEGIN, CHECKPOINT_STEPS, FAULTS, drill_table, plan, schedule_of, suited
@@ -24,7 +25,7 @@ def by_kind(report):
     return {row["kind"]: row for row in report["faults"]}
 
 
-def test_a_killed_process(tmp_path):
+def test_a_killed_process(tmp_path, capsys):
     done, report = drilled(tmp_path, "--faults", "nan,kill")
     found = by_kind(report)
     assert all(row["detected"] for row in found.values()), report
@@ -33,9 +34,8 @@ def test_a_killed_process(tmp_path):
     assert report["goodput_s"]["restart"] > 0
     assert report["goodput_s"]["recompute"] > 0
     assert done.returncode == 0
-    again = openherd(tmp_path, "drill", RECIPE, "--out", "drill")
-    assert again.returncode == 2
-    assert "a drill was here before" in again.stderr
+    assert main(["drill", RECIPE, "--out", str(tmp_path / "drill")]) == 2
+    assert "a drill was here before" in capsys.readouterr().err
     assert "passed" in drill_table(report)
     worse = {**report, "same_bits": False, "passed": False, "largest_difference_nats": 1.0}
     assert drill_table(worse).endswith("NOT passed")
@@ -93,12 +93,11 @@ def test_the_schedule_is_a_function_of_the_seed():
         assert disk.rank > 0
 
 
-def test_what_a_layout_can_be_given(tmp_path):
+def test_what_a_layout_can_be_given(tmp_path, capsys):
     assert set(FAULTS) - set(suited(ParallelConfig())) == {"reset", "stop", "agent"}
     assert "agent" not in suited(ParallelConfig(tp=2))
     assert set(suited(ParallelConfig(dp_shard=2))) == set(FAULTS)
-    done = openherd(tmp_path, "drill", RECIPE, "--out", "drill", "--faults", "stop")
-    assert done.returncode == 2
-    assert "'stop' in one process; allowed: nan, spike, kill" in done.stderr
+    assert main(["drill", RECIPE, "--out", str(tmp_path / "drill"), "--faults", "stop"]) == 2
+    assert "'stop' in one process; allowed: nan, spike, kill" in capsys.readouterr().err
     shape = replace(SIZES["llama3-8b"], n_layers=4)
     assert plan(shape, ParallelConfig(pp=2), ["nan"], 0, tmp_path).shape.n_layers == 4

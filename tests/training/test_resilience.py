@@ -15,7 +15,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from openherd.core.errors import OpenherdError, RequeueError
+from openherd.core.errors import InputError, OpenherdError, RequeueError
 from openherd.core.metrics import MetricsLog
 from openherd.core.rundir import Output
 from openherd.data.batches import IGNORED
@@ -26,7 +26,7 @@ from openherd.parallel.apply import Sharded
 from openherd.parallel.layout import ParallelConfig
 from openherd.parallel.mesh import World
 from openherd.training.goodput import CLASSES, Pace, goodput, goodput_text
-from openherd.training.loop import TrainingConfig, checkpoints, train
+from openherd.training.loop import TrainingConfig, average_snapshots, checkpoints, own_tokens, train
 from openherd.training.objective import NextToken
 from openherd.training.phase import Piece, batches
 from openherd.training.resilience import Watch, add_range, is_in, is_marked_good
@@ -120,6 +120,50 @@ def test_weights_that_a_step_broke_are_given_up(tmp_path):
             lambda step: mislabelled(step) if step > 40 else batch_at(step),
             config=replace(CONFIG, checkpoint_steps=99),
         )
+
+
+def test_snapshots_are_those_of_the_way_that_was_taken(tmp_path):
+    """One is due behind a step that is passed over, one behind steps that a rollback gave up."""
+
+    def batches(step):
+        return mislabelled(step) if step in (41, 55) else batch_at(step)
+
+    def kept(path):
+        return sorted(p.name for p in (path / "snapshots").iterdir())
+
+    weights, _, _ = go(tmp_path / "a", batches, snapshot_steps=(42, 56))
+    wanted, _, _ = go(tmp_path / "b", skips=[(41, 42), (55, 56)], snapshot_steps=(42, 56))
+    assert same(weights, wanted)
+    assert kept(tmp_path / "a") == kept(tmp_path / "b") == ["step-00000042", "step-00000056"]
+    means = []
+    for name in "ab":
+        model = Sharded(SHAPE, World(ParallelConfig(), torch.device("cpu")), "float32")
+        model.fill(initial_weights(SHAPE, 1))
+        assert average_snapshots(model, Output(tmp_path / name)) == 2
+        means.append([p.detach().clone() for _, p in model.trained()])
+    assert same(*means)
+    (tmp_path / "none").mkdir()
+    with pytest.raises(InputError, match="no snapshot to average"):
+        average_snapshots(model, Output(tmp_path / "none"))
+
+
+def test_a_rollback_passes_over_a_damaged_checkpoint(tmp_path, capsys):
+    def batches(step):
+        return mislabelled(step) if step == 41 else batch_at(step)
+
+    def rate(step):
+        if step == 41 - 1:
+            file = max((tmp_path / "a" / ".checkpoints" / "step-00000032").iterdir(), key=lambda f: f.stat().st_size)
+            os.truncate(file, 100)
+        return 1e-2
+
+    config = replace(CONFIG, checkpoint_behind=False, keep_checkpoints=3)
+    weights, _, out = go(tmp_path / "a", batches, rate=rate, config=config)
+    told = {e["event"]: e for e in events(out)}
+    assert told["damaged checkpoint"]["path"] == "step-00000032"
+    assert told["rollback"]["to_step"] == 24
+    assert same(weights, go(tmp_path / "b", skips=[(41, 42)])[0])
+    assert "going on from the checkpoint before" in capsys.readouterr().err
 
 
 def test_a_killed_run_remembers_what_it_passes_over(tmp_path):
@@ -353,9 +397,10 @@ def test_labels_are_never_shown_to_two_processes():
     shards = TokenShards(Path(), 400, "", {"web": 400}, {"web": np.array([0])}, {"web": np.arange(400)})
     part = batches(shards, [Piece(4, 10, 3)], 0, "test", {"web": 1.0})
     whole = part(1, 0, 1)
-    for n in (2, 3, 4, 7):
+    for n in (2, 3, 4, 7, 20):
         parts = [part(1, place, n) for place in range(n)]
         assert len({len(p["tokens_BT"]) for p in parts}) == 1
+        assert sum(own_tokens(p) for p in parts) == 10 * 4
         labelled = sorted(tuple(row) for p in parts for row in p["labels_BT"].tolist() if any(label != IGNORED for label in row))
         assert labelled == sorted(tuple(row) for row in whole["labels_BT"].tolist() if any(label != IGNORED for label in row))
 

@@ -56,7 +56,9 @@ def choose_texts(file: Path, max_bytes: int, seed: int, sources: Collection[str]
     """Texts in the file's order, of some sources or of all: each, or whole documents drawn by seed until the next would pass the
     limit."""
     rows = read_parquet(file, ["id", "source", "text"] if sources else ["id", "text"])
-    sizes = {row["id"]: len(row["text"].encode()) for row in rows if row["text"] and (not sources or row["source"] in sources)}
+    sizes = {
+        row["id"]: len(row["text"].encode()) for row in rows if row["text"] and (not sources or (row["source"] or "") in sources)
+    }
     if not sizes:
         raise InputError(file, "no text")
     drawn = sorted(sizes, key=lambda id_: uniform(seed, file.name, id_))

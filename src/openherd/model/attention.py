@@ -6,7 +6,6 @@ returns the attended values. The mask is inside. Context parallelism, caches and
 
 import inspect
 import itertools
-from functools import cache, cached_property
 from typing import Protocol
 
 import torch
@@ -40,24 +39,24 @@ def attention(q_BTNH: Tensor, k_BSGH: Tensor, v_BSGH: Tensor, mask: Tensor | Non
     return out.transpose(1, 2)
 
 
-@cache
-def has_kernel() -> bool:
-    """Whether this torch has the kernel for rows of documents, with grouped heads (2.13 has)."""
+def has_kernel(device: torch.device) -> bool:
+    """Whether there is a kernel for rows of documents with grouped heads: torch 2.13 has one for NVIDIA's 8.0 and later."""
     try:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:
         return False
+    if torch.version.hip is not None or torch.cuda.get_device_capability(device) < (8, 0):
+        return False
     return {"window_size", "enable_gqa"} <= inspect.signature(varlen_attn).parameters.keys()
 
 
-def attention_by_documents(q_BTNH: Tensor, k_BTGH: Tensor, v_BTGH: Tensor, lengths: list[int]) -> Tensor:
-    """Causal attention within documents of these lengths, which follow each other over all rows: one call of a fast kernel."""
+def attention_by_documents(q_BTNH: Tensor, k_BTGH: Tensor, v_BTGH: Tensor, ends: Tensor) -> Tensor:
+    """Causal attention within documents, which follow each other over all rows and end at `ends`, int32, from 0 on."""
     from torch.nn.attention.varlen import varlen_attn
 
-    ends = torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32, device=q_BTNH.device)
     q, k, v = (x.flatten(0, 1) for x in (q_BTNH, k_BTGH, v_BTGH))
-    longest = max(lengths)
-    out = varlen_attn(q, k, v, ends, ends, longest, longest, window_size=(-1, 0), enable_gqa=True)
+    most = q_BTNH.shape[1]  # no document is longer than a row
+    out = varlen_attn(q, k, v, ends, ends, most, most, window_size=(-1, 0), enable_gqa=True)
     assert isinstance(out, Tensor)
     return out.view_as(q_BTNH)
 
@@ -71,38 +70,38 @@ class CausalAttend:
     """
 
     def __init__(self, documents_BT: Tensor | None = None) -> None:
-        self.documents_BT = documents_BT
+        self.mask: Tensor | None = None
         self.lengths: list[int] = []  # of the documents, over all rows, where they attend one by one
+        self.ends: Tensor | None = None  # of the documents, for the kernel that takes them all
         if documents_BT is None or not bool((documents_BT != documents_BT[:, :1]).any()):
-            self.documents_BT = None
-        elif documents_BT.device.type in ("cpu", "cuda"):
+            return
+        device = documents_BT.device
+        if device.type == "cuda" and torch.is_autocast_enabled("cuda") and has_kernel(device):
+            if lengths := document_lengths(documents_BT, shortest=1):
+                self.ends = torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32, device=device)
+                return
+        elif device.type == "cpu":
             self.lengths = document_lengths(documents_BT)
-
-    @cached_property
-    def mask(self) -> Tensor | None:
-        """Where a token may look, shape (B, 1, T, T); None is causal."""
-        documents_BT = self.documents_BT
-        if documents_BT is None:
-            return None
         same = documents_BT[:, None, :, None] == documents_BT[:, None, None, :]
         n = documents_BT.shape[1]
-        return same & torch.ones(n, n, dtype=torch.bool, device=documents_BT.device).tril()
+        self.mask = same & torch.ones(n, n, dtype=torch.bool, device=device).tril()
 
     def __call__(self, layer: int, q_BTNH: Tensor, k_BTGH: Tensor, v_BTGH: Tensor) -> Tensor:
-        if self.lengths and q_BTNH.is_cuda and q_BTNH.dtype in (torch.bfloat16, torch.float16) and has_kernel():
-            return attention_by_documents(q_BTNH, k_BTGH, v_BTGH, self.lengths)
-        if q_BTNH.is_cuda or not self.lengths or torch.compiler.is_compiling():  # it would compile anew for other lengths
+        if self.ends is not None:
+            return attention_by_documents(q_BTNH, k_BTGH, v_BTGH, self.ends)
+        # Compiled, it would be compiled anew for other lengths, which must not even be looked at.
+        if torch.compiler.is_compiling() or not self.lengths:
             return attention(q_BTNH, k_BTGH, v_BTGH, self.mask)
         parts = [x.flatten(0, 1).split(self.lengths) for x in (q_BTNH, k_BTGH, v_BTGH)]
         attended = [attention(q[None], k[None], v[None], None) for q, k, v in zip(*parts, strict=True)]
         return torch.cat(attended, dim=1).view_as(q_BTNH)
 
 
-def document_lengths(documents_BT: Tensor) -> list[int]:
-    """Tokens of each document, row by row; none where documents are not in order, or under SHORT tokens on average."""
+def document_lengths(documents_BT: Tensor, shortest: int = SHORT) -> list[int]:
+    """Tokens of each document, row by row; none where documents are not in order, or under `shortest` tokens on average."""
     steps = documents_BT.diff(dim=1, prepend=documents_BT[:, :1] - 1)
     begins = (steps != 0).flatten().nonzero().flatten()
-    if bool((steps < 0).any()) or len(begins) * SHORT > documents_BT.numel():
+    if bool((steps < 0).any()) or len(begins) * shortest > documents_BT.numel():
         return []
     lengths: list[int] = begins.diff(append=begins.new_tensor([documents_BT.numel()])).tolist()
     return lengths

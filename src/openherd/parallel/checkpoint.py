@@ -87,10 +87,12 @@ def _with_extra(state: dict[str, Any], optimizer: torch.optim.Optimizer | None, 
 
 def _write(directory: Path, world: World, state: dict[str, Any]) -> None:
     temporary = directory.with_name(f".{directory.name}.tmp")
-    if world.leads:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-    world.gather(None)
+    with _refusal(temporary) as made:
+        if world.leads:
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+    if code := max(world.gather(made.code)):
+        raise OSError(code, os.strerror(code), str(directory))
     sums: dict[str, str] = {}
     with _refusal(temporary) as refused:
         with _quiet():
@@ -125,7 +127,8 @@ def _refusal(temporary: Path) -> Iterator[_Refused]:
     try:
         yield found
     except BaseException as error:
-        full = shutil.disk_usage(temporary.parent).free < FULL_BYTES
+        place = next(path for path in temporary.parents if path.exists())
+        full = shutil.disk_usage(place).free < FULL_BYTES
         told = re.search(r"\[Errno (\d+)\]", str(error))
         if isinstance(error, KeyboardInterrupt) or not (full or told or WRITE_FAILED in str(error)):
             shutil.rmtree(temporary, ignore_errors=True)

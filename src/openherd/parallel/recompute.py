@@ -27,7 +27,8 @@ KEPT = {  # outputs that selective recomputation keeps
 
 def policy(_: Any, operation: Any, *arguments: Any, **options: Any) -> CheckpointPolicy:
     """Whether an operation's output is kept."""
-    return CheckpointPolicy.MUST_SAVE if operation in KEPT else CheckpointPolicy.PREFER_RECOMPUTE
+    kept = operation in KEPT or "_varlen_attn" in str(operation)  # registered only when it is first used
+    return CheckpointPolicy.MUST_SAVE if kept else CheckpointPolicy.PREFER_RECOMPUTE
 
 
 def recompute(layer: nn.Module, how: Recompute) -> None:

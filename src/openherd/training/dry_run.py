@@ -131,7 +131,7 @@ class DryRun:
 
     def micro_batches(self, piece: Piece) -> tuple[int, int]:
         """Of a step and process: how many, and of how many sequences."""
-        each = piece.batch_sequences // self.parallel.dp
+        each = -(-piece.batch_sequences // self.parallel.dp)
         n = micro_batches(self.parallel, each, self.micro_batch_sequences)
         return n, each // n
 

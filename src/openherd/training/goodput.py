@@ -34,12 +34,17 @@ CLASSES = {
 }
 
 
+def heartbeat_s(world: int) -> float:
+    """Seconds between a process's signs of life: a disk that many share is not to be flooded."""
+    return max(HEARTBEAT_S, world / 64)
+
+
 class Heartbeat:
     """A file that this process touches twice a second, so that others can see that it is there."""
 
     def __init__(self, out: Output, world: World) -> None:
         self.file = out.path / ALIVE / f"{world.rank}.{os.getpid()}"
-        self.every_s = max(HEARTBEAT_S, world.layout.world / 64)  # a shared disk is not to be flooded
+        self.every_s = heartbeat_s(world.layout.world)
         self.ended = threading.Event()
         self.thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
 
@@ -98,6 +103,13 @@ class Ledger:
             self._write({"recompute": lost, "stalled": alive - before - lost, "restart": self.last - alive})
         else:
             self._write({"restart": self.last - out.begun})
+
+    def end(self) -> None:
+        """The run is done; what has passed since the last step was for its final state."""
+        now = time.time()
+        self.last, seconds = now, now - self.last
+        if self.log is not None:
+            self._write({"checkpoint": seconds})
 
     def _write(self, seconds: dict[str, float], **more: Any) -> None:
         assert self.log is not None

@@ -33,7 +33,7 @@ from openherd.parallel.float8 import Float8
 from openherd.parallel.layout import ParallelConfig
 from openherd.parallel.mesh import World, flight_record, is_lost, join
 from openherd.parallel.stage import Batch, Objective
-from openherd.training.goodput import ALIVE, HEARTBEAT_S, Heartbeat, Ledger, Pace, goodput, silent
+from openherd.training.goodput import ALIVE, Heartbeat, Ledger, Pace, goodput, heartbeat_s, silent
 from openherd.training.optimizer import DecaySchedule, MomentsDtype, make_adamw, set_learning_rate
 from openherd.training.resilience import (
     Range,
@@ -55,6 +55,7 @@ SNAPSHOTS = "snapshots"
 EVENTS = "events.jsonl"
 FLIGHT = ".flight"
 OVERFLOW = "overflow"  # of fp16: what a lower loss scale mends
+OTHERS = "others_B"  # of a batch: whether a row is another process's, and here to make the shares even
 TOKENS = "tokens"  # counted beside the objective's terms
 
 
@@ -236,8 +237,9 @@ def train(
 def lost(error: Exception, world: World, out: Output, step: int) -> LostError:
     """What happened where others are gone or hang, and who they are, by the heartbeats that have stopped."""
     at = round(time.time(), 3)
-    time.sleep(3 * HEARTBEAT_S)  # a process that died this moment has not been silent for long
-    gone = silent(out, world.layout.world, 2.5 * HEARTBEAT_S)
+    beat_s = heartbeat_s(world.layout.world)
+    time.sleep(3 * beat_s)  # a process that died this moment has not been silent for long
+    gone = silent(out, world.layout.world, 2.5 * beat_s)
     file = out.path / FLIGHT / f"{world.rank}.json"
     last = flight_record(file)
     who = ", ".join(f"process {rank} has given no sign of life for {age:.0f} s" for rank, age in sorted(gone.items()))
@@ -289,21 +291,23 @@ class Steps:
         self.ledger.begin()
 
     def newest(self) -> dict[str, Any]:
-        """Read the newest checkpoint that is whole; returns its plain values, START's without one.
+        """Read the newest checkpoint that is whole; returns its plain values, START's without one."""
+        found = checkpoints(self.out)
+        return self.first_whole(found)[0] if found else self.start()
+
+    def first_whole(self, paths: Sequence[Path]) -> tuple[dict[str, Any], Path]:
+        """Read the first of these checkpoints that is whole; returns its plain values, and which it is.
 
         Says on standard error which were damaged. Raises InputError where all are.
         """
-        found = checkpoints(self.out)
-        for path in found:
+        for path in paths[:-1]:
             try:
-                return load_state(path, self.model, self.optimizer, self.start())
+                return load_state(path, self.model, self.optimizer, self.start()), path
             except InputError as error:
-                if path == found[-1]:
-                    raise
                 self.tell("damaged checkpoint", path=path.name)
                 if self.world.leads:
                     sys.stderr.write(f"  {error.where}: {error.found}; going on from the checkpoint before\n")
-        return self.start()
+        return load_state(paths[-1], self.model, self.optimizer, self.start()), paths[-1]
 
     def start(self) -> dict[str, Any]:
         """START, with the loss scale's values where it moves."""
@@ -333,14 +337,13 @@ class Steps:
         step, started = self.step, time.perf_counter()
         if is_in(self.skips, step):
             self.out.log(step=step, tokens=self.tokens, loss_nats=None, skipped=True, time_s=0.0)
-            self.step += 1
+            self.advance()
             return "passed over"
         with self.ledger.waiting("data"):
             batch = {name: tensor.to(self.world.device) for name, tensor in self.ahead.get(step)[0].items()}
         self.pace.arrive()
         counts, n_tokens, leave = self.count(batch, leave)
-        rows_here, length = batch["tokens_BT"].shape
-        self.watch.meet([rows_here * self.world.layout.dp, length])
+        self.watch.meet([n_tokens, batch["tokens_BT"].shape[1]])
         losses, gradient_norm, wrong = self.gradients(batch, counts)
         self.pace.leave()
         if wrong:
@@ -355,7 +358,7 @@ class Steps:
         record = {"step": step, "tokens": self.tokens, **losses, "learning_rate": learning_rate}
         record |= {"gradient_norm": gradient_norm, "update_norm": norm, **self.scale()}
         self.out.log(**record, time_s=round(time.perf_counter() - started, 4))
-        self.step += 1
+        self.advance()
         with self.ledger.waiting("checkpoint"):
             self.keep(leave)
         self.ledger.step(step, applied=True)
@@ -366,7 +369,7 @@ class Steps:
 
     def count(self, batch: Batch, leave: bool) -> tuple[dict[str, float], int, bool]:
         """What each term of the loss is divided by, over all processes; tokens; and whether any process is asked to leave."""
-        mine = {**self.objective.counts(batch), TOKENS: batch["tokens_BT"].numel()}
+        mine = {**self.objective.counts(batch), TOKENS: own_tokens(batch)}
         *sums, n_leave = self.world.sum([*(float(n) for n in mine.values()), float(leave)])
         # Processes that share rows count them alike.
         copies = self.world.layout.world // self.world.layout.dp
@@ -405,9 +408,9 @@ class Steps:
         self.tell(wrong, step=step, loss_nats=finite(losses["loss_nats"]), gradient_norm=finite(gradient_norm), limit_nats=limit)
         self.skips = add_range(self.skips, step, step + 1)
         too_many = self.watch.bad_in_a_row > self.config.most_skipped_steps
-        target = self.last_good() if too_many or wrong == "spike" else None
-        if target is not None:
-            return self.roll_back(target)
+        targets = self.ways_back() if too_many or wrong == "spike" else []
+        if targets:
+            return self.roll_back(targets)
         if too_many:
             found = f"step {step}: loss {losses['loss_nats']:.4g}, gradient norm {gradient_norm:.4g}"
             more = f", after {n} such steps" if (n := self.watch.bad_in_a_row - 1) else ""
@@ -421,37 +424,46 @@ class Steps:
         """Log a step that is not applied."""
         self.out.log(**record, **self.scale(), time_s=round(seconds, 4))
         self.ledger.step(self.step, applied=False)
-        self.step += 1
+        self.advance()
         return f"{wrong}, not applied"
+
+    def advance(self) -> None:
+        """A step further, applied or not, with the snapshot that is due then."""
+        self.step += 1
+        if self.step in self.snapshot_steps:
+            with self.ledger.waiting("checkpoint"):
+                self.settle()  # two cannot be written at once: their processes would answer each other
+                save_state(self.out.path / SNAPSHOTS / name_of(self.step), self.model, None, {})
 
     def scale(self) -> dict[str, float]:
         """What a record says of the loss scale."""
         return {"loss_scale": self.model.loss_scale.value} if self.model.loss_scale.moves else {}
 
-    def last_good(self) -> Path | None:
-        """Where to go back to: the last good checkpoint before the first suspicious step, else the newest before it; None without
-        one, and where going back has not helped."""
+    def ways_back(self) -> list[Path]:
+        """Where to go back to, the best first: good checkpoints before the first suspicious step, then others before it, of each the
+        newest first; none where going back has not helped."""
         first = self.watch.suspicious_since
         assert first is not None
         if self.watch.rollbacks >= self.config.most_rollbacks:
-            return None
+            return []
         self.settle()
         self.world.wait()
         before = [path for path in checkpoints(self.out) if step_of(path) <= first]
-        return next(filter(is_marked_good, before), next(iter(before), None))
+        return sorted(before, key=lambda path: not is_marked_good(path))
 
-    def roll_back(self, target: Path) -> str:
-        """Back to a checkpoint; the data from the first suspicious step on are passed over."""
+    def roll_back(self, targets: Sequence[Path]) -> str:
+        """Back to the first checkpoint that is whole; the data from the first suspicious step on are passed over."""
         step, first = self.step, self.watch.suspicious_since
         assert first is not None
         self.skips = add_range(self.skips, first, step + 1)
         self.keep_skips()
         rollbacks, ends = self.watch.rollbacks + 1, self.step
-        self.read_state(load_state(target, self.model, self.optimizer, self.start()))
+        found, target = self.first_whole(targets)
+        self.read_state(found)
         self.watch.rollbacks, self.watch.clean_since = rollbacks, max(self.watch.clean_since, ends + 1)
         self.tell("rollback", step=ends, to_step=self.step, good=is_marked_good(target), skipped=[first, ends + 1])
         if self.world.leads:
-            for late in checkpoints(self.out):
+            for late in (*checkpoints(self.out), *(self.out.path / SNAPSHOTS).glob("step-*")):
                 if step_of(late) > self.step:  # they hold what led there
                     shutil.rmtree(late)
         self.rewind()
@@ -459,11 +471,8 @@ class Steps:
         return f"rolled back to step {self.step}"
 
     def keep(self, leave: bool) -> None:
-        """What is due after a step: a snapshot, a checkpoint, the mark of a good one."""
+        """What is due after a step: a checkpoint, the mark of a good one."""
         step = self.step
-        if step in self.snapshot_steps:
-            self.settle()  # two cannot be written at once: their processes would answer each other
-            save_state(self.out.path / SNAPSHOTS / name_of(step), self.model, None, {})
         if self.world.leads:
             self.rotate()
         if (step % self.config.checkpoint_steps == 0 or leave) and step < self.steps:
@@ -513,8 +522,9 @@ class Steps:
 
     def finish(self) -> None:
         """The final state. Raises OpenherdError where nothing was learnt, or the weights are broken."""
-        out, records = self.out, self.out.metrics.read()
-        if self.steps and all(record.get("skipped") for record in records):
+        out = self.out
+        nothing = self.world.leads and all(record.get("skipped") for record in out.metrics.read())
+        if self.world.sum([float(nothing)])[0]:
             raise OpenherdError(out.path, "no step had a finite loss and gradient", do="lower learning_rate, or look at the data")
         if broken := self.model.not_finite():
             found = f"{broken} is not finite after {self.steps} steps"
@@ -525,6 +535,7 @@ class Steps:
         if self.world.leads:
             shutil.rmtree(out.path / CHECKPOINTS, ignore_errors=True)
         self.world.wait()
+        self.ledger.end()
 
     def metrics(self) -> dict[str, Any]:
         """What the manifest says of the run."""
@@ -548,6 +559,12 @@ class Steps:
 def tell(out: Output, event: str, **more: Any) -> None:
     """Note an event in `events.jsonl`."""
     MetricsLog(out.path / EVENTS).append({"event": event, "at": round(time.time(), 3), **more})
+
+
+def own_tokens(batch: Batch) -> int:
+    """Tokens of a process's rows, less those of another's that fill up an uneven share."""
+    rows, length = batch["tokens_BT"].shape
+    return (rows - int(batch[OTHERS].sum()) if OTHERS in batch else rows) * length
 
 
 def finite(value: float) -> float | None:
@@ -577,6 +594,8 @@ START: dict[str, Any] = {"step": 0, "tokens": 0, "watch": "", "skips": "[]"}
 def average_snapshots(model: Sharded, out: Output) -> int:
     """Replace the weights by the mean of the run's snapshots (paper 3.4.3); returns how many there were."""
     paths = sorted((out.path / SNAPSHOTS).glob("step-*"))
+    if not paths:
+        raise InputError(out.path / SNAPSHOTS, "no snapshot to average", do="remove this run and make it again")
     totals = [torch.zeros_like(local, dtype=torch.float64) for _, local in model.trained()]
     for path in paths:
         load_state(path, model, None, {})

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import torch
 from pydantic import Field
 
@@ -33,7 +34,7 @@ from openherd.parallel.mesh import World
 from openherd.parallel.stage import Batch
 from openherd.tokenizer.tokenizer import Tokenizer
 from openherd.training.goodput import goodput_text
-from openherd.training.loop import COMPUTE, STATE, Part, TrainingConfig, open_world, read_compute, train
+from openherd.training.loop import COMPUTE, OTHERS, STATE, Part, TrainingConfig, open_world, read_compute, train
 from openherd.training.objective import NextToken
 
 WANTED_STEPS = 8  # whose tokens are fetched before they are read, where the shards lie elsewhere; ours
@@ -103,7 +104,9 @@ def batches(shards: TokenShards, pieces: Sequence[Piece], seed: int, phase: str,
                 source.want(first, each)
         source, first, each, others = rows(step, place, n)
         arrays = source.batch(first, each)
-        arrays["labels_BT"][:others] = IGNORED
+        if others:
+            arrays["labels_BT"][:others] = IGNORED
+            arrays[OTHERS] = np.arange(each) < others
         return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
     return part
@@ -236,7 +239,12 @@ def train_phase(
     )
     flops = sum(flops_per_token(model.shape, p.sequence_length) * p.tokens for p in pieces)
     applied, seconds = flops * metrics["tokens"] / sum(p.tokens for p in pieces), metrics["goodput_s"]
-    used = mfu(applied, seconds.get("productive", 0.0), out.device, metrics["precision"], model.world.layout.world)
+    # Frozen weights have no gradients of their own, and their FLOPs are not the model's: not counted.
+    used = (
+        None
+        if model.lora is not None
+        else mfu(applied, seconds.get("productive", 0.0), out.device, metrics["precision"], model.world.layout.world)
+    )
     if out.leads:
         sys.stderr.write(f"      {goodput_text(seconds)} · MFU {mfu_text(used)}\n")
     return {

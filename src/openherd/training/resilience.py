@@ -91,7 +91,7 @@ class Watch:
             self.suspicious_since = step
 
     def accept(self, step: int, loss: float, update_norm: float) -> bool:
-        """An applied step; whether its update was suspiciously large, which keeps it out of the window too."""
+        """An applied step; whether its update was suspiciously large."""
         self.bad_in_a_row = 0
         factor = self.thresholds.update_norm_factor
         enough = len(self.updates) >= min(LEAST, self.thresholds.spike_window)
@@ -104,8 +104,8 @@ class Watch:
             if self.suspicious_since is None:
                 self.suspicious_since = step
         else:
-            self.updates.append(update_norm)
             self.suspicious_since = None
+        self.updates.append(update_norm)  # a median bears some odd ones, and a new level must become the usual one
         return large
 
     def meet(self, shape: list[int]) -> None:
