@@ -440,7 +440,7 @@ class Steps:
         return {"loss_scale": self.model.loss_scale.value} if self.model.loss_scale.moves else {}
 
     def ways_back(self) -> list[Path]:
-        """Where to go back to, the best first: good checkpoints before the first suspicious step, then others before it, of each the
+        """Where to go back to, the best first: good checkpoints before the first suspicious step, then others, of each the
         newest first; none where going back has not helped."""
         first = self.watch.suspicious_since
         assert first is not None
