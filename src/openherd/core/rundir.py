@@ -219,7 +219,8 @@ class Output:
             _remove(temporary)
             raise
         flush_to_disk(temporary)
-        _remove(final)
+        if temporary.is_dir() or final.is_dir():
+            _remove(final)  # a folder replaces nothing; a file is there all the time
         os.replace(temporary, final)
 
     def log(self, **record: Any) -> None:
