@@ -64,7 +64,16 @@ def test_two_processes(tmp_path):
 
 @pytest.mark.slow
 def test_in_a_pipeline(tmp_path):
-    layout = ("--set", "parallel.pp=2", "--set", "parallel.dp_shard=2", "--set", "parallel.micro_batches=4")
+    layout = (
+        "--set",
+        "parallel.pp=2",
+        "--set",
+        "parallel.dp_shard=2",
+        "--set",
+        "parallel.micro_batches=2",
+        "--set",
+        "pretrain.batch_tokens=[1024,2048]",
+    )
     done, report = drilled(tmp_path, *layout, "--faults", "nan,spike,kill")
     assert report["same_bits"], report
     assert done.returncode == 0
