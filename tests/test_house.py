@@ -15,7 +15,7 @@ from openherd.stages import STAGES
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "src" / "openherd"
 TORCH_FREE = ("core", "report", "planning", "stages.py", "model/config.py", "model/flops.py", "model/peaks.py")
-NOT_OURS = {".git", ".venv", "runs", "build", "dist"}
+NOT_OURS = {".git", ".venv", ".venv-litgpt", "runs", "build", "dist"}
 SUFFIXES = {"", ".cfg", ".css", ".html", ".js", ".json", ".md", ".py", ".toml", ".txt", ".yaml"}
 # Spelt with a class each, so that this file does not hold what it looks for.
 HOMES = re.compile(r"/[h]ome/\w|/[U]sers/\w|/[r]oot/|/[w]ork/(main|shared)|/[t]mp/w/")
