@@ -568,6 +568,7 @@ def run_drill(recipe: Recipe, kinds: Sequence[str], seed: int, timeout_s: float,
     where a launcher has started this process.
     """
     from openherd.training import drill as drills
+    from openherd.training.resilience import read_skips
 
     if place() is not None:
         raise ConfigError("openherd drill", "a launcher started it", do="start it alone: it starts its processes itself")
@@ -589,7 +590,7 @@ def run_drill(recipe: Recipe, kinds: Sequence[str], seed: int, timeout_s: float,
             raise StaleError(path, "a drill was here before", do="give another --out, or remove it")
         rundir.make_directory(path)
     _drill(planned, two_agents="agent" in kinds)
-    _drill(replace(twin, skips=drills.skipped_by(planned.out)), two_agents=False)
+    _drill(replace(twin, skips=read_skips(rundir.Output(planned.out))), two_agents=False)
     return drills.report_of(planned, twin.out)
 
 
@@ -604,14 +605,13 @@ def _drill(drill: Any, two_agents: bool) -> None:
     if two_agents:
         agents = Agents(1, 2, free_endpoint())
         job = {"arguments": command, "n": layout.world // 2, "restarts": layout.restarts, "agents": asdict(agents)}
+        job["leave_s"] = layout.leave_s
         agent_file = drill.out / ".agent.json"
         agent_file.write_text(json.dumps({**job, "error_file": str(drill.out / ".error-of-the-second.json")}), encoding="utf-8")
         second = subprocess.Popen([sys.executable, "-m", "openherd", "agent", str(agent_file)])
     n = layout.world // 2 if two_agents else layout.world
     try:
-        launch(
-            command, n, layout.restarts, drill.out / ".error.json", drill.out, leave_s=layout.leave_s, agents=agents,
-        )  # fmt: skip
+        launch(command, n, layout.restarts, drill.out / ".error.json", drill.out, leave_s=layout.leave_s, agents=agents)
     finally:
         if second is not None:
             second.kill()
@@ -625,7 +625,7 @@ def be_agent(file: Path) -> None:
     job = json.loads(file.read_text(encoding="utf-8"))
     agents = Agents(**job["agents"])
     wait_for(agents.endpoint)
-    launch(job["arguments"], job["n"], job["restarts"], Path(job["error_file"]), file.parent, leave_s=3.0, agents=agents)
+    launch(job["arguments"], job["n"], job["restarts"], Path(job["error_file"]), file.parent, leave_s=job["leave_s"], agents=agents)
 
 
 def dry_run(recipe: Recipe, stages: Sequence[str], imported: str) -> "list[DryRun]":

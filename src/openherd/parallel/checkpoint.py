@@ -65,7 +65,7 @@ def _like(parameter: Tensor, local: Tensor) -> Tensor:
 
 
 def _copied(state: Any) -> Any:
-    """A copy in the processor's memory, or on the device where a spread tensor cannot leave it."""
+    """A copy, where the state lies: on a GPU it takes as much of its memory again until it is written."""
     if isinstance(state, dict):
         return {name: _copied(value) for name, value in state.items()}
     return state.clone() if isinstance(state, Tensor) else state

@@ -17,7 +17,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ from openherd.training.goodput import goodput, goodput_text
 from openherd.training.loop import EVENTS, TrainingConfig, checkpoints, train
 from openherd.training.objective import NextToken
 from openherd.training.parity import batch_shape, small_shape, weights_of
+from openherd.training.resilience import read_skips
 
 FAULTS = {
     "nan": "a batch whose loss is NaN",
@@ -51,6 +52,7 @@ FAULTS = {
 }
 BEGIN, APART, AFTER = 24, 8, 10  # steps before the first fault, between two, after the last
 CHECKPOINT_STEPS, GOOD_AFTER, WINDOW = 6, 4, 16
+RATE = 3e-3
 AMID_S, LATE_S = 0.15, 0.6  # the fault comes while its process waits in a collective for the others, which come late
 ALLOWED = 2e-6  # nats, after a change of layout
 INJECTED, OUTCOME = "injected.jsonl", "outcome.json"
@@ -264,8 +266,7 @@ def rehearse(drill: Drill) -> None:
     model.fill(weights_of(drill.shape))
     source = BatchSource(shards_of(drill.shape.vocabulary), 0, "drill", tokens, {"drill": 1.0})
     objective = Rehearsed(source, rows, drill, world, out)
-    rate: Callable[[int], float] = lambda step: 3e-3  # noqa: E731
-    train(model, objective, objective.part, rate, drill.steps, config, out, what="drill", skips=drill.skips)
+    train(model, objective, objective.part, lambda step: RATE, drill.steps, config, out, what="drill", skips=drill.skips)
     digest = hashlib.sha256()
     for name in model.names():
         digest.update(model.whole(name).numpy().tobytes())
@@ -275,12 +276,6 @@ def rehearse(drill: Drill) -> None:
         with out.write(OUTCOME) as path:
             path.write_text(json.dumps(outcome), encoding="utf-8")
     world.wait()
-
-
-def skipped_by(out: Path) -> list[tuple[int, int]]:
-    """The ranges of steps that a rehearsal passed over."""
-    file = out / "skips.json"
-    return [tuple(item) for item in json.loads(file.read_text(encoding="utf-8"))] if file.exists() else []
 
 
 def told_events(out: Path) -> list[dict[str, Any]]:
@@ -324,14 +319,15 @@ def findings(drill: Drill) -> list[dict[str, Any]]:
 def report_of(drill: Drill, undisturbed: Path) -> dict[str, Any]:
     """Everything that a rehearsal found, as plain values."""
     mine, its = (json.loads((path / OUTCOME).read_text(encoding="utf-8")) for path in (drill.out, undisturbed))
-    difference = max(abs(loss - its["losses"][step]) for step, loss in mine["losses"].items())
+    both = mine["losses"].keys() & its["losses"].keys()
+    difference = max(abs(mine["losses"][step] - its["losses"][step]) for step in both)
     same = mine["weights_sha256"] == its["weights_sha256"] and mine["losses"] == its["losses"]
     rows = findings(drill)
     changed = mine["processes"] != its["processes"]
     seen = all(row["detected"] for row in rows)
     return {
         "faults": rows,
-        "skipped": skipped_by(drill.out),
+        "skipped": read_skips(Output(drill.out)),
         "final_loss_nats": list(mine["losses"].values())[-1],
         "undisturbed_loss_nats": list(its["losses"].values())[-1],
         "largest_difference_nats": difference,

@@ -40,7 +40,7 @@ def heartbeat_s(world: int) -> float:
 
 
 class Heartbeat:
-    """A file that this process touches twice a second, so that others can see that it is there."""
+    """A file that this process touches every `heartbeat_s` seconds, so that others can see that it is there."""
 
     def __init__(self, out: Output, world: World) -> None:
         self.file = out.path / ALIVE / f"{world.rank}.{os.getpid()}"

@@ -25,7 +25,7 @@ from openherd.data.block_cache import BlockCache
 from openherd.data.token_shards import TokenShards
 from openherd.model.config import ModelConfig
 from openherd.model.flops import flops_per_token, parameters
-from openherd.model.peaks import UNKNOWN, mfu, mfu_text
+from openherd.model.peaks import mfu, mfu_text
 from openherd.model.weights import model_of, read_tensors, write_model
 from openherd.parallel.apply import Sharded
 from openherd.parallel.layout import Rows, check_layout
@@ -239,17 +239,15 @@ def train_phase(
     )
     flops = sum(flops_per_token(model.shape, p.sequence_length) * p.tokens for p in pieces)
     applied, seconds = flops * metrics["tokens"] / sum(p.tokens for p in pieces), metrics["goodput_s"]
-    # Frozen weights have no gradients of their own, and their FLOPs are not the model's: not counted.
-    used = (
-        None
-        if model.lora is not None
-        else mfu(applied, seconds.get("productive", 0.0), out.device, metrics["precision"], model.world.layout.world)
-    )
+    used = mfu(applied, seconds.get("productive", 0.0), out.device, metrics["precision"], model.world.layout.world)
+    told = mfu_text(used)
+    if model.lora is not None:  # frozen weights have no gradients of their own: these are not the model's FLOPs
+        used, told = None, "not counted with adapters"
     if out.leads:
-        sys.stderr.write(f"      {goodput_text(seconds)} · MFU {mfu_text(used)}\n")
+        sys.stderr.write(f"      {goodput_text(seconds)} · MFU {told}\n")
     return {
         **metrics,
-        "mfu": used or UNKNOWN,
+        "mfu": used or told,
         "parameters": parameters(model.shape),
         "context": model.shape.max_positions,
         "flops": flops,
