@@ -19,9 +19,10 @@ from openherd.model.init import initial_weights
 from openherd.parallel.apply import Sharded
 from openherd.parallel.layout import ParallelConfig
 from openherd.parallel.mesh import World
-from openherd.training.loop import TrainingConfig, train
+from openherd.training.loop import train
 from openherd.training.objective import NextToken
 from openherd.training.schedule import warmup_cosine
+from openherd.training.settings import TrainingConfig
 
 SHAPE = replace(SIZES["herd-1m"], vocabulary=256, max_positions=128)
 STEPS, ROWS, TOKENS, HELD_OUT = 200, 8, 64, 128

@@ -75,6 +75,7 @@ BY_NAME = {stage.name: stage for stage in STAGES}
 PARTS = (
     ("3.2", "openherd.model.transformer", "the Transformer: pre-norm, SwiGLU, RMSNorm, residual stream, embeddings"),
     ("3.2", "openherd.model.attention", "grouped-query attention (GQA), document mask"),
+    ("3.2", "openherd.model.causal", "attention kernel on a processor (CPU): blocks of queries, packed documents, backward"),
     ("3.2", "openherd.model.rope", "rotary position embedding (RoPE), theta, frequency scaling"),
     ("3.2", "openherd.model.config", "model shapes: 8B, 70B, 405B and the ladder of small sizes (Table 3)"),
     ("3.2", "openherd.model.flops", "parameters, FLOPs per token, key/value cache bytes"),
@@ -107,6 +108,7 @@ PARTS = (
     ("3.3", "openherd.training.goodput", "effective training time, goodput, heartbeats, stragglers"),
     ("3.3", "openherd.training.drill", "drill: a rehearsal of failures, fault injection on real processes"),
     ("3.4", "openherd.training.loop", "the training loop: gradients, clipping, resume, averaging"),
+    ("3.4", "openherd.training.settings", "training settings: precision, AdamW, spikes, checkpoints, layout"),
     ("3.4", "openherd.training.optimizer", "AdamW, weight decay and its schedule, moments in bf16, optimizer offload"),
     ("3.4", "openherd.training.cross_entropy", "cross-entropy in parts, without a table of all logits"),
     ("3.4", "openherd.training.schedule", "learning-rate schedules: warm-up, cosine, linear"),

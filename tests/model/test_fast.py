@@ -1,4 +1,4 @@
-"""The hand-written ways back and the documents that attend one by one, against torch's autograd of the plain formulas."""
+"""The hand-written ways back and attention by blocks, against torch's autograd of the plain formulas."""
 
 import itertools
 import subprocess
@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from openherd.model import causal
 from openherd.model.attention import SHORT, CausalAttend, attention, attention_by_documents, document_lengths
 from openherd.model.rope import rotate, rotation
 from openherd.model.transformer import RMSNorm
@@ -74,13 +75,86 @@ def test_the_rotation_and_its_way_back(dtype):
     torch.testing.assert_close(inputs[0].grad, inputs[1].grad, rtol=0, atol=2 * DTYPES[dtype])
 
 
+LENGTHS = {
+    "whole rows": [300, 300],
+    "one block": [128],
+    "a token": [1, 1, 1],
+    "packed": [1, 39, 60, 100, 20, 80, 33, 64, 65],
+    "long and short": [2, 200, 1, 129, 31, 257],
+}
+
+
+def slow_attention(q_BTNH, k_BTGH, v_BTGH, lengths):
+    """Document by document and head by head, in double precision."""
+    q, k, v = (x.double().flatten(0, 1) for x in (q_BTNH, k_BTGH, v_BTGH))
+    shared = q.shape[1] // k.shape[1]
+    out, begin = torch.empty_like(q), 0
+    for n in lengths:
+        for head in range(q.shape[1]):
+            own = slice(begin, begin + n)
+            scores = q[own, head] @ k[own, head // shared].T / q.shape[2] ** 0.5
+            out[own, head] = scores.masked_fill(torch.ones(n, n).triu(1).bool(), -torch.inf).softmax(-1) @ v[own, head // shared]
+        begin += n
+    return out.view(q_BTNH.shape)
+
+
+@pytest.mark.parametrize("scores", [1, causal.SCORES])  # with so little a document goes alone
+@pytest.mark.parametrize("heads", [(4, 2), (3, 1), (2, 2)])
+@pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS)
+def test_attention_by_blocks_is_attention(monkeypatch, lengths, heads, scores):
+    monkeypatch.setattr(causal, "SCORES", scores)
+    rows = 2 if lengths[0] == 300 else 1
+    shapes = [(rows, sum(lengths) // rows, n, 8) for n in (heads[0], heads[1], heads[1])]
+    inputs = [drawn(*shape, seed=i).requires_grad_() for i, shape in enumerate(shapes)]
+    asked = drawn(*shapes[0], seed=9)
+    out = causal.causal_attention(*inputs, causal.by_length(lengths))
+    wanted = slow_attention(*inputs, lengths)
+    assert out.shape == shapes[0]
+    torch.testing.assert_close(out, wanted.float(), rtol=0, atol=2e-6)
+    found, theirs = (torch.autograd.grad(x, inputs, asked.to(x.dtype)) for x in (out, wanted))
+    for mine, its in zip(found, theirs, strict=True):
+        torch.testing.assert_close(mine, its, rtol=0, atol=1e-5)
+
+
+def test_attention_by_blocks_in_bf16_is_as_exact_as_torch_s():
+    lengths = [256, 256]
+    inputs = [drawn(2, 256, n, 16, seed=n).bfloat16().requires_grad_() for n in (4, 2, 1)]
+    inputs[2] = drawn(2, 256, 2, 16, seed=3).bfloat16().requires_grad_()
+    asked = drawn(2, 256, 4, 16, seed=9).bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):  # which must change nothing
+        blocks = causal.causal_attention(*inputs, causal.by_length(lengths))
+    results = [(out, *torch.autograd.grad(out, inputs, asked)) for out in (blocks, attention(*inputs, None))]
+    exact = [x.detach().double().requires_grad_() for x in inputs]
+    out = slow_attention(*exact, lengths)
+    wanted = [out.detach(), *torch.autograd.grad(out, exact, asked.double())]
+    ours, theirs = ([float((x.detach() - w).norm() / w.norm()) for x, w in zip(got, wanted, strict=True)] for got in results)
+    assert max(ours) < 1e-2
+    assert max(ours) < 2 * max(theirs)
+
+
+def test_every_token_stands_in_one_table():
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(50):
+        lengths = torch.randint(1, 300, (int(torch.randint(1, 30, (), generator=generator)),), generator=generator).tolist()
+        tables, total = causal.by_length(lengths), sum(lengths)
+        rows = [row[row < total].tolist() for table in tables for row in table]
+        assert all(row == list(range(row[0], row[-1] + 1)) for row in rows)
+        assert sorted((row[0], len(row)) for row in rows) == [(sum(lengths[:i]), n) for i, n in enumerate(lengths)]
+        assert all(table.shape[1] < int((table < total).sum(1).max()) + causal.UNIT for table in tables)
+
+
+def test_the_operation_is_one_that_torch_knows():
+    inputs = [drawn(1, 40, n, 8, seed=n).requires_grad_() for n in (4, 2)]
+    torch.library.opcheck(causal.causal_attention, (*inputs, inputs[1], causal.by_length([7, 33])))
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_documents_one_by_one_are_documents_under_a_mask(dtype):
+def test_documents_by_length_are_documents_under_a_mask(dtype):
     lengths = [[1, 39, 60], [100], [20, 80]]
     documents = torch.stack([torch.repeat_interleave(torch.arange(len(row)), torch.tensor(row)) for row in lengths])
     attend, masked = CausalAttend(documents), CausalAttend(documents)
-    assert attend.lengths == [n for row in lengths for n in row]
-    masked.lengths = []
+    assert [table.shape for table in attend.tables] == [(2, 32), (2, 64), (1, 96), (1, 128)]
+    masked.tables = []
     gradients = []
     for way in (attend, masked):
         q, k, v = (drawn(3, 100, heads, 8, seed=heads).to(dtype).requires_grad_() for heads in (4, 2, 2))
@@ -138,7 +212,7 @@ def test_a_gpu_attends_by_documents():
         torch.testing.assert_close(mine.float(), its.float(), rtol=5e-2, atol=5e-2)
 
 
-def test_which_documents_attend_one_by_one():
+def test_which_documents_attend_by_length():
     one_a_row = torch.zeros(2, 64, dtype=torch.int64)
     assert CausalAttend(one_a_row).mask is None
     assert CausalAttend(one_a_row + torch.tensor([[0], [1]])).mask is None

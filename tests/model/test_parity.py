@@ -124,7 +124,8 @@ def test_packed_documents_equal_separate_runs_of_the_oracle(name, tmp_path):
 def test_the_cache_changes_nothing(name, tmp_path):
     config = SHAPES[name]
     model, tokens = tiny_model(config), tokens_for(config)
-    whole = model(tokens)
+    save_model(model, tmp_path)
+    whole = oracle_of(tmp_path, attn_implementation="eager")(tokens).logits
     attend = CachedAttend(model, 2, TEXT)
     parts = []
     for part in torch.arange(TEXT).split([70, 1, 1, 30, 1, TEXT - 103]):

@@ -200,7 +200,7 @@ def test_low_precision_in_a_layout(name, outcomes):
     found = outcomes[name]
     if "cp" in name or "tp" in name:  # other products, and with FP8 other scales
         assert found["layout"] == pytest.approx(found["alone"], abs=2e-3)
-        assert found["sums"] < (0.35 if "fp8" in name else 0.02), found
+        assert found["sums"] < (0.35 if "fp8" in name else 0.05), found  # CP attends under a mask, by another kernel
     else:
         assert found["layout"] == pytest.approx(found["alone"], abs=1e-5)
         assert found["sums"] < 1e-5, found

@@ -31,8 +31,8 @@ from openherd.tokenizer.dialog import Encoded, encode_dialog
 from openherd.tokenizer.files import write_tokenizer
 from openherd.tokenizer.tokenizer import Tokenizer
 from openherd.tokenizer.train import learn
-from openherd.training.loop import COMPUTE
 from openherd.training.objective import NextToken
+from openherd.training.settings import COMPUTE
 from tiny import tiny_model, write_tiny
 
 SHAPE = {"n_layers": 2, "d_model": 32, "n_heads": 2, "n_kv_heads": 1, "head_width": 16, "d_feed_forward": 48}

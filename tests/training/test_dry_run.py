@@ -14,9 +14,10 @@ from openherd.interchange.extension import ExtendTokenizerConfig
 from openherd.model.config import ModelConfig
 from openherd.model.transformer import Transformer
 from openherd.parallel.apply import Sharded
+from openherd.parallel.checkpoint import Checkpointer
 from openherd.parallel.layout import ParallelConfig, Rows
 from openherd.parallel.mesh import World
-from openherd.parallel.rehearsal import META, Kept, kept_bytes
+from openherd.parallel.rehearsal import META, Kept, Kernels, kept_bytes
 from openherd.runner import Recipe, dry_run
 from openherd.training.anneal import AnnealConfig
 from openherd.training.continued import ContinuePretrainConfig
@@ -62,7 +63,7 @@ def test_bytes_of_a_step_are_those_of_plain_torch(precision):
             saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
+    with Kernels(), torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
         loss = run(model.stages[0], precision)
     loss.sum().backward()
     parameters = [p for _, p in model.trained()]
@@ -81,7 +82,7 @@ def test_bytes_of_a_step_are_those_of_plain_torch(precision):
 @pytest.mark.parametrize("how", ["none", "selective", "full"])
 def test_fake_tensors_keep_what_real_ones_do(how):
     model = real("float32", recompute=how)
-    with Kept(model.stages[0], TOKENS) as kept:
+    with Kernels(), Kept(model.stages[0], TOKENS) as kept:
         out = run(model.stages[0], "float32")
     measured = kept.bytes(BATCH.values())
     del out
@@ -179,7 +180,7 @@ def continued(**settings):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("offload", [False, True])
-def test_moments_are_where_the_optimizer_keeps_them(dtype, offload):
+def test_moments_are_where_the_optimizer_keeps_them(dtype, offload, tmp_path):
     model = real("float32")
     optimizer = make_adamw(
         model.trained(), beta1=0.9, beta2=0.95, epsilon=1e-5, weight_decay=0.1, moments_dtype=dtype, offload=offload
@@ -188,14 +189,16 @@ def test_moments_are_where_the_optimizer_keeps_them(dtype, offload):
     _, found = continued(moments_dtype=dtype, optimizer_offload=offload)
     (process,) = found.processes
     assert process.moments == (0 if offload else moments)
-    assert process.checkpoint == process.weights + process.moments
     assert process.written == process.weights + moments
-    # Moments, their copy, and of two tensors weight and gradient in fp32.
-    assert process.host == (2 * moments + 2 * 2 * 4 * 96 * 32 if offload else 0)
-    assert ("host's memory" in dry_run_text(found, 80, 8)) == offload
+    # Moments, and of two tensors weight and gradient in fp32; the copy that is written behind training.
+    held = moments + 2 * 2 * 4 * 96 * 32 if offload else 0
+    assert process.host == held + process.written
+    assert f"{process.host / GIB:.2f} GiB a process" in dry_run_text(found, 80, 8)
     _, waits = continued(moments_dtype=dtype, optimizer_offload=offload, checkpoint_behind=False)
-    assert waits.processes[0].checkpoint == 0
-    assert waits.processes[0].host == max(process.host - moments, 0)
+    assert waits.processes[0].host == held
+    with Checkpointer(model, optimizer, behind=True) as checkpointer:
+        checkpointer.save(tmp_path / "one", {})
+    assert process.written == sum(copy.nbytes for copy in checkpointer.copies.values())
 
 
 @pytest.mark.parametrize("bf16", [False, True])
@@ -210,7 +213,7 @@ def test_lora_is_reckoned_as_it_is(bf16, how, whole):
     model = Sharded(SHAPE, World(layout, torch.device("cpu")), "bfloat16", lora=config.lora)
     for _, _, local in (*model.parts, *model.frozen):
         torch.nn.init.constant_(local, 0.1)
-    with Kept(model.stages[0], TOKENS) as kept:
+    with Kernels(), Kept(model.stages[0], TOKENS) as kept:
         out = run(model.stages[0], "bfloat16")
     assert process.activations == kept.bytes(BATCH.values())
     del out
@@ -260,7 +263,7 @@ def test_the_table_of_memory_for_continued_pre_training(model, settings, figures
     (found,) = dry_run(recipe, ["continue-pretrain"], model)
     p = found.largest
     work = p.gathered + p.summed + p.activations + p.recomputed + p.pipeline + p.logits
-    sizes = [p.weights, p.gradients, p.moments, work, p.checkpoint, p.total, p.host]
+    sizes = [p.weights, p.gradients, p.moments, work, p.total, p.host]
     fits = next((f"{gb} GB" for gb in (24, 48, 80) if fits_text(found, 0.9 * gb) == ""), "none")
     if found.parallel.world > 1 and fits != "none":
         fits = f"{found.parallel.world} of {fits}"

@@ -15,10 +15,11 @@ from openherd.parallel.apply import Sharded
 from openherd.parallel.layout import ParallelConfig
 from openherd.parallel.loss_scale import DOUBLED_AFTER, FIRST, HIGHEST, LossScale
 from openherd.parallel.mesh import World
-from openherd.training.loop import TrainingConfig, train
+from openherd.training.loop import train
 from openherd.training.objective import NextToken
 from openherd.training.optimizer import make_adamw, set_learning_rate
 from openherd.training.parity import batch_of, weights_of
+from openherd.training.settings import TrainingConfig
 
 SHAPE = ModelConfig(n_layers=2, d_model=16, n_heads=2, n_kv_heads=1, head_width=8, d_feed_forward=24, vocabulary=30)
 CONFIG = TrainingConfig(device="cpu", micro_batch_sequences=8, checkpoint_steps=4)

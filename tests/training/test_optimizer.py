@@ -13,10 +13,11 @@ from openherd.parallel.checkpoint import load_moments
 from openherd.parallel.layout import ParallelConfig
 from openherd.parallel.mesh import World
 from openherd.parallel.stage import EMBED
-from openherd.training.loop import TrainingConfig, train
+from openherd.training.loop import train
 from openherd.training.objective import NextToken
 from openherd.training.optimizer import make_adamw, round_by_chance, set_learning_rate
 from openherd.training.parity import batch_of
+from openherd.training.settings import TrainingConfig
 
 SHAPE = ModelConfig(n_layers=2, d_model=16, n_heads=2, n_kv_heads=1, head_width=8, d_feed_forward=24, vocabulary=30)
 CONFIG = TrainingConfig(precision="float32", device="cpu", micro_batch_sequences=8, checkpoint_steps=4)

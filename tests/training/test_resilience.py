@@ -26,10 +26,11 @@ from openherd.parallel.apply import Sharded
 from openherd.parallel.layout import ParallelConfig
 from openherd.parallel.mesh import World
 from openherd.training.goodput import CLASSES, Pace, goodput, goodput_text
-from openherd.training.loop import TrainingConfig, average_snapshots, checkpoints, own_tokens, train
+from openherd.training.loop import average_snapshots, checkpoints, own_tokens, train
 from openherd.training.objective import NextToken
 from openherd.training.phase import Piece, batches
 from openherd.training.resilience import Watch, add_range, is_in, is_marked_good
+from openherd.training.settings import TrainingConfig
 
 SHAPE = ModelConfig(n_layers=1, d_model=16, n_heads=2, n_kv_heads=1, head_width=8, d_feed_forward=24, vocabulary=24)
 STEPS = 56

@@ -22,11 +22,12 @@ from openherd.parallel.layout import ParallelConfig
 from openherd.parallel.mesh import World
 from openherd.training.anneal import snapshot_steps
 from openherd.training.long_context import LongContextConfig, rescaled
-from openherd.training.loop import TrainingConfig, average_snapshots, checkpoints, train
+from openherd.training.loop import average_snapshots, checkpoints, train
 from openherd.training.objective import NextToken
 from openherd.training.optimizer import make_adamw, set_learning_rate
 from openherd.training.pretrain import PretrainConfig, ramp
 from openherd.training.schedule import linear_to_zero, warmup_cosine
+from openherd.training.settings import TrainingConfig
 
 SHAPE = ModelConfig(n_layers=2, d_model=16, n_heads=2, n_kv_heads=1, head_width=8, d_feed_forward=24, vocabulary=30)
 CONFIG = TrainingConfig(precision="float32", device="cpu", micro_batch_sequences=8, checkpoint_steps=4)
@@ -387,7 +388,7 @@ def test_a_context_is_raised_again_and_again():
 
 
 def test_open_world_are_written_once_and_inherited(tmp_path):
-    from openherd.training.loop import open_world
+    from openherd.training.settings import open_world
 
     out = Output(tmp_path)
     auto = replace(CONFIG, precision="auto")

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from openherd.model.causal import by_length, causal_attention
 from openherd.model.config import ModelConfig
 from openherd.model.layers import Linear
 from openherd.model.rope import rotate
 
-SHORT = 16  # tokens of a document; see decision 18
+SHORT = 8  # tokens of a document; see decision 18
 
 
 class Attend(Protocol):
@@ -64,14 +65,14 @@ def attention_by_documents(q_BTNH: Tensor, k_BTGH: Tensor, v_BTGH: Tensor, ends:
 class CausalAttend:
     """Each token attends to itself and to earlier ones; with `documents_BT`, only within its own document (paper 3.2).
 
-    Rows of one document need no mask, which fast kernels cannot take. On a processor documents attend one by one where they are not
-    too short for that: a mask would pay for all the pairs that it hides. So it would on an NVIDIA GPU, which has a kernel for such
-    rows in bf16 and fp16 (not tried here: no GPU was lent).
+    Rows of one document need no mask, which fast kernels cannot take. On a processor documents of like length attend together where
+    they are not too short for that: a mask would pay for all the pairs that it hides. So it would on an NVIDIA GPU, which has a
+    kernel for such rows in bf16 and fp16 (not tried here: no GPU was lent).
     """
 
     def __init__(self, documents_BT: Tensor | None = None) -> None:
         self.mask: Tensor | None = None
-        self.lengths: list[int] = []  # of the documents, over all rows, where they attend one by one
+        self.tables: list[Tensor] = []  # of the documents by length, on a processor
         self.ends: Tensor | None = None  # of the documents, for the kernel that takes them all
         if documents_BT is None or not bool((documents_BT != documents_BT[:, :1]).any()):
             return
@@ -81,7 +82,7 @@ class CausalAttend:
                 self.ends = torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32, device=device)
                 return
         elif device.type == "cpu":
-            self.lengths = document_lengths(documents_BT)
+            self.tables = by_length(document_lengths(documents_BT))
         same = documents_BT[:, None, :, None] == documents_BT[:, None, None, :]
         n = documents_BT.shape[1]
         self.mask = same & torch.ones(n, n, dtype=torch.bool, device=device).tril()
@@ -89,12 +90,14 @@ class CausalAttend:
     def __call__(self, layer: int, q_BTNH: Tensor, k_BTGH: Tensor, v_BTGH: Tensor) -> Tensor:
         if self.ends is not None:
             return attention_by_documents(q_BTNH, k_BTGH, v_BTGH, self.ends)
-        # Compiled, it would be compiled anew for other lengths, which must not even be looked at.
-        if torch.compiler.is_compiling() or not self.lengths:
-            return attention(q_BTNH, k_BTGH, v_BTGH, self.mask)
-        parts = [x.flatten(0, 1).split(self.lengths) for x in (q_BTNH, k_BTGH, v_BTGH)]
-        attended = [attention(q[None], k[None], v[None], None) for q, k, v in zip(*parts, strict=True)]
-        return torch.cat(attended, dim=1).view_as(q_BTNH)
+        if q_BTNH.device.type == "cpu":
+            if self.mask is None:
+                rows, length = q_BTNH.shape[:2]
+                return causal_attention(q_BTNH, k_BTGH, v_BTGH, [torch.arange(rows * length).view(rows, length)])
+            # Compiled, it would be compiled anew for other lengths, which must not even be looked at.
+            if not torch.compiler.is_compiling() and self.tables:
+                return causal_attention(q_BTNH, k_BTGH, v_BTGH, self.tables)
+        return attention(q_BTNH, k_BTGH, v_BTGH, self.mask)
 
 
 def document_lengths(documents_BT: Tensor, shortest: int = SHORT) -> list[int]:

@@ -3,7 +3,7 @@
 What is kept is weights, AdamW's two moments and a few plain values, under the model's own names; nothing in it says how it was
 spread. A checkpoint is written aside, each process its part and the SHA-256 of it, and published by rename: a directory that is
 there was whole. What a disk does to it later is seen when it is read. Writing can go on behind the training's back: the state is
-copied, which training waits for, and a thread with a group of processes of its own does the rest.
+copied to the processor's memory, which training waits for, and a thread with a group of processes of its own does the rest.
 """
 
 import errno
@@ -62,13 +62,6 @@ def _like(parameter: Tensor, local: Tensor) -> Tensor:
     meta = TensorMeta(parameter.shape, parameter.stride(), local.dtype)
     # Not by from_local, which copies to the mesh's device what was put into the processor's memory.
     return DTensor(local, DTensorSpec(parameter.device_mesh, parameter.placements, meta), requires_grad=False)
-
-
-def _copied(state: Any) -> Any:
-    """A copy, where the state lies: on a GPU it takes as much of its memory again until it is written."""
-    if isinstance(state, dict):
-        return {name: _copied(value) for name, value in state.items()}
-    return state.clone() if isinstance(state, Tensor) else state
 
 
 def updates_of(optimizer: torch.optim.Optimizer) -> int:
@@ -149,6 +142,7 @@ class Checkpointer:
         self.model, self.optimizer = model, optimizer
         self.thread = ThreadPoolExecutor(1, "checkpoint") if behind else None
         self.writing: Future[None] | None = None
+        self.copies: dict[tuple[str, str], Tensor] = {}  # memory for them, which is pinned once
 
     def save(self, directory: Path, extra: dict[str, Any]) -> None:
         """Write a checkpoint of this moment. Waits for the one before."""
@@ -156,8 +150,23 @@ class Checkpointer:
             save_state(directory, self.model, self.optimizer, extra)
             return
         self.wait()
-        state = _with_extra(_copied(state_of(self.model, self.optimizer)), self.optimizer, dict(extra))
+        state = _with_extra(self._copied(), self.optimizer, dict(extra))
         self.writing = self.thread.submit(_write, directory, self.model.world, state)
+
+    def _copied(self) -> dict[str, Any]:
+        """The state of this moment in the processor's memory."""
+        copied: dict[str, Any] = {}
+        for kind, tensors in state_of(self.model, self.optimizer).items():
+            copied[kind] = {}
+            for name, tensor in tensors.items():
+                local = tensor.to_local() if isinstance(tensor, DTensor) else tensor
+                if (kind, name) not in self.copies:
+                    self.copies[kind, name] = torch.empty_like(local, device="cpu", pin_memory=local.is_cuda)
+                self.copies[kind, name].copy_(local, non_blocking=True)
+                copied[kind][name] = _like(tensor, self.copies[kind, name])
+        if self.model.world.device.type == "cuda":
+            torch.cuda.synchronize()
+        return copied
 
     def wait(self) -> None:
         """Until the last one is published. Raises what its writing raised."""

@@ -22,6 +22,7 @@ KEPT = {  # outputs that selective recomputation keeps
     aten._scaled_dot_product_flash_attention_for_cpu.default,
     aten._scaled_dot_product_efficient_attention.default,
     aten._scaled_dot_product_cudnn_attention.default,
+    torch.ops.openherd.causal_attention.default,
 }
 
 

@@ -3,7 +3,7 @@
 The model is built and run by the code of a real run. torch's fake process group says yes to every collective, and its fake tensors
 have shapes and dtypes but no values, so only sizes mean anything. They live on a pretended processor, whose fused attention keeps
 what flash attention keeps: queries, keys, values, the outcome and a logarithm for each query and head. Where a processor does
-otherwise than a GPU, the GPU's way is taken: `KernelNorm`, and rows of one document, which need no mask.
+otherwise than a GPU, the GPU's way is taken: `Kernels`, and rows of one document, which need no mask.
 """
 
 import itertools
@@ -27,6 +27,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from openherd.model.attention import attention
 from openherd.parallel.apply import Sharded, materialise
 from openherd.parallel.context import own_chunks
 from openherd.parallel.layout import ParallelConfig, Rows
@@ -68,11 +69,17 @@ def storages(tensors: Iterable[Tensor]) -> set[int]:
     return {local(t).untyped_storage()._cdata for t in tensors}
 
 
-class KernelNorm(TorchFunctionMode):
-    """Lets torch's norm keep what its kernel for GPUs keeps: the input, and a number a row. On a processor it keeps a copy more."""
+class Kernels(TorchFunctionMode):
+    """Lets norm and attention keep what kernels for GPUs keep: the norm's input and a number a row, where a processor keeps a copy
+    more; and for attention a logarithm a query and head, which ours on a processor does without."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return kernel_norm(*args, **kwargs) if func is F.rms_norm else func(*args, **(kwargs or {}))
+        if func is F.rms_norm:
+            return kernel_norm(*args, **kwargs)
+        if func is torch.ops.openherd.causal_attention.default:
+            q_BTNH, k_BTGH, v_BTGH, _ = args
+            return attention(q_BTNH, k_BTGH, v_BTGH, None)
+        return func(*args, **(kwargs or {}))
 
 
 def kernel_norm(x_BTD: Tensor, shape: Any, weight: Tensor, eps: float) -> Tensor:
@@ -232,7 +239,7 @@ def kept_bytes(stage: Stage, precision: str, objective: Objective, rows: Rows) -
         split = rows.sequence_length // (layout.cp * layout.tp)
         given = tokens if stage.first else torch.zeros(rows.batch_sequences, split, stage.model.config.d_model, requires_grad=True)
         autocast = torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16")
-        with autocast, KernelNorm(), Kept(stage, rows.sequence_length) as kept:
+        with autocast, Kernels(), Kept(stage, rows.sequence_length) as kept:
             out = stage(given, **batch)
         found = kept.bytes([given, *batch.values()])
         del out  # held until here, as the pipeline holds it

@@ -23,10 +23,11 @@ from openherd.parallel.stage import Batch
 from openherd.tokenizer.dialog import Encoded, encode_dialog, render_mask
 from openherd.tokenizer.tokenizer import Tokenizer
 from openherd.tokenizer.tools import Preamble
-from openherd.training.loop import TrainingConfig, train
+from openherd.training.loop import train
 from openherd.training.objective import NextToken
 from openherd.training.phase import Base, Piece, write_trained
 from openherd.training.schedule import warmup_cosine
+from openherd.training.settings import TrainingConfig
 
 DIALOGS = "train.jsonl"
 PADDING_DOCUMENT = -1  # padding attends to padding only

@@ -35,10 +35,11 @@ from openherd.parallel.layout import ParallelConfig
 from openherd.parallel.mesh import World, join
 from openherd.parallel.stage import Batch
 from openherd.training.goodput import goodput, goodput_text
-from openherd.training.loop import EVENTS, TrainingConfig, checkpoints, train
+from openherd.training.loop import EVENTS, checkpoints, train
 from openherd.training.objective import NextToken
 from openherd.training.parity import batch_shape, small_shape, weights_of
 from openherd.training.resilience import read_skips
+from openherd.training.settings import TrainingConfig
 
 FAULTS = {
     "nan": "a batch whose loss is NaN",

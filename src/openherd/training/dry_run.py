@@ -36,7 +36,7 @@ from openherd.training.phase import Piece
 
 GIB = 2**30
 LOGIT_BYTES = 12  # at once: a logit in fp32, its exponential, and a temporary or its gradient
-PARTS = ("weights", "gathered", "gradients", "summed", "moments", "activations", "recomputed", "pipeline", "logits", "checkpoint")
+PARTS = ("weights", "gathered", "gradients", "summed", "moments", "activations", "recomputed", "pipeline", "logits")
 
 
 class Trains(Protocol):
@@ -78,8 +78,9 @@ class Process:
     recomputed: int  # of one layer, where activations are computed again
     pipeline: int  # what is received from other stages
     logits: int
-    checkpoint: int  # the copy that is written behind training
-    host: int  # not on the device: offloaded moments, their copy, and the largest weight and gradient, of two on their way
+    host: (
+        int  # not on the device: offloaded moments, the largest weight and gradient, of two on their way; the copy of a checkpoint
+    )
     written: int  # of a checkpoint: trained weights and moments
 
     @property
@@ -216,8 +217,7 @@ def _reckon(
             recomputed=again if rank.layers else 0,
             pipeline=n * rank.received * rank.hidden,
             logits=LOGIT_BYTES * min(logits, MOST_LOGITS),
-            checkpoint=rank.trained + here if moments.behind else 0,
-            host=of_moments * (2 if moments.behind else 1) + on_the_way if moments.offload else 0,
+            host=(of_moments + on_the_way if moments.offload else 0) + (rank.trained + of_moments if moments.behind else 0),
             written=rank.trained + of_moments,
         )
         found.append(process)
@@ -272,7 +272,7 @@ def dry_run_text(dry: DryRun, device_gib: float, host_ranks: int) -> str:
         first += piece.steps
     six = 6 * n * dry.tokens
     total = f"{dry.steps:,} steps, {dry.tokens:.4g} tokens, {dry.flops:.3g} FLOPs (6 N D: {six:.3g})"
-    copy, on_host = most.written / GIB, max(p.host for p in dry.processes) / GIB
+    written, on_host = most.written / GIB, max(p.host for p in dry.processes) / GIB
     hosts = min(host_ranks, layout.world)
     return "\n".join(
         [
@@ -280,8 +280,8 @@ def dry_run_text(dry: DryRun, device_gib: float, host_ranks: int) -> str:
             "  GiB on the device, by place in the pipeline:",
             *in_columns(table),
             f"  {fits_text(dry, device_gib) or f'fits: {most.total / GIB:.1f} GiB of {device_gib:g}'}",
-            f"  a checkpoint's copy of weights and moments: {copy:.2f} GiB a process, {hosts * copy:.1f} for {hosts} of a host",
-            *([f"  the host's memory: {on_host:.2f} GiB a process, {hosts * on_host:.1f} for {hosts}"] if on_host else []),
+            f"  a checkpoint: {written:.2f} GiB a process",
+            f"  the host's memory, with the copy of one: {on_host:.2f} GiB a process, {hosts * on_host:.1f} for {hosts} of a host",
             "  steps:",
             *in_columns(steps),
             f"  {total if dry.steps else 'as many steps as its data make'}",

@@ -34,8 +34,9 @@ from openherd.parallel.mesh import World
 from openherd.parallel.stage import Batch
 from openherd.tokenizer.tokenizer import Tokenizer
 from openherd.training.goodput import goodput_text
-from openherd.training.loop import COMPUTE, OTHERS, STATE, Part, TrainingConfig, open_world, read_compute, train
+from openherd.training.loop import OTHERS, STATE, Part, train
 from openherd.training.objective import NextToken
+from openherd.training.settings import COMPUTE, TrainingConfig, open_world, read_compute
 
 WANTED_STEPS = 8  # whose tokens are fetched before they are read, where the shards lie elsewhere; ours
 

@@ -19,9 +19,9 @@ from openherd.model.init import initial_weights
 from openherd.parallel.apply import Sharded
 from openherd.parallel.layout import check_layout
 from openherd.tokenizer.tokenizer import Tokenizer
-from openherd.training.loop import open_world
 from openherd.training.phase import PhaseConfig, Piece, open_shards, piece, train_phase, write_trained
 from openherd.training.schedule import warmup_cosine
+from openherd.training.settings import open_world
 
 
 @dataclass(frozen=True, kw_only=True)
