@@ -523,19 +523,23 @@ def generation_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("directory", type=Path, metavar="DIR", help="a run, a stage's run directory, or a model directory")
     parser.add_argument("--max-new-tokens", type=int, default=256)
     parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default)")
-    parser.add_argument("--top-p", type=float, default=1.0)
+    parser.add_argument("--top-k", type=int, default=0, metavar="N", help="choose among the N likeliest tokens; 0: all (default)")
+    parser.add_argument("--top-p", type=float, default=1.0, help="among the fewest that have this probability together")
+    parser.add_argument("--min-p", type=float, default=0.0, help="among those with this share of the likeliest one's probability")
+    parser.add_argument("--repetition-penalty", type=float, default=1.0, help="over 1 makes tokens that were there unlikelier")
+    parser.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end before this text; may be given again")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--system", default="", help="a system message")
 
 
 def sampling_of(given: argparse.Namespace) -> Any:
     """The sampling that the arguments ask for. Raises ConfigError."""
-    from openherd.inference.engine import Sampling
+    from openherd.inference.sampling import Sampling
 
-    if given.temperature < 0 or not 0 < given.top_p <= 1 or given.max_new_tokens < 1:
-        found = f"temperature {given.temperature}, top-p {given.top_p}, max-new-tokens {given.max_new_tokens}"
-        raise ConfigError("sampling", found, allowed="temperature at least 0, top-p in (0, 1], max-new-tokens at least 1")
-    return Sampling(given.max_new_tokens, given.temperature, given.top_p, given.seed)
+    if given.max_new_tokens < 1:
+        raise ConfigError("max-new-tokens", str(given.max_new_tokens), allowed="at least 1")
+    names = ("max_new_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed")
+    return Sampling(**{name: getattr(given, name) for name in names}, stop_strings=tuple(given.stop))
 
 
 def model_directory(path: Path) -> Path:

@@ -166,7 +166,7 @@ def test_the_cache_reads_what_one_whole_text_says(tokenizer, model_of, rows):
             assert abs(at / length - depth) <= (pool.least + 1) / length
             scores = []
             for value in needle.values:
-                log_probs = log_probabilities(model, [*prompt, *value], 320)
+                log_probs = log_probabilities(model, [[*prompt, *value]], 320)[0]
                 scores.append(float(log_probs[-len(value) :].sum()))
             assert got[length, depth, row] == (
                 generate_greedy(model, prompt, len(needle.values[0]), ()) == needle.values[0],

@@ -1,11 +1,16 @@
-"""The cached engine against the twin without a cache, and windows against one long forward pass."""
+"""The engine against the twin without a cache, alone against among others, and windows against one long forward pass."""
+
+import random
+from dataclasses import replace
 
 import pytest
 import torch
 
-from openherd.inference.engine import Sampling, generate, log_probabilities, stream
+from openherd.core.errors import ConfigError
+from openherd.inference.engine import Engine, EngineConfig, generate, log_probabilities, score
 from openherd.inference.reference import generate_greedy
-from openherd.inference.sampling import sample
+from openherd.inference.sampling import Sampling
+from openherd.model.attention import CausalAttend
 from openherd.model.config import ModelConfig
 from tiny import tiny_model
 
@@ -24,50 +29,152 @@ def prompts(lengths):
     return [torch.randint(50, (n,), generator=generator).tolist() for n in lengths]
 
 
+def greedy(n):
+    return Sampling(max_new_tokens=n)
+
+
+def small(model, **settings):
+    """An engine in which little fits at once, so that texts wait, come in parts and are preempted."""
+    return Engine(model, config=EngineConfig(block=4, most_tokens=9, most_texts=5, **settings), tokens=64)
+
+
 def test_greedy_equals_generation_without_a_cache(model):
     given = prompts([3, 17, 1, 9, 9, 30])
     slow = [generate_greedy(model, p, 12, stop={7}) for p in given]
-    assert generate(model, given, Sampling(12), stop={7}, batch_rows=4) == slow
+    assert generate(model, given, greedy(12), stop={7}) == slow
+    engine = small(model)
+    answers = [engine.add(p, greedy(12), stop={7}) for p in given]
+    texts = list(engine.answers)
+    engine.run()
+    assert [a.tokens for a in answers] == slow
+    assert sum(text.preempted for text in texts) > 0
+    assert engine.scheduler.blocks.available() == engine.scheduler.blocks.count
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_random_load_gives_each_what_it_gets_alone(model, seed):
+    """Arrivals, cancellations, samplers and stops at random; log-probabilities too, and readings among the answers."""
+    draw = random.Random(seed)
+    openings = prompts([4, 12, 20])
+    requests = []
+    for i in range(14):
+        prompt = draw.choice(openings) + [draw.randrange(50) for _ in range(draw.randint(0, 8))]
+        sampling = Sampling(
+            max_new_tokens=draw.randint(1, 14),
+            temperature=draw.choice([0.0, 0.7, 1.3]),
+            top_k=draw.choice([0, 5]),
+            top_p=draw.choice([1.0, 0.8]),
+            repetition_penalty=draw.choice([1.0, 1.2]),
+            seed=i,
+            logprobs=draw.choice([0, 2]),
+        )
+        requests.append((prompt, sampling, {draw.randrange(50)}))
+    alone = []
+    for request in requests:
+        engine = Engine(model, tokens=48)
+        alone.append(engine.add(*request))
+        engine.run()
+    engine, waiting, running, cancelled, read = small(model), [*enumerate(requests)], {}, set(), {}
+    while waiting or engine.busy:
+        if waiting and draw.random() < 0.6:
+            i, request = waiting.pop(0)
+            running[i] = engine.add(*request)
+            if draw.random() < 0.3:
+                read[i] = []
+                engine.read(request[0], len(request[0]) // 2, lambda hidden, first, i=i: read[i].append((first, hidden)))
+        if running and draw.random() < 0.1:
+            i = draw.choice(list(running))
+            if not running[i].finished:
+                cancelled.add(i)
+                engine.cancel(running[i])
+        engine.step()
+    for i, found in running.items():
+        if i in cancelled:
+            assert found.tokens == alone[i].tokens[: len(found.tokens)]
+            continue
+        assert (found.tokens, found.finished) == (alone[i].tokens, alone[i].finished)
+        assert found.logprobs == pytest.approx(alone[i].logprobs, abs=1e-5)
+        assert [[token for token, _ in top] for top in found.top] == [[token for token, _ in top] for top in alone[i].top]
+    for i, parts in read.items():
+        prompt = requests[i][0]
+        assert parts[0][0] == len(prompt) // 2
+        tokens = torch.tensor([prompt])
+        hidden = model.trunk(model.embed(tokens), torch.arange(len(prompt))[None], CausalAttend()).detach()[0]
+        assert torch.allclose(torch.cat([h for _, h in parts]), hidden[len(prompt) // 2 :], atol=1e-5)
+    assert engine.scheduler.blocks.available() == engine.scheduler.blocks.count
 
 
 def test_a_stop_token_ends_one_row_only(model):
     given = prompts([5, 5])
-    free = generate(model, given, Sampling(8), stop=())
+    free = generate(model, given, greedy(8), stop=())
     stop = free[0][3]
-    stopped = generate(model, given, Sampling(8), stop={stop})
+    stopped = generate(model, given, greedy(8), stop={stop})
     assert stopped[0] == free[0][: free[0].index(stop)]
     assert stopped[1] == (free[1][: free[1].index(stop)] if stop in free[1] else free[1])
 
 
 def test_generation_ends_at_the_context(model):
     given = prompts([46, 10, 48, 60])
-    lengths = [len(c) for c in generate(model, given, Sampling(100), stop=())]
+    lengths = [len(c) for c in generate(model, given, greedy(100), stop=())]
     assert lengths == [2, 38, 0, 0]
 
 
-def test_sampling_is_seeded_and_top_p_cuts(model):
+def test_sampling_is_seeded(model):
     given = prompts([4])
-    one, again, other = (generate(model, given, Sampling(20, 1.0, 1.0, seed), stop=()) for seed in (1, 1, 2))
+    one, again, other = (
+        generate(model, given, Sampling(max_new_tokens=20, temperature=1.0, seed=seed), stop=(), samples=3) for seed in (1, 1, 2)
+    )
     assert one == again != other
-    logits = torch.log(torch.tensor([[0.5, 0.3, 0.15, 0.05]])).repeat(500, 1)
-    drawn = sample(logits, 1.0, 0.7, torch.Generator().manual_seed(0))
-    assert set(drawn.tolist()) == {0, 1}
+    assert len({tuple(tokens) for tokens in one}) == 3  # samples of one prompt have seeds of their own
 
 
-def test_streamed_steps_are_the_generation(model):
-    given = prompts([6, 2])
-    rows = [[], []]
-    for step in stream(model, given, Sampling(9), stop=()):
-        for row, token in step:
-            rows[row].append(token)
-    assert rows == generate(model, given, Sampling(9), stop=())
+def test_samples_share_their_prompt(model):
+    """Sixteen of one prompt take little more memory than their own ends, and are what each would be alone."""
+    prompt = prompts([33])[0]
+    engine = Engine(model, config=EngineConfig(block=4), tokens=400)
+    sampling = Sampling(max_new_tokens=6, temperature=1.0)
+    answers = [engine.add(prompt, replace(sampling, seed=seed)) for seed in range(16)]
+    most = 0
+    while engine.busy:
+        engine.step()
+        most = max(most, engine.scheduler.blocks.count - engine.scheduler.blocks.available())
+    assert most <= 8 + 16 * 2
+    for seed, answer in enumerate(answers):
+        alone = Engine(model, tokens=48)
+        wanted = alone.add(prompt, replace(sampling, seed=seed))
+        alone.run()
+        assert answer.tokens == wanted.tokens
+
+
+@pytest.mark.parametrize("rows", [3, 256])
+@pytest.mark.parametrize("make", [small, Engine])
+def test_scores_are_log_probabilities(model, monkeypatch, make, rows):
+    monkeypatch.setattr("openherd.inference.engine.LOGIT_ROWS", rows)
+    begun, gone_on = prompts([3, 20, 20, 1]), prompts([5, 1, 0, 30])
+    for text, prompt, found in zip(gone_on, begun, score(model, begun, gone_on, make(model)), strict=True):
+        rows = torch.log_softmax(model(torch.tensor([[*prompt, *text]])), -1)[0].detach()
+        wanted = [float(rows[len(prompt) + i - 1, token]) for i, token in enumerate(text)]
+        assert found.tolist() == pytest.approx(wanted, abs=1e-5)
+
+
+def test_what_cannot_be_is_refused(model):
+    engine = Engine(model, tokens=16)
+    with pytest.raises(ValueError, match="an empty prompt"):
+        engine.add([], greedy(3))
+    with pytest.raises(ConfigError, match="20 tokens of one text"):
+        engine.add(prompts([10])[0], greedy(10))
+    with pytest.raises(ValueError, match="stop strings need a tokenizer"):
+        engine.add([1], Sampling(max_new_tokens=3, stop_strings=("a",)))
+    assert not engine.busy
 
 
 @pytest.mark.parametrize("n", [2, 16, 17, 18, 40, 41])
 def test_windows_score_each_token_once_with_its_context(model, n):
     tokens = prompts([n])[0]
     context = 16
-    scores = log_probabilities(model, tokens, context)
+    others = prompts([30, 1, 0])
+    scores, *rest = log_probabilities(model, [tokens, *others], context)
+    assert [len(s) for s in rest] == [29, 0, 0]
     expected = []
     first_window = min(context + 1, n)
     for i in range(1, n):  # the slow twin: the window of each token worked out alone

@@ -19,7 +19,8 @@ import torch
 
 from interchange_models import META, SHAPES, sharp_model
 from openherd.cli import main
-from openherd.inference.engine import Sampling, generate
+from openherd.inference.engine import generate
+from openherd.inference.sampling import Sampling
 from openherd.model.weights import load_model, save_model
 from openherd.tokenizer.dialog import encode_dialog
 from openherd.tokenizer.tokenizer import Tokenizer
@@ -101,7 +102,7 @@ def test_llama_cpp_gives_the_same(shape, kind, python, tokenizer_directory, tmp_
         logprobs = ours(torch.tensor([text]))[0].log_softmax(-1)[len(prompt) - 1 : -1]
     theirs = torch.tensor(found["logprobs"])
     largest = float((logprobs - theirs).abs().max())
-    same = sum(a == b for a, b in zip(generate(ours, [prompt], Sampling(64), ())[0], found["tokens"], strict=True))
+    same = sum(a == b for a, b in zip(generate(ours, [prompt], Sampling(max_new_tokens=64), ())[0], found["tokens"], strict=True))
     likeliest = int((logprobs.argmax(-1) == torch.tensor(found["tokens"])).sum())
     with capsys.disabled():
         figures = f"largest log-probability difference {largest:.2g}, likeliest {likeliest} of 64, greedy {same} of 64"

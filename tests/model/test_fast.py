@@ -116,11 +116,14 @@ def test_attention_by_blocks_is_attention(monkeypatch, lengths, heads, scores):
         torch.testing.assert_close(mine, its, rtol=0, atol=1e-5)
 
 
-def test_attention_by_blocks_in_bf16_is_as_exact_as_torch_s():
-    lengths = [256, 256]
-    inputs = [drawn(2, 256, n, 16, seed=n).bfloat16().requires_grad_() for n in (4, 2, 1)]
-    inputs[2] = drawn(2, 256, 2, 16, seed=3).bfloat16().requires_grad_()
-    asked = drawn(2, 256, 4, 16, seed=9).bfloat16()
+@pytest.mark.parametrize("length", [256, 4_096])
+def test_attention_by_blocks_in_bf16_is_as_exact_as_torch_s(length):
+    """Where scores are large, as trained models have them, and where a key's gradient is a sum over many blocks."""
+    lengths = [length]
+    q, k, v = (drawn(1, length, n, 16, seed=n + i) for i, n in enumerate((2, 1, 1)))
+    k[..., 3] += 20
+    inputs = [x.bfloat16().requires_grad_() for x in (3 * q, k, v)]
+    asked = drawn(1, length, 2, 16, seed=9).bfloat16()
     with torch.autocast("cpu", torch.bfloat16):  # which must change nothing
         blocks = causal.causal_attention(*inputs, causal.by_length(lengths))
     results = [(out, *torch.autograd.grad(out, inputs, asked)) for out in (blocks, attention(*inputs, None))]
@@ -128,8 +131,7 @@ def test_attention_by_blocks_in_bf16_is_as_exact_as_torch_s():
     out = slow_attention(*exact, lengths)
     wanted = [out.detach(), *torch.autograd.grad(out, exact, asked.double())]
     ours, theirs = ([float((x.detach() - w).norm() / w.norm()) for x, w in zip(got, wanted, strict=True)] for got in results)
-    assert max(ours) < 1e-2
-    assert max(ours) < 2 * max(theirs)
+    assert all(mine < 1.5 * its for mine, its in zip(ours, theirs, strict=True))
 
 
 def test_every_token_stands_in_one_table():
@@ -152,9 +154,8 @@ def test_the_operation_is_one_that_torch_knows():
 def test_documents_by_length_are_documents_under_a_mask(dtype):
     lengths = [[1, 39, 60], [100], [20, 80]]
     documents = torch.stack([torch.repeat_interleave(torch.arange(len(row)), torch.tensor(row)) for row in lengths])
-    attend, masked = CausalAttend(documents), CausalAttend(documents)
+    attend, masked = CausalAttend(documents), CausalAttend(documents, compiled=True)
     assert [table.shape for table in attend.tables] == [(2, 32), (2, 64), (1, 96), (1, 128)]
-    masked.tables = []
     gradients = []
     for way in (attend, masked):
         q, k, v = (drawn(3, 100, heads, 8, seed=heads).to(dtype).requires_grad_() for heads in (4, 2, 2))
@@ -192,7 +193,7 @@ def test_a_gpus_call_by_documents_is_the_mask(monkeypatch):
     documents_BT, *heads = packed_heads()
     lengths = document_lengths(documents_BT)
     assert lengths == [20, 44, 64, 1, 40, 23]
-    wanted = attention(*heads, CausalAttend(documents_BT).mask)
+    wanted = attention(*heads, CausalAttend(documents_BT, compiled=True).mask)
     ends = torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32)
     torch.testing.assert_close(attention_by_documents(*heads, ends), wanted, rtol=1e-5, atol=1e-5)
 
@@ -206,7 +207,7 @@ def test_a_gpu_attends_by_documents():
     found = attend(0, *heads)
     asked = torch.randn_like(found)
     gradients = torch.autograd.grad(found, heads, asked)
-    wanted = attention(*(h.float() for h in heads), CausalAttend(documents_BT).mask)
+    wanted = attention(*(h.float() for h in heads), CausalAttend(documents_BT, compiled=True).mask)
     torch.testing.assert_close(found.float(), wanted, rtol=2e-2, atol=2e-2)
     for mine, its in zip(gradients, torch.autograd.grad(wanted, heads, asked.float()), strict=True):
         torch.testing.assert_close(mine.float(), its.float(), rtol=5e-2, atol=5e-2)
@@ -244,3 +245,9 @@ print(given_back, pages_of_five_blocks())
     given_back, kept = map(int, done.stdout.split())
     assert given_back > 10_000
     assert kept < 1_000
+
+
+def test_attention_to_nothing():
+    q, k = torch.zeros(1, 0, 4, 8), torch.zeros(1, 0, 2, 8)
+    assert causal.causal_attention(q, k, k, causal.by_length([])).shape == q.shape
+    assert CausalAttend()(0, q, k, k).shape == q.shape

@@ -9,7 +9,9 @@ import dataclasses
 import pytest
 import torch
 
-from openherd.inference.engine import CachedAttend, Sampling, generate
+from openherd.inference.engine import generate
+from openherd.inference.paged import PagedAttend, Part
+from openherd.inference.sampling import Sampling
 from openherd.model.attention import CausalAttend
 from openherd.model.config import ModelConfig, RopeScaling
 from openherd.model.flops import parameters
@@ -126,12 +128,13 @@ def test_the_cache_changes_nothing(name, tmp_path):
     model, tokens = tiny_model(config), tokens_for(config)
     save_model(model, tmp_path)
     whole = oracle_of(tmp_path, attn_implementation="eager")(tokens).logits
-    attend = CachedAttend(model, 2, TEXT)
+    attend = PagedAttend(config, 2 * TEXT, 1, torch.float32, torch.device("cpu"))
+    blocks = torch.randperm(2 * TEXT, generator=torch.Generator().manual_seed(0)).view(2, TEXT).tolist()
     parts = []
     for part in torch.arange(TEXT).split([70, 1, 1, 30, 1, TEXT - 103]):
-        positions = part.expand(2, -1)
-        attend.place(positions)
-        parts.append(model.head(model.trunk(model.embed(tokens[:, part]), positions, attend)))
+        attend.place([Part(own, int(part[0]), len(part)) for own in blocks])
+        hidden = model.trunk(model.embed(tokens[:, part].flatten()[None]), part.repeat(2)[None], attend)
+        parts.append(model.head(hidden).view(2, len(part), -1))
     assert (torch.cat(parts, dim=1) - whole).abs().max() < 1e-5
 
 
@@ -144,4 +147,4 @@ def test_greedy_continuations_are_the_oracles(name, tmp_path):
     prompt = tokens_for(config)[:1, :20]
     oracle = oracle_of(tmp_path)
     theirs = oracle.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=64, do_sample=False, pad_token_id=0)
-    assert generate(model, prompt.tolist(), Sampling(64), ()) == [theirs[0, 20:].tolist()]
+    assert generate(model, prompt.tolist(), Sampling(max_new_tokens=64), ()) == [theirs[0, 20:].tolist()]

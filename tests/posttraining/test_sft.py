@@ -12,7 +12,8 @@ from openherd.core.errors import InputError
 from openherd.core.records import write_jsonl
 from openherd.core.rundir import Job, Run
 from openherd.data.batches import IGNORED
-from openherd.inference.engine import Sampling, generate
+from openherd.inference.engine import generate
+from openherd.inference.sampling import Sampling
 from openherd.model.attention import CausalAttend
 from openherd.model.config import ModelConfig
 from openherd.model.weights import load_model
@@ -169,7 +170,7 @@ def test_it_learns_its_dialogs_by_heart(finetune, tokenizer, capsys):
     assert run.metrics["loss_nats_last_5_percent"] < 0.1
     model = load_model(run.file("model/config.json").parent)
     prompts = [encode_dialog(tokenizer, turns(*PAIRS[:n], PAIRS[n])[:-1], generation_prompt=True).ids for n in range(2)]
-    said = generate(model, prompts, Sampling(16), tokenizer.stop_ids)
+    said = generate(model, prompts, Sampling(max_new_tokens=16), tokenizer.stop_ids)
     assert [tokenizer.decode(ids) for ids in said] == [answer for _, answer in PAIRS[:2]]
 
     show_mask(run, 1)

@@ -17,7 +17,8 @@ from openherd.core.rundir import Output, Run
 from openherd.core.seeds import uniform
 from openherd.evaluation.retrieval import NearestQuestion
 from openherd.evaluation.scoring import exact_match, token_f1
-from openherd.inference.engine import Sampling, generate
+from openherd.inference.engine import generate
+from openherd.inference.sampling import Sampling
 from openherd.model.device import Device, announce, choose_device
 from openherd.model.weights import load_model, model_of
 from openherd.tokenizer.dialog import encode_dialog
@@ -72,7 +73,7 @@ def evaluate_answers(config: EvaluateAnswersConfig, *, model: Run, dialogs: Run,
         rows = read_questions(dialogs, name, config)
         prompts = [encode_dialog(tokenizer, row["messages"][:-1], generation_prompt=True).ids for row in rows]
         too_long[name] = sum(len(prompt) >= network.config.max_positions for prompt in prompts)  # these get no answer
-        said = generate(network, prompts, Sampling(config.max_new_tokens), tokenizer.stop_ids)
+        said = generate(network, prompts, Sampling(max_new_tokens=config.max_new_tokens), tokenizer.stop_ids)
         for row, ids in zip(rows, said, strict=True):
             question, expected = row["messages"][-2]["content"], row["messages"][-1]["content"]
             given = {"answer": tokenizer.decode(ids).strip(), "retrieved": baseline.answer(question)}

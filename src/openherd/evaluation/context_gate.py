@@ -7,7 +7,6 @@ the context was before, under both models. Other scores gate in the same way, ea
 model and the cache of one text have to fit one device.
 """
 
-import math
 import random
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -18,13 +17,12 @@ from pydantic import Field
 
 from openherd.core.errors import ConfigError, InputError
 from openherd.core.metrics import cluster_estimate, ratio_estimate
-from openherd.core.progress import track
 from openherd.core.records import write_jsonl
 from openherd.core.rundir import Output, Run
 from openherd.core.seeds import derive_seed
 from openherd.evaluation.needle import NEEDLE, Trial, draw_pool, find_needles, haystack
 from openherd.evaluation.text import choose_texts
-from openherd.inference.engine import log_probabilities
+from openherd.inference.engine import bits_of_tokens
 from openherd.model.device import Device, announce, choose_device
 from openherd.model.transformer import Transformer
 from openherd.model.weights import load_model, model_of, read_config
@@ -105,10 +103,8 @@ def needle_metrics(trials: Sequence[Trial], candidates: int) -> dict[str, Any]:
 
 def bits_of_beginnings(model: Transformer, tokenizer: Tokenizer, beginnings: Sequence[list[int]], what: str) -> list[float]:
     """Bits of each text under a model."""
-    return [
-        -float(log_probabilities(model, [tokenizer.bos_id, *ids], len(ids)).sum()) / math.log(2)
-        for ids in track(beginnings, f"short text, {what}", "documents", len(beginnings))
-    ]
+    texts = [[tokenizer.bos_id, *ids] for ids in beginnings]
+    return bits_of_tokens(model, texts, max(map(len, beginnings), default=1), f"short text, {what}")
 
 
 def context_gate(config: ContextGateConfig, *, model: Run, before: Run, documents: Run, out: Output) -> dict[str, Any]:

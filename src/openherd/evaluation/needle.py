@@ -19,7 +19,7 @@ from torch import Tensor
 
 from openherd.core.progress import Progress
 from openherd.core.seeds import derive_seed
-from openherd.inference.engine import CachedAttend
+from openherd.model.attention import attention
 from openherd.model.transformer import Transformer
 from openherd.tokenizer.tokenizer import Tokenizer
 
@@ -118,6 +118,28 @@ def places(lengths: Sequence[int], depths: Sequence[float], pool: Pool) -> dict[
         latest = length - (pool.least - 1)
         found.setdefault(max(min(int(depth * length), latest), 1), []).append((length, depth))
     return dict(sorted(found.items(), reverse=True))
+
+
+class CachedAttend:
+    """Attends to cached keys and values; `positions_BT` says where the new ones go."""
+
+    def __init__(self, model: Transformer, rows: int, length: int) -> None:
+        config, weight = model.config, model.embed.weight
+        shape = (config.n_layers, rows, length, config.n_kv_heads, config.head_width)
+        self.keys = torch.zeros(shape, dtype=weight.dtype, device=weight.device)
+        self.values = torch.zeros_like(self.keys)
+
+    def place(self, positions_BT: Tensor) -> None:
+        """Where the next call's tokens stand; later positions are overwritten before they are seen."""
+        self.positions_BT = positions_BT
+        self.length = int(positions_BT.max()) + 1
+        self.rows_B1 = torch.arange(positions_BT.shape[0], device=positions_BT.device)[:, None]
+        self.mask = torch.arange(self.length, device=positions_BT.device) <= positions_BT[:, None, :, None]
+
+    def __call__(self, layer: int, q_BTNH: Tensor, k_BTGH: Tensor, v_BTGH: Tensor) -> Tensor:
+        self.keys[layer][self.rows_B1, self.positions_BT] = k_BTGH.to(self.keys.dtype)
+        self.values[layer][self.rows_B1, self.positions_BT] = v_BTGH.to(self.values.dtype)
+        return attention(q_BTNH, self.keys[layer, :, : self.length], self.values[layer, :, : self.length], self.mask)
 
 
 def read(model: Transformer, attend: CachedAttend, tokens_BT: Tensor, first: int, part: int) -> Tensor:

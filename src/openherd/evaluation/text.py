@@ -21,7 +21,8 @@ from openherd.core.records import read_parquet, write_jsonl
 from openherd.core.rundir import Output, Run
 from openherd.core.seeds import uniform
 from openherd.evaluation.ngram import SMOOTHING, Trigram
-from openherd.inference.engine import Sampling, bits_of, generate
+from openherd.inference.engine import bits_of, generate
+from openherd.inference.sampling import Sampling
 from openherd.model.device import Device, announce, choose_device
 from openherd.model.transformer import Transformer
 from openherd.model.weights import load_model, model_of
@@ -73,7 +74,7 @@ def samples_of(name: str, model: Transformer, tokenizer: Tokenizer, config: Eval
     ids = [[tokenizer.bos_id, *tokenizer.encode(prompt)] for prompt in config.prompts]
     rows = []
     for temperature in dict.fromkeys((0.0, config.temperature)):
-        sampling = Sampling(config.sample_tokens, temperature, 1.0, config.seed)
+        sampling = Sampling(max_new_tokens=config.sample_tokens, temperature=temperature, seed=config.seed)
         for prompt, tokens in zip(config.prompts, generate(model, ids, sampling, tokenizer.stop_ids), strict=True):
             rows.append({"model": name, "prompt": prompt, "continuation": tokenizer.decode(tokens), "temperature": temperature})
     return rows

@@ -1,29 +1,23 @@
 """Chat in the terminal, and one prompt (paper 4.1.1's dialog format); answers stream as they are made."""
 
-import codecs
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from openherd.core.errors import InputError
-from openherd.inference.engine import Sampling, stream
+from openherd.inference.engine import stream
+from openherd.inference.sampling import Sampling
 from openherd.model.transformer import Transformer
 from openherd.model.weights import load_model
 from openherd.tokenizer.dialog import Message, encode_dialog
 from openherd.tokenizer.tokenizer import Tokenizer
 
 
-def stream_text(model: Transformer, tokenizer: Tokenizer, prompt: Sequence[int], sampling: Sampling) -> Iterator[str]:
-    """The continuation of a prompt in pieces of whole characters. Raises InputError where the prompt fills the model's context."""
+def answer(model: Transformer, tokenizer: Tokenizer, prompt: Sequence[int], sampling: Sampling) -> str:
+    """Print the continuation of a prompt as it comes; returns it. Raises InputError where the prompt fills the model's context."""
     if len(prompt) >= model.config.max_positions:
         raise InputError("prompt", f"{len(prompt):,} tokens", allowed=f"under {model.config.max_positions:,}, the model's context")
-    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-    for step in stream(model, [prompt], sampling, tokenizer.stop_ids):
-        for _, token in step:
-            if piece := decoder.decode(tokenizer.decode_bytes([token])):
-                yield piece
-    if rest := decoder.decode(b"", final=True):
-        yield rest
+    return say(stream(model, tokenizer, prompt, sampling, tokenizer.stop_ids))
 
 
 def say(pieces: Iterator[str]) -> str:
@@ -44,7 +38,7 @@ def generate_one(directory: Path, prompt: str, sampling: Sampling, system: str, 
         ids = [tokenizer.bos_id, *tokenizer.encode(prompt)]
     else:
         ids = encode_dialog(tokenizer, [*opening(system), {"role": "user", "content": prompt}], generation_prompt=True).ids
-    say(stream_text(model, tokenizer, ids, sampling))
+    answer(model, tokenizer, ids, sampling)
 
 
 def opening(system: str) -> list[Message]:
@@ -77,4 +71,4 @@ def chat(directory: Path, sampling: Sampling, system: str, example: str = "") ->
             while len(prompt) + sampling.max_new_tokens > model.config.max_positions and len(turns) > 1:
                 turns = turns[2:]
                 prompt = encode_dialog(tokenizer, [*opening(system), *turns], generation_prompt=True).ids
-            turns.append({"role": "assistant", "content": say(stream_text(model, tokenizer, prompt, sampling))})
+            turns.append({"role": "assistant", "content": answer(model, tokenizer, prompt, sampling)})

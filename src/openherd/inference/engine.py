@@ -1,147 +1,319 @@
-"""Batched generation with a key/value cache, and the log-probabilities of given text (paper 6).
+"""The engine: continuations and readings of many texts at once, over one cache (paper 6).
 
-Prompts of different lengths share a batch: each row writes its keys and values at its own positions, and the mask lets a token
-see its row's earlier positions only. Finished rows leave the batch.
+Each step computes tokens of several texts in one pass of the model: the scheduler says which, the cache holds their keys and
+values, and hidden states that somebody waits for become tokens, log-probabilities or whatever a reader makes of them.
 """
 
+import itertools
 import math
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from openherd.core.progress import track
-from openherd.inference.sampling import sample
-from openherd.model.attention import attention
+from openherd.core.errors import InputError
+from openherd.core.progress import Progress
+from openherd.core.seeds import derive_seed
+from openherd.inference.cache import Blocks
+from openherd.inference.constraint import Constraint
+from openherd.inference.paged import PagedAttend, Part
+from openherd.inference.sampling import Sampling, sample
+from openherd.inference.scheduler import Scheduler, Text
+from openherd.inference.text import TextStream
 from openherd.model.transformer import Transformer
 from openherd.tokenizer.tokenizer import Tokenizer
 
+CACHE_BYTES = 1 << 30  # of keys and values, where nobody says otherwise
+LOGIT_ROWS = 256  # rows that become logits at once
+TEXTS_AT_ONCE = 32  # that are scored together
 
-class CachedAttend:
-    """Attends to cached keys and values; `positions_BT` says where the new ones go."""
-
-    def __init__(self, model: Transformer, rows: int, length: int) -> None:
-        config, weight = model.config, model.embed.weight
-        shape = (config.n_layers, rows, length, config.n_kv_heads, config.head_width)
-        self.keys = torch.zeros(shape, dtype=weight.dtype, device=weight.device)
-        self.values = torch.zeros_like(self.keys)
-
-    def place(self, positions_BT: Tensor) -> None:
-        """Where the next call's tokens stand; later positions are overwritten before they are seen."""
-        self.positions_BT = positions_BT
-        self.length = int(positions_BT.max()) + 1
-        self.rows_B1 = torch.arange(positions_BT.shape[0], device=positions_BT.device)[:, None]
-        self.mask = torch.arange(self.length, device=positions_BT.device) <= positions_BT[:, None, :, None]
-
-    def keep_rows(self, rows: Tensor) -> None:
-        """Only these rows go on."""
-        self.keys, self.values = self.keys[:, rows], self.values[:, rows]
-
-    def __call__(self, layer: int, q_BTNH: Tensor, k_BTGH: Tensor, v_BTGH: Tensor) -> Tensor:
-        self.keys[layer][self.rows_B1, self.positions_BT] = k_BTGH.to(self.keys.dtype)
-        self.values[layer][self.rows_B1, self.positions_BT] = v_BTGH.to(self.values.dtype)
-        return attention(q_BTNH, self.keys[layer, :, : self.length], self.values[layer, :, : self.length], self.mask)
+Why = Literal["", "stop", "length", "error"]
+Reader = Callable[[Tensor, int], None]  # of hidden states (n, D), and the position of the first
 
 
-@dataclass(frozen=True)
-class Sampling:
-    """How to continue a prompt."""
+@dataclass(eq=False)
+class Answer:
+    """A continuation in the making."""
 
-    max_new_tokens: int
-    temperature: float = 0.0
-    top_p: float = 1.0
-    seed: int = 0
+    prompt: list[int]
+    sampling: Sampling
+    stop: Collection[int]
+    constraint: Constraint | None = None
+    tokens: list[int] = field(default_factory=list)
+    text: str = ""  # of them, as far as it is certain: whole characters, and no beginning of a stop string
+    logprobs: list[float] = field(default_factory=list)  # natural, of each token under the model alone
+    top: list[list[tuple[int, float]]] = field(
+        default_factory=list
+    )  # the likeliest tokens beside each, `sampling.logprobs` of them
+    finished: Why = ""
+    error: str = ""  # why the constraint could not go on
+    _text: TextStream = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._text = TextStream(self.sampling.stop_strings)
 
 
-@torch.no_grad()
+@dataclass(frozen=True, kw_only=True)
+class EngineConfig:
+    """How much at once."""
+
+    block: int = 16  # tokens
+    cache_bytes: int = CACHE_BYTES
+    most_tokens: int = 512  # in one step: what a prompt may stall the others
+    most_texts: int = 64
+
+
+class Engine:
+    """One model, and the texts that it works on."""
+
+    def __init__(
+        self,
+        model: Transformer,
+        tokenizer: Tokenizer | None = None,
+        config: EngineConfig | None = None,
+        *,
+        tokens: int | None = None,
+    ) -> None:
+        """With a tokenizer answers have text, and stop strings end them. `tokens` is for how many there is work at most: a small
+        job takes a small cache."""
+        self.model, self.tokenizer, config = model, tokenizer, config or EngineConfig()
+        weight, shape = model.embed.weight, model.config
+        self.device = weight.device
+        of_token = 2 * shape.n_layers * shape.n_kv_heads * shape.head_width * weight.element_size()
+        # At least one text of the model's whole context.
+        count = max(config.cache_bytes // (of_token * config.block), -(-shape.max_positions // config.block))
+        if tokens is not None:
+            count = min(count, -(-tokens // config.block))
+        self.attend = PagedAttend(shape, count, config.block, weight.dtype, self.device)
+        self.scheduler = Scheduler(Blocks(count, config.block), most_tokens=config.most_tokens, most_texts=config.most_texts)
+        self.answers: dict[Text, Answer] = {}
+        self.readers: dict[Text, Reader] = {}
+
+    def add(
+        self, prompt: Sequence[int], sampling: Sampling, stop: Collection[int] = (), constraint: Constraint | None = None
+    ) -> Answer:
+        """Continue a prompt. The answer ends before a stop token, after `max_new_tokens`, or at the model's `max_positions`.
+
+        Raises ValueError for an empty prompt, ConfigError for one that the cache cannot hold.
+        """
+        if not prompt:
+            raise ValueError("an empty prompt")
+        if sampling.stop_strings and self.tokenizer is None:
+            raise ValueError("stop strings need a tokenizer")
+        sampling.check_vocabulary(self.model.config.vocabulary)
+        answer = Answer(list(prompt), sampling, stop, constraint)
+        most = min(len(prompt) + sampling.max_new_tokens, self.model.config.max_positions)
+        if most <= len(prompt):
+            answer.finished = "length"
+            return answer
+        text = Text(list(prompt), most, len(prompt) - 1)
+        self.scheduler.add(text)
+        self.answers[text] = answer
+        return answer
+
+    def read(self, tokens: Sequence[int], read_from: int, reader: Reader) -> None:
+        """Give `reader` the hidden states of all positions from `read_from` on, in order, in parts."""
+        text = Text(list(tokens), len(tokens), read_from)
+        self.scheduler.add(text)
+        self.readers[text] = reader
+
+    def cancel(self, answer: Answer) -> None:
+        """Forget an answer that nobody waits for; one that is finished stays as it is."""
+        for text, other in self.answers.items():
+            if other is answer:
+                self.scheduler.remove(text)
+                del self.answers[text]
+                return
+
+    @property
+    def busy(self) -> bool:
+        """Whether there is anything to do."""
+        return bool(self.answers or self.readers)
+
+    @torch.no_grad()
+    def step(self) -> list[Answer]:
+        """Compute one step; returns the answers that have a token more or are finished."""
+        parts = self.scheduler.schedule()
+        if not parts:
+            return []
+        tokens = [token for text, n in parts.items() for token in text.tokens[text.computed : text.computed + n]]
+        positions = [i for text, n in parts.items() for i in range(text.computed, text.computed + n)]
+        self.attend.place([Part(text.blocks, text.computed, n) for text, n in parts.items()])
+        given, at = (torch.tensor([values], device=self.device) for values in (tokens, positions))
+        hidden_TD = self.model.trunk(self.model.embed(given), at, self.attend)[0]
+        due: dict[Text, int] = {}  # a row for each text that waits for its next token
+        row = 0
+        for text, n in parts.items():
+            if text in self.readers:
+                skipped = max(text.read_from - text.computed, 0)
+                if skipped < n:
+                    self.readers[text](hidden_TD[row + skipped : row + n], text.computed + skipped)
+            elif n == text.remaining:
+                due[text] = row + n - 1
+            row += n
+        self.scheduler.done(parts)
+        for text in parts:
+            if text in self.readers and not text.remaining:
+                self._forget(text)
+        return self._write(due, hidden_TD) if due else []
+
+    def _write(self, due: Mapping[Text, int], hidden_TD: Tensor) -> list[Answer]:
+        """The next token of each text that waits for one; returns their answers."""
+        answers = [self.answers[text] for text in due]
+        logits_BV = self.model.head(hidden_TD[torch.tensor([*due.values()], device=self.device)]).float()
+        allowed_BV = self._allowed(answers, logits_BV)
+        requests, prompts, outputs = zip(*((a.sampling, a.prompt, a.tokens) for a in answers), strict=True)
+        sampled = sample(logits_BV, requests, prompts, outputs, allowed_BV)
+        for i, (text, answer) in enumerate(zip(due, answers, strict=True)):
+            token = sampled.tokens[i]
+            if token in answer.stop:
+                answer.finished = "stop"
+            elif not answer.error:
+                text.tokens.append(token)
+                answer.tokens.append(token)
+                answer.logprobs.append(sampled.logprobs[i])
+                if answer.sampling.logprobs:
+                    answer.top.append(sampled.top[i])
+                self._follow(answer, token)
+                if not answer.finished and len(text.tokens) == text.most:
+                    answer.finished = "length"
+            if answer.finished:
+                answer.text += answer._text.finish()
+                self._forget(text)
+        return answers
+
+    def _follow(self, answer: Answer, token: int) -> None:
+        """What a token means to the text and the constraint of an answer, which may end with it."""
+        if answer.constraint:
+            answer.constraint.accept(token)
+            if answer.constraint.finished:
+                answer.finished = "stop"
+        if self.tokenizer:
+            answer.text += answer._text.push(self.tokenizer.decode_bytes([token]))
+            if answer._text.stopped is not None:
+                answer.finished = "stop"
+
+    def _allowed(self, answers: Sequence[Answer], logits_BV: Tensor) -> Tensor | None:
+        """Which tokens may follow; None where all may. An answer whose constraint fails ends with its error."""
+        if not any(answer.constraint for answer in answers):
+            return None
+        allowed_BV = torch.ones_like(logits_BV, dtype=torch.bool)
+        for row, answer in zip(allowed_BV, answers, strict=True):
+            try:
+                if answer.constraint:
+                    answer.constraint.fill(row)
+            except InputError as error:
+                answer.finished, answer.error = "error", str(error)
+                row.fill_(True)
+        return allowed_BV
+
+    def _forget(self, text: Text) -> None:
+        self.scheduler.remove(text)
+        self.answers.pop(text, None)
+        self.readers.pop(text, None)
+
+    def run(self) -> None:
+        """Until there is nothing to do."""
+        while self.busy:
+            self.step()
+
+
+def needed(model: Transformer, lengths: Sequence[int]) -> int:
+    """Tokens of cache for texts of these lengths, each in whole blocks."""
+    block = EngineConfig().block
+    return sum(-(-min(n, model.config.max_positions) // block) * block for n in lengths)
+
+
 def stream(
-    model: Transformer, prompts: Sequence[Sequence[int]], sampling: Sampling, stop: Collection[int]
-) -> Iterator[list[tuple[int, int]]]:
-    """Continue prompts together; yields, step by step, (prompt's index, new token) of the rows still running.
-
-    A row ends before a stop token, at `max_new_tokens`, or at the model's `max_positions`.
-    """
-    if any(not p for p in prompts):
-        raise ValueError("an empty prompt")
-    device = model.embed.weight.device
-    generator = torch.Generator(device=device).manual_seed(sampling.seed) if sampling.temperature else None
-    most = model.config.max_positions
-    alive = [i for i, p in enumerate(prompts) if len(p) < most]
-    if not alive or sampling.max_new_tokens < 1:
-        return
-    lengths = torch.tensor([len(prompts[i]) for i in alive], device=device)
-    longest = int(lengths.max())
-    attend = CachedAttend(model, len(alive), min(longest + sampling.max_new_tokens, most))
-    padded = torch.tensor([[*prompts[i], *[0] * (longest - len(prompts[i]))] for i in alive], device=device)
-    # Padding stands behind a prompt, where nothing looks at it until the row's own tokens have overwritten it.
-    positions = torch.arange(longest, device=device).expand(len(alive), -1)
-    attend.place(positions)
-    hidden = model.trunk(model.embed(padded), positions, attend)
-    hidden_BD = hidden[torch.arange(len(alive), device=device), lengths - 1]
-    for n in range(sampling.max_new_tokens):
-        tokens = sample(model.head(hidden_BD), sampling.temperature, sampling.top_p, generator)
-        new = tokens.tolist()
-        going = [row for row, token in enumerate(new) if token not in stop]
-        yield [(alive[row], new[row]) for row in going]
-        going = [row for row in going if int(lengths[row]) < most - 1]
-        if not going or n + 1 == sampling.max_new_tokens:
-            return
-        if len(going) < len(alive):
-            rows = torch.tensor(going, device=device)
-            alive, tokens, lengths = [alive[row] for row in going], tokens[rows], lengths[rows]
-            attend.keep_rows(rows)
-        positions = lengths[:, None]
-        attend.place(positions)
-        hidden_BD = model.trunk(model.embed(tokens[:, None]), positions, attend)[:, 0]
-        lengths = lengths + 1
+    model: Transformer, tokenizer: Tokenizer, prompt: Sequence[int], sampling: Sampling, stop: Collection[int]
+) -> Iterator[str]:
+    """The text of one continuation, as it is made, in pieces of whole characters."""
+    engine = Engine(model, tokenizer, tokens=needed(model, [len(prompt) + sampling.max_new_tokens]))
+    answer = engine.add(prompt, sampling, stop)
+    while engine.busy:
+        before = len(answer.text)
+        engine.step()
+        if piece := answer.text[before:]:
+            yield piece
 
 
 def generate(
-    model: Transformer, prompts: Sequence[Sequence[int]], sampling: Sampling, stop: Collection[int], batch_rows: int = 64
+    model: Transformer, prompts: Sequence[Sequence[int]], sampling: Sampling, stop: Collection[int], samples: int = 1
 ) -> list[list[int]]:
-    """The continuations of prompts, in their order; prompts of similar length share a batch."""
-    order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
-    continued: list[list[int]] = [[] for _ in prompts]
-    for start in range(0, len(order), batch_rows):
-        rows = order[start : start + batch_rows]
-        for step in stream(model, [prompts[i] for i in rows], sampling, stop):
-            for row, token in step:
-                continued[rows[row]].append(token)
-    return continued
+    """The continuations of prompts, in their order; of each prompt `samples`, each with a seed of its own."""
+    lengths = [len(p) + sampling.max_new_tokens for p in prompts for _ in range(samples)]
+    engine = Engine(model, tokens=needed(model, lengths))
+    answers = [
+        engine.add(prompt, replace(sampling, seed=derive_seed(sampling.seed, "answer", i, k)), stop)
+        for i, prompt in enumerate(prompts)
+        for k in range(samples)
+    ]
+    engine.run()
+    return [answer.tokens for answer in answers]
 
 
-@torch.no_grad()
-def log_probabilities(model: Transformer, tokens: Sequence[int], context: int, batch_rows: int = 8) -> Tensor:
-    """Natural log-probability of every token but the first, fp32, shape (len(tokens) - 1,).
+def score(
+    model: Transformer, prompts: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]], engine: Engine | None = None
+) -> list[Tensor]:
+    """Natural log-probability of each token of each continuation behind its prompt, fp32. A prompt has a token at least."""
+    texts = [[*prompt, *continuation] for prompt, continuation in zip(prompts, continuations, strict=True)]
+    engine = engine or Engine(model, tokens=needed(model, [len(t) for t in texts]))
+    scores = [torch.empty(len(c)) for c in continuations]
+
+    def reader(tokens: list[int], begin: int, out: Tensor) -> Reader:
+        def read(hidden_TD: Tensor, first: int) -> None:
+            for rows_TD in hidden_TD.split(LOGIT_ROWS):
+                first, last = first + 1, first + len(rows_TD)
+                following = torch.tensor(tokens[first : last + 1], device=rows_TD.device)
+                found = torch.log_softmax(model.head(rows_TD).float(), -1).gather(1, following[:, None])[:, 0]
+                out[first - begin : last + 1 - begin] = found.cpu()
+                first = last
+
+        return read
+
+    for tokens, prompt, out in zip(texts, prompts, scores, strict=True):
+        if not prompt:
+            raise ValueError("an empty prompt")
+        if len(out):
+            engine.read(tokens[:-1], len(prompt) - 1, reader(tokens, len(prompt), out))
+    engine.run()
+    return scores
+
+
+def log_probabilities(model: Transformer, texts: Sequence[Sequence[int]], context: int) -> list[Tensor]:
+    """Natural log-probability of every token of each text but its first, fp32, shape (tokens - 1,).
 
     A text longer than `context` is cut into windows that overlap by half: each token is scored once, in the window where it has at
     least half a context of text before it (the first window scores all of its own).
     """
-    ids = torch.tensor(tokens, device=model.embed.weight.device)
     stride = max(context // 2, 1)
-    windows: list[tuple[int, int, int]] = [(0, 1, min(context + 1, len(ids)))]  # (first seen, first scored, end)
-    while windows[-1][2] < len(ids):
-        scored = windows[-1][2]
-        windows.append((scored - 1 - (context - stride), scored, min(scored + stride, len(ids))))
-    scores = torch.empty(len(ids) - 1, device=ids.device)
-    by_length: dict[int, list[tuple[int, int, int]]] = {}
-    for window in windows:
-        by_length.setdefault(window[2] - window[0], []).append(window)
-    for same in by_length.values():
-        for i in range(0, len(same), batch_rows):
-            rows = same[i : i + batch_rows]
-            batch = torch.stack([ids[first:end] for first, _, end in rows])
-            log_probs = torch.log_softmax(model(batch[:, :-1]).float(), -1).gather(-1, batch[:, 1:, None])[..., 0]
-            for row, (first, scored, end) in zip(log_probs, rows, strict=True):
-                scores[scored - 1 : end - 1] = row[scored - 1 - first :]
-    return scores
+    begun, gone_on, cuts = [], [], []
+    for tokens in texts:
+        first, scored, end = 0, min(1, len(tokens)), min(context + 1, len(tokens))
+        cuts.append(0)
+        while scored < end:
+            begun.append(tokens[first:scored])
+            gone_on.append(tokens[scored:end])
+            cuts[-1] += 1
+            first, scored, end = end - 1 - (context - stride), end, min(end + stride, len(tokens))
+    found = iter(score(model, begun, gone_on))
+    return [torch.cat([torch.empty(0), *itertools.islice(found, n)]) for n in cuts]
+
+
+def bits_of_tokens(model: Transformer, texts: Sequence[Sequence[int]], context: int, what: str) -> list[float]:
+    """Bits of each text under a model, but for its first token; see `log_probabilities`."""
+    bits: list[float] = []
+    with Progress(what, len(texts), "documents") as progress:
+        for i in range(0, len(texts), TEXTS_AT_ONCE):
+            found = log_probabilities(model, texts[i : i + TEXTS_AT_ONCE], context)
+            bits += [-float(scores.double().sum()) / math.log(2) for scores in found]
+            progress.advance(len(found))
+    return bits
 
 
 def bits_of(model: Transformer, tokenizer: Tokenizer, texts: list[str], what: str) -> list[float]:
     """Bits of each text under a model."""
-    encoded = tokenizer.encode_batch(texts)
-    return [
-        -float(log_probabilities(model, [tokenizer.bos_id, *ids], model.config.max_positions).sum()) / math.log(2)
-        for ids in track(encoded, f"bits per byte, {what}", "documents", len(encoded))
-    ]
+    encoded = [[tokenizer.bos_id, *ids] for ids in tokenizer.encode_batch(texts)]
+    return bits_of_tokens(model, encoded, model.config.max_positions, f"bits per byte, {what}")

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from openherd.core.errors import InputError
-from openherd.inference.engine import Sampling, generate
+from openherd.inference.engine import generate
+from openherd.inference.sampling import Sampling
 from openherd.interchange.sources import ModelSource
 from openherd.model.attention import CausalAttend
 from openherd.model.config import ModelConfig
@@ -159,7 +160,7 @@ def compare(ours: Path, other: ModelSource, template: str | None) -> Check:
     model = load_model(ours)  # mapped, in its own type
     prompt = min(PROMPT, max(c.max_positions // 3, 1))
     drawn = torch.randint(c.vocabulary, (prompt,), generator=torch.Generator().manual_seed(0)).tolist()
-    text = drawn + generate(model, [drawn], Sampling(min(CONTINUED, c.max_positions - prompt)), ())[0]
+    text = drawn + generate(model, [drawn], Sampling(max_new_tokens=min(CONTINUED, c.max_positions - prompt)), ())[0]
     mine, theirs = logits_in_fp32(model, text), slow_logits(other, text)
     mine_next, theirs_next = (logits[prompt - 1 : -1].argmax(-1) for logits in (mine, theirs))
     return Check(

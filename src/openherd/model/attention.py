@@ -17,7 +17,7 @@ from openherd.model.config import ModelConfig
 from openherd.model.layers import Linear
 from openherd.model.rope import rotate
 
-SHORT = 8  # tokens of a document; see decision 18
+SHORT, LONG = 8, 2_048  # tokens of a document and of a row; see decision 18
 
 
 class Attend(Protocol):
@@ -70,7 +70,8 @@ class CausalAttend:
     kernel for such rows in bf16 and fp16 (not tried here: no GPU was lent).
     """
 
-    def __init__(self, documents_BT: Tensor | None = None) -> None:
+    def __init__(self, documents_BT: Tensor | None = None, compiled: bool = False) -> None:
+        """`compiled` is for layers that are: they would be compiled anew for documents of other lengths, and take a mask."""
         self.mask: Tensor | None = None
         self.tables: list[Tensor] = []  # of the documents by length, on a processor
         self.ends: Tensor | None = None  # of the documents, for the kernel that takes them all
@@ -81,22 +82,21 @@ class CausalAttend:
             if lengths := document_lengths(documents_BT, shortest=1):
                 self.ends = torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32, device=device)
                 return
-        elif device.type == "cpu":
+        elif device.type == "cpu" and not compiled:
             self.tables = by_length(document_lengths(documents_BT))
-        same = documents_BT[:, None, :, None] == documents_BT[:, None, None, :]
-        n = documents_BT.shape[1]
-        self.mask = same & torch.ones(n, n, dtype=torch.bool, device=device).tril()
+        if not self.tables:
+            same = documents_BT[:, None, :, None] == documents_BT[:, None, None, :]
+            n = documents_BT.shape[1]
+            self.mask = same & torch.ones(n, n, dtype=torch.bool, device=device).tril()
 
     def __call__(self, layer: int, q_BTNH: Tensor, k_BTGH: Tensor, v_BTGH: Tensor) -> Tensor:
         if self.ends is not None:
             return attention_by_documents(q_BTNH, k_BTGH, v_BTGH, self.ends)
-        if q_BTNH.device.type == "cpu":
-            if self.mask is None:
-                rows, length = q_BTNH.shape[:2]
-                return causal_attention(q_BTNH, k_BTGH, v_BTGH, [torch.arange(rows * length).view(rows, length)])
-            # Compiled, it would be compiled anew for other lengths, which must not even be looked at.
-            if not torch.compiler.is_compiling() and self.tables:
-                return causal_attention(q_BTNH, k_BTGH, v_BTGH, self.tables)
+        if self.tables:
+            return causal_attention(q_BTNH, k_BTGH, v_BTGH, self.tables)
+        rows, length = q_BTNH.shape[:2]
+        if q_BTNH.device.type == "cpu" and self.mask is None and length <= LONG:
+            return causal_attention(q_BTNH, k_BTGH, v_BTGH, [torch.arange(rows * length).view(rows, length)])
         return attention(q_BTNH, k_BTGH, v_BTGH, self.mask)
 
 

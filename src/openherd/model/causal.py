@@ -42,14 +42,12 @@ def causal_attention(q_BTNH: Tensor, k_BTGH: Tensor, v_BTGH: Tensor, tables: lis
     All are of one dtype; the documents of all rows, in turn, are those of `by_length`.
     """
     groups = k_BTGH.shape[2]
+    assert q_BTNH.shape[:2] == k_BTGH.shape[:2] == v_BTGH.shape[:2], "queries and keys of other tokens"
     out = padded(q_BTNH)
     with torch.autocast("cpu", enabled=False):
         for table in parts(tables, q_BTNH):
             q_IRH, k_ILH, v_ILH = (take(x, table, groups) for x in (q_BTNH, k_BTGH, v_BTGH))
-            out_IRH = torch.empty_like(q_IRH)
-            for rows, end, ahead in blocks(q_IRH, k_ILH):
-                out_IRH[:, rows] = shares(q_IRH[:, rows], k_ILH[:, :end], ahead) @ v_ILH[:, :end]
-            put(out_IRH, table, groups, out)
+            put(attended(q_IRH, k_ILH, v_ILH, q_BTNH.shape[2] // groups), table, groups, out)
     return out[:-1].view(q_BTNH.shape)
 
 
@@ -59,6 +57,7 @@ def causal_attention_backward(
 ) -> list[Tensor]:
     """Gradients of queries, keys and values, given that of the attended values."""
     groups, inputs = k_BTGH.shape[2], (q_BTNH, k_BTGH, v_BTGH)
+    heads = q_BTNH.shape[2] // groups
     gradient = padded(gradient_BTNH)  # padding's is zero, and so is what comes of it
     gradient[:-1], gradient[-1] = gradient_BTNH.flatten(0, 1), 0.0
     found = [padded(x) for x in inputs]
@@ -66,10 +65,12 @@ def causal_attention_backward(
         for table in parts(tables, q_BTNH):
             q_IRH, k_ILH, v_ILH = (take(x, table, groups) for x in inputs)
             g_IRH = take(gradient[None], table, groups)
-            of_q_IRH, of_k_ILH, of_v_ILH = torch.empty_like(q_IRH), torch.zeros_like(k_ILH), torch.zeros_like(v_ILH)
-            for rows, end, ahead in blocks(q_IRH, k_ILH):
+            of_q_IRH = torch.empty_like(q_IRH)
+            exact_q, exact_k = exact(q_IRH), exact(k_ILH)
+            of_k_ILH, of_v_ILH = torch.zeros_like(exact_k), torch.zeros_like(exact_k)  # sums of many parts
+            for rows, end, ahead in blocks(exact_q, exact_k, heads):
                 q, g, k, v = q_IRH[:, rows], g_IRH[:, rows], k_ILH[:, :end], v_ILH[:, :end]
-                share = shares(q, k, ahead)
+                share = shares(exact_q[:, rows], exact_k[:, :end], ahead).to(q.dtype)
                 of_v_ILH[:, :end] += share.mT @ g
                 of_score = torch._softmax_backward_data(g @ v.mT, share, -1, share.dtype).mul_(q.shape[2] ** -0.5)
                 of_q_IRH[:, rows] = of_score @ k
@@ -87,7 +88,7 @@ def padded(x_BTNH: Tensor) -> Tensor:
 
 def parts(tables: Sequence[Tensor], q_BTNH: Tensor) -> Iterator[Tensor]:
     """The documents, few enough at once for their scores."""
-    for table in tables:
+    for table in tables if q_BTNH.numel() else ():
         most = table.shape[1]
         of_one = q_BTNH.shape[2] * most * min(most, BLOCK) * q_BTNH.element_size()
         yield from table.split(max(SCORES // of_one, 1))
@@ -103,18 +104,34 @@ def take(x_BTNH: Tensor, table: Tensor, groups: int) -> Tensor:
 
 def put(x_IRH: Tensor, table: Tensor, groups: int, out: Tensor) -> None:
     """Back to their places."""
-    tokens = x_IRH.view(len(table), groups, table.shape[1], -1, x_IRH.shape[2]).transpose(1, 2)
+    tokens = x_IRH.to(out.dtype).view(len(table), groups, table.shape[1], -1, x_IRH.shape[2]).transpose(1, 2)
     out.index_copy_(0, table.flatten(), tokens.reshape(-1, *out.shape[1:]))
 
 
-def blocks(q_IRH: Tensor, k_ILH: Tensor) -> Iterator[tuple[slice, int, Tensor]]:
+def attended(q_IRH: Tensor, k_ILH: Tensor, v_ILH: Tensor, heads: int) -> Tensor:
+    """The attended values of rows of `heads` query heads, token by token, whose tokens are the last of those of the keys."""
+    out_IRH = torch.empty_like(q_IRH)
+    exact_q, exact_k = exact(q_IRH), exact(k_ILH)
+    for rows, end, ahead in blocks(exact_q, exact_k, heads):
+        share = shares(exact_q[:, rows], exact_k[:, :end], ahead).to(v_ILH.dtype)
+        out_IRH[:, rows] = share @ v_ILH[:, :end]
+    return out_IRH
+
+
+def exact(x: Tensor) -> Tensor:
+    """In fp32 at least: scores rounded to bf16 would be off by several percent where they are large."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def blocks(q_IRH: Tensor, k_ILH: Tensor, heads: int) -> Iterator[tuple[slice, int, Tensor]]:
     """The blocks: their rows, the end of the keys that they look at, and -inf where a row's last keys are ahead of it."""
-    tokens, heads = k_ILH.shape[1], q_IRH.shape[1] // k_ILH.shape[1]
+    tokens = q_IRH.shape[1] // heads
+    before = k_ILH.shape[1] - tokens
     length = tokens if tokens <= 2 * BLOCK else BLOCK
-    ahead = torch.full((length, length), -torch.inf, dtype=q_IRH.dtype).triu_(1).repeat_interleave(heads, dim=0)
+    ahead = q_IRH.new_full((length, length), -torch.inf).triu_(1).repeat_interleave(heads, dim=0)
     for begin in range(0, tokens, length):
         n = min(length, tokens - begin)
-        yield slice(begin * heads, (begin + n) * heads), begin + n, ahead[: n * heads, :n]
+        yield slice(begin * heads, (begin + n) * heads), before + begin + n, ahead[: n * heads, :n]
 
 
 def shares(q_IRH: Tensor, k_ILH: Tensor, ahead: Tensor) -> Tensor:

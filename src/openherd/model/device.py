@@ -89,6 +89,7 @@ def choose_precision(setting: str, device: torch.device) -> Precision:
 OPTIONAL = {  # package: what it is for, and how it is installed
     "s3fs": ("reading s3:// inputs", "pip install 'openherd[remote]'"),
     "aiohttp": ("reading https:// inputs", "pip install 'openherd[remote]'"),
+    "llguidance": ("output by JSON schema or regular expression", "pip install 'openherd[constrained]'"),
     "transformers": ("the tests' oracle", "make install-dev"),
 }
 

@@ -168,7 +168,9 @@ class Sharded:
         """Take the loss scale out of the gradients, and scale them so that their global norm is at most `largest_norm`; returns the
         norm before."""
         gradients = [local_gradient(p) for _, p, _ in self.parts]
-        norms = [float(v) for v in torch.stack(torch._foreach_norm(gradients)).tolist()]
+        # In fp32 torch's sum over a large matrix is off by more than layouts may differ; Apple's GPUs have no more.
+        exact = None if self.world.device.type == "mps" else torch.float64
+        norms = torch.stack(torch._foreach_norm(gradients, 2, exact)).tolist()
         norm = math.sqrt(self.sum_over_parts([v * v for v in norms])) / self.loss_scale.value
         factor = (largest_norm / (norm + 1e-6) if norm > largest_norm else 1.0) / self.loss_scale.value
         if factor != 1:

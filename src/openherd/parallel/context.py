@@ -36,9 +36,9 @@ class ContextAttend:
         return attention(q_BTNH, k_BSGH, v_BSGH, self.mask)
 
 
-def attend_of(documents_BT: Tensor, cp: int, place: int, group: dist.ProcessGroup | None) -> Attend:
+def attend_of(documents_BT: Tensor, cp: int, place: int, group: dist.ProcessGroup | None, compiled: bool) -> Attend:
     """How to attend, given the documents of whole sequences."""
-    return CausalAttend(documents_BT) if group is None else ContextAttend(documents_BT, cp, place, group)
+    return CausalAttend(documents_BT, compiled) if group is None else ContextAttend(documents_BT, cp, place, group)
 
 
 def own_chunks(batch: dict[str, Tensor], cp: int, place: int) -> dict[str, Tensor]:

@@ -52,7 +52,8 @@ class Stage(nn.Module):
         tokens_BT, positions_BT, documents_BT = self.objective.inputs(batch)
         if self.first:
             x_BTD = self.model.embed(tokens_BT)
-        attend = attend_of(documents_BT, self.world.layout.cp, self.world.index("cp"), self.world.cp_group)
+        layout = self.world.layout
+        attend = attend_of(documents_BT, layout.cp, self.world.index("cp"), self.world.cp_group, layout.compile)
         x_BTD = self.model.trunk(x_BTD, positions_BT, attend)
         if not self.last:
             return x_BTD

@@ -146,7 +146,8 @@ def update_norms(optimizer: torch.optim.Optimizer, parameters: Sequence[tuple[st
         found = optimizer.state[parameter]
         n = float(found["step"])
         scale = found["exp_avg_sq"].sqrt().div_(math.sqrt(1 - beta2**n)).add_(group["eps"])
-        squares.append(torch.linalg.vector_norm(found["exp_avg"] / scale) / (1 - beta1**n))
+        update = found["exp_avg"] / scale
+        squares.append(update.norm(dtype=None if update.device.type == "mps" else torch.float64) / (1 - beta1**n))
     return [v * v for v in torch.stack(squares).tolist()]
 
 
