@@ -325,8 +325,12 @@ def test_generate_answers_and_continues(run, capsys, monkeypatch):
         assert main(["generate", str(run), "The", *sampled, seed]) == 0
         texts.append(capsys.readouterr().out)
     assert texts[0] == texts[1] != texts[2]
-    for wrong in (["--temperature", "-1"], ["--top-p", "0"], ["--max-new-tokens", "0"]):
-        assert "allowed: temperature at least 0, top-p in (0, 1]" in refused(capsys, "generate", run, "x", *wrong)
+    for wrong, told in (
+        (["--temperature", "-1"], "sampling.temperature: -1.0; allowed: 0"),
+        (["--top-p", "0"], "sampling.top_p: 0.0; allowed: "),
+        (["--max-new-tokens", "0"], "max-new-tokens: 0; allowed: at least 1"),
+    ):
+        assert told in refused(capsys, "generate", run, "x", *wrong)
     assert "tokens; allowed: under 256, the model's context" in refused(capsys, "generate", run, "a long story " * 200)
 
 

@@ -15,7 +15,7 @@ from openherd.stages import STAGES
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "src" / "openherd"
 TORCH_FREE = ("core", "report", "planning", "stages.py", "model/config.py", "model/flops.py", "model/peaks.py")
-NOT_OURS = {".git", ".venv", ".venv-litgpt", "runs", "build", "dist"}
+NOT_OURS = {".git", ".venv", "runs", "build", "dist"}
 SUFFIXES = {"", ".cfg", ".css", ".html", ".js", ".json", ".md", ".py", ".toml", ".txt", ".yaml"}
 # Spelt with a class each, so that this file does not hold what it looks for.
 HOMES = re.compile(r"/[h]ome/\w|/[U]sers/\w|/[r]oot/|/[w]ork/(main|shared)|/[t]mp/w/")
@@ -27,7 +27,10 @@ def our_files() -> list[Path]:
     found = []
     for path in sorted(ROOT.rglob("*")):
         parts = path.relative_to(ROOT).parts
-        hidden = any(p in NOT_OURS or p.endswith((".egg-info", "_cache", "__pycache__")) or p == ".hypothesis" for p in parts)
+        hidden = any(
+            p in NOT_OURS or p.startswith(".venv") or p.endswith((".egg-info", "_cache", "__pycache__")) or p == ".hypothesis"
+            for p in parts
+        )
         if path.is_file() and not hidden and path.suffix in SUFFIXES:
             found.append(path)
     return found

@@ -9,6 +9,7 @@ import torch
 from openherd.core.errors import ConfigError
 from openherd.inference.engine import Engine, EngineConfig, generate, log_probabilities, score
 from openherd.inference.reference import generate_greedy
+from openherd.inference.repack import repacked
 from openherd.inference.sampling import Sampling
 from openherd.model.attention import CausalAttend
 from openherd.model.config import ModelConfig
@@ -49,6 +50,44 @@ def test_greedy_equals_generation_without_a_cache(model):
     assert [a.tokens for a in answers] == slow
     assert sum(text.preempted for text in texts) > 0
     assert engine.scheduler.blocks.available() == engine.scheduler.blocks.count
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@torch.no_grad()
+def test_deterministic_is_alone_what_it_is_in_a_batch(dtype, packed):
+    """To the last bit: tokens, log-probabilities, hidden states; with prompts in parts, shared beginnings and preemptions."""
+    shape = replace(CONFIG, d_model=64, n_heads=4, head_width=16, d_feed_forward=96, max_positions=200)
+    model = tiny_model(shape, 1).to(dtype)
+    model = repacked(model) if packed else model
+    draw = random.Random(0)
+    opening = prompts([40])[0]
+    asked = [
+        (
+            opening[: draw.choice([0, 20, 40])] + [draw.randrange(50) for _ in range(draw.randint(1, 50))],
+            Sampling(max_new_tokens=draw.randint(1, 30), temperature=draw.choice([0.0, 1.0]), seed=i),
+        )
+        for i in range(12)
+    ]
+
+    def answered(config, tokens, *which, deterministic=True):
+        engine = Engine(model, config=replace(config, deterministic=deterministic), tokens=tokens)
+        hidden = {}
+        for i in which:
+            hidden[i] = []
+            engine.read(asked[i][0], len(asked[i][0]) // 2, lambda part, _, own=hidden[i]: own.append(part.clone()))
+        answers = {i: engine.add(*asked[i]) for i in which}
+        texts = [*engine.answers]
+        engine.run()
+        found = {i: (answers[i].tokens, answers[i].logprobs, torch.cat(hidden[i]).tolist()) for i in which}
+        return found, sum(text.preempted for text in texts)
+
+    together, preempted = answered(EngineConfig(block=4, most_tokens=37, most_texts=7), 240, *range(12))
+    assert preempted
+    for i in range(12):
+        assert answered(EngineConfig(), 200, i)[0][i] == together[i]
+    if dtype == torch.float32 and not packed:  # which is not so by itself
+        assert answered(EngineConfig(), 2_000, *range(12), deterministic=False)[0] != together
 
 
 @pytest.mark.parametrize("seed", range(8))

@@ -19,6 +19,7 @@ from openherd.core.seeds import derive_seed
 from openherd.inference.cache import Blocks
 from openherd.inference.constraint import Constraint
 from openherd.inference.paged import PagedAttend, Part
+from openherd.inference.repack import tiled
 from openherd.inference.sampling import Sampling, sample
 from openherd.inference.scheduler import Scheduler, Text
 from openherd.inference.text import TextStream
@@ -63,6 +64,7 @@ class EngineConfig:
     cache_bytes: int = CACHE_BYTES
     most_tokens: int = 512  # in one step: what a prompt may stall the others
     most_texts: int = 64
+    deterministic: bool = False  # the same request gets the same answer to the last bit, whatever else is computed; slower
 
 
 class Engine:
@@ -78,7 +80,8 @@ class Engine:
     ) -> None:
         """With a tokenizer answers have text, and stop strings end them. `tokens` is for how many there is work at most: a small
         job takes a small cache."""
-        self.model, self.tokenizer, config = model, tokenizer, config or EngineConfig()
+        config = config or EngineConfig()
+        self.model, self.tokenizer = tiled(model) if config.deterministic else model, tokenizer
         weight, shape = model.embed.weight, model.config
         self.device = weight.device
         of_token = 2 * shape.n_layers * shape.n_kv_heads * shape.head_width * weight.element_size()
@@ -86,7 +89,7 @@ class Engine:
         count = max(config.cache_bytes // (of_token * config.block), -(-shape.max_positions // config.block))
         if tokens is not None:
             count = min(count, -(-tokens // config.block))
-        self.attend = PagedAttend(shape, count, config.block, weight.dtype, self.device)
+        self.attend = PagedAttend(shape, count, config.block, weight.dtype, self.device, config.deterministic)
         self.scheduler = Scheduler(Blocks(count, config.block), most_tokens=config.most_tokens, most_texts=config.most_texts)
         self.answers: dict[Text, Answer] = {}
         self.readers: dict[Text, Reader] = {}

@@ -109,7 +109,7 @@ def put(x_IRH: Tensor, table: Tensor, groups: int, out: Tensor) -> None:
 
 
 def attended(q_IRH: Tensor, k_ILH: Tensor, v_ILH: Tensor, heads: int) -> Tensor:
-    """The attended values of rows of `heads` query heads, token by token, whose tokens are the last of those of the keys."""
+    """The attended values of rows of `heads` query heads, token by token."""
     out_IRH = torch.empty_like(q_IRH)
     exact_q, exact_k = exact(q_IRH), exact(k_ILH)
     for rows, end, ahead in blocks(exact_q, exact_k, heads):
@@ -126,12 +126,11 @@ def exact(x: Tensor) -> Tensor:
 def blocks(q_IRH: Tensor, k_ILH: Tensor, heads: int) -> Iterator[tuple[slice, int, Tensor]]:
     """The blocks: their rows, the end of the keys that they look at, and -inf where a row's last keys are ahead of it."""
     tokens = q_IRH.shape[1] // heads
-    before = k_ILH.shape[1] - tokens
     length = tokens if tokens <= 2 * BLOCK else BLOCK
     ahead = q_IRH.new_full((length, length), -torch.inf).triu_(1).repeat_interleave(heads, dim=0)
     for begin in range(0, tokens, length):
         n = min(length, tokens - begin)
-        yield slice(begin * heads, (begin + n) * heads), before + begin + n, ahead[: n * heads, :n]
+        yield slice(begin * heads, (begin + n) * heads), begin + n, ahead[: n * heads, :n]
 
 
 def shares(q_IRH: Tensor, k_ILH: Tensor, ahead: Tensor) -> Tensor:
