@@ -93,16 +93,23 @@ def other_index(file: Path, **sources: object) -> None:
     file.write_text(json.dumps({**index, "sources": {**index["sources"], **sources} if sources else {}}))
 
 
-WEB, STARTS, INDEX = "001-web.bin", "001-web.starts.npy", "index.json"
+WEB, STARTS, SUMS, INDEX = "001-web.bin", "001-web.starts.npy", "001-web.blocks.npy", "index.json"
 EMPTY = {"file": "none", "tokens": 0, "documents": 0}
 
 
 @pytest.mark.parametrize(
     ("name", "damage", "line"),
     [
-        (WEB, lambda file: file.write_bytes(b"\xff" * file.stat().st_size), "a corrupt shard: token 4294967295; allowed: under"),
+        (WEB, lambda file: file.write_bytes(b"\xff" * file.stat().st_size), f"{WEB}: changed: bytes 0 to "),
+        (WEB, lambda file: flip(file), f"{WEB}: changed: bytes 0 to "),
         (WEB, lambda file: as_others(file, "<u2"), f"{WEB}: a corrupt shard: "),
-        (WEB, lambda file: as_others(file, ">u4"), "a corrupt shard: token "),
+        (
+            WEB,
+            lambda file: as_others(file, ">u4"),
+            "SHA-256 than when it was written; remove this run and make it again",
+        ),
+        (SUMS, lambda file: file.write_bytes(b""), f"{SUMS}: corrupt sums of blocks ("),
+        (SUMS, lambda file: np.save(file, np.load(file)[:, :16]), f"{SUMS}: corrupt sums of blocks; allowed: 32 bytes for each of"),
         (STARTS, lambda file: np.save(file, np.load(file).astype("<i4")), f"{STARTS}: a corrupt index of document starts"),
         (STARTS, lambda file: np.save(file, np.int64(0)), f"{STARTS}: a corrupt index of document starts"),
         (STARTS, lambda file: np.save(file, np.array([{}])), f"{STARTS}: a corrupt index of document starts"),
