@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from openherd.core.rundir import file_sha256
+from openherd.runner import Recipe, check_layouts
 from openherd.training import loop
 from small_training import SMALL, refused, told
 
@@ -46,6 +47,18 @@ def pretrain(made, tmp_path):
 )
 def test_settings(change, line, pretrain, capsys):
     assert line in refused(capsys, *pretrain, *change)
+
+
+def test_a_layout_that_a_later_stage_of_a_recipe_cannot_run(capsys, tmp_path):
+    """Refused before anything starts."""
+    recipe = Path(__file__).resolve().parents[2] / "recipes" / "laptop.toml"
+    line = "long-context: this layout cannot run: 3 sequences a step are no multiple of dp_shard x dp_replicate = 2"
+    command = [recipe, "--set", "parallel.dp_shard=2"]
+    assert line in refused(capsys, "run", *command, "--out", tmp_path / "out")
+    assert line in refused(capsys, "sweep", recipe, "--set", "parallel.dp_shard=1,2", "--out", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    mended = Recipe.read(recipe, ["parallel.dp_shard=2", "long-context.batch_tokens=3072"])  # as docs/training.md has it
+    check_layouts(mended.resolve(tmp_path))
 
 
 def test_a_device_that_is_not_here(pretrain, capsys, monkeypatch):
