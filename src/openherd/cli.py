@@ -108,8 +108,11 @@ def fail(error: OpenherdError) -> int:
 
 
 def interrupted() -> int:
-    """Say that the command was stopped; returns the exit code."""
-    print("\nopenherd: stopped; the same command resumes", file=sys.stderr)
+    """Say that the command was stopped, or leave it to the process that started this one; returns the exit code."""
+    from openherd.parallel.launch import is_started
+
+    if not is_started():
+        print("\nopenherd: stopped; the same command resumes", file=sys.stderr)
     return EXIT_INTERRUPTED
 
 
