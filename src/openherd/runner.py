@@ -249,6 +249,10 @@ class Recipe:
                 raise ConfigError("--set", f"no setting {setting_name!r} in [parallel]", do=nearest(setting_name, known))
             return replace(self, parallel={**self.parallel, setting_name: parse_value(known[setting_name], text)})
         names = [entry.get("name", entry["use"]) for entry in self.stages]
+        of_stage, _, table = name.rpartition(".")
+        if of_stage in names:
+            whole = f"'{of_stage}.{table}={{ {setting_name} = {text} }}'"
+            raise ConfigError("--set", f"{key} is part of a table", do=f"give the table: --set {whole}")
         if name not in names:
             raise ConfigError("--set", f"no stage {name!r} in {self.path}", do=nearest(name, names))
         stages = []
