@@ -150,6 +150,7 @@ def test_what_cannot_run_is_refused_before_anything_runs(toy, old, new, message)
     [
         ("half.factro=1", r"no setting 'factro'; did you mean 'factor'\?"),
         ("hlaf.factor=1", r"no stage 'hlaf'.*did you mean 'half'\?"),
+        ("half.table.part=3", r"half.table.part is part of a table; give the table: --set 'half.table={ part = 3 }'"),
         ("half.factor", "allowed: stage.setting=value"),
         ("seed=x", "allowed: an integer"),
     ],

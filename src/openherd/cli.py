@@ -108,8 +108,11 @@ def fail(error: OpenherdError) -> int:
 
 
 def interrupted() -> int:
-    """Say that the command was stopped; returns the exit code."""
-    print("\nopenherd: stopped; the same command resumes", file=sys.stderr)
+    """Say that the command was stopped, or leave it to the process that started this one; returns the exit code."""
+    from openherd.parallel.launch import is_started
+
+    if not is_started():
+        print("\nopenherd: stopped; the same command resumes", file=sys.stderr)
     return EXIT_INTERRUPTED
 
 
@@ -306,7 +309,10 @@ def command_metrics(arguments: list[str]) -> None:
     parser = Parser(prog="openherd metrics", description=description)
     parser.add_argument("directory", type=Path, metavar="DIR", help="a run, finished or not, or a stage's run directory")
     parser.add_argument("--to", required=True, choices=("tensorboard", "csv", "wandb"), help="what to write")
-    where_to = "the folder of event files, or the CSV file (default: DIR/tensorboard, DIR/metrics.csv); wandb's project"
+    where_to = (
+        "the folder of event files, or the CSV file; wandb's project (default: DIR/tensorboard, DIR/metrics.csv; of a stage's"
+    )
+    where_to += " directory, which only it writes in, DIR-tensorboard, DIR-metrics.csv beside it)"
     parser.add_argument("--out", type=Path, metavar="PATH", help=where_to)
     parser.add_argument("--follow", action="store_true", help="go on while the run does")
     parser.add_argument("--every", type=float, default=10.0, metavar="SECONDS", help="between two looks (default 10)")
@@ -317,14 +323,16 @@ def command_metrics(arguments: list[str]) -> None:
     if given.every <= 0:
         raise ConfigError("--every", f"{given.every:g}", allowed="more than 0")
     places = all_places(given.directory)
-    if given.out is None and given.to != "wandb" and (is_run_directory(given.directory) or not given.directory.is_dir()):
+    folder = given.directory.resolve()
+    if given.out is None and given.to != "wandb" and not folder.is_dir():
         raise ConfigError("metrics", f"{given.directory} is not the folder of a run", do="say where to write: --out PATH")
+    beside = f"{folder}-" if is_run_directory(folder) else f"{given.directory}/"
     if given.to == "tensorboard":
-        sink: Any = TensorBoard(given.out or given.directory / "tensorboard")
+        sink: Any = TensorBoard(given.out or Path(f"{beside}tensorboard"))
     elif given.to == "csv":
-        sink = Csv(given.out or given.directory)
+        sink = Csv(given.out or Path(f"{beside}metrics.csv"))
     else:
-        sink = WeightsAndBiases(str(given.out or "openherd"), given.directory.resolve().name)
+        sink = WeightsAndBiases(str(given.out or "openherd"), folder.name)
     print(export(places, sink, given.every if given.follow else 0.0))
 
 

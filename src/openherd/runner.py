@@ -35,7 +35,7 @@ from openherd.core.progress import format_duration
 from openherd.core.remote import RemoteRun, is_address
 from openherd.core.rundir import Job, Outside, Run
 from openherd.model.config import SIZES, ModelConfig
-from openherd.parallel.layout import ParallelConfig
+from openherd.parallel.layout import ParallelConfig, check_layout
 from openherd.report.terminal import flat_metrics, told
 from openherd.stages import BY_NAME, Stage
 
@@ -249,6 +249,10 @@ class Recipe:
                 raise ConfigError("--set", f"no setting {setting_name!r} in [parallel]", do=nearest(setting_name, known))
             return replace(self, parallel={**self.parallel, setting_name: parse_value(known[setting_name], text)})
         names = [entry.get("name", entry["use"]) for entry in self.stages]
+        of_stage, _, table = name.rpartition(".")
+        if of_stage in names:
+            whole = f"'{of_stage}.{table}={{ {setting_name} = {text} }}'"
+            raise ConfigError("--set", f"{key} is part of a table", do=f"give the table: --set {whole}")
         if name not in names:
             raise ConfigError("--set", f"no stage {name!r} in {self.path}", do=nearest(name, names))
         stages = []
@@ -341,6 +345,7 @@ def run_recipe(recipe: Recipe, out: Path, run_file: Path | None = None, quiet: b
 
     console = Console(stderr=True, quiet=quiet or not leads(), highlight=False, soft_wrap=True)
     steps = recipe.resolve(out)
+    check_layouts(steps)
     for step in steps:
         if (step.path / rundir.MANIFEST).exists():
             Run.open(step.path)  # a damaged one is told before hours of other work
@@ -431,7 +436,7 @@ def sweep(
                 variant = variant.changed(change)
             variants[",".join(changes) or "as-is", seed] = variant
     for variant in variants.values():
-        variant.resolve(out)  # all are checked before the first runs
+        check_layouts(variant.resolve(out))  # all are checked before the first runs
     runs = {}
     for (label, seed), variant in variants.items():
         name = re.sub(r"[^A-Za-z0-9=.,_-]", "_", f"{label},seed={seed}" if len(seeds) > 1 else label)
@@ -633,37 +638,62 @@ def dry_run(recipe: Recipe, stages: Sequence[str], imported: str) -> "list[DryRu
 
     `imported` is the size of a model that is imported from where it is not yet. Raises ConfigError where a layout cannot run.
     """
-    from openherd.training.dry_run import dry_runs, shape_of
+    from openherd.training.dry_run import dry_runs
+
+    trains = list(training_stages(recipe.resolve(Path("."), absent=True), lambda step: _imported_shape(step, imported)))
+    names = [step.name for step, _ in trains]
+    for name in stages:
+        if name not in names:
+            raise ConfigError("--stage", f"no training stage {name!r} in {recipe.path}", do=nearest(name, names))
+    if not trains:
+        raise ConfigError(recipe.path, "no training stage", do="give a recipe that trains")
+    return dry_runs([(step.name, step.config, base) for step, base in trains if not stages or step.name in stages])
+
+
+def training_stages(steps: Sequence[Step], imported: Callable[[Step], ModelConfig | None]) -> Iterator[tuple[Step, ModelConfig]]:
+    """The stages that train, each with the shape of the model it begins with; those whose model is not known are left out."""
+    from openherd.training.dry_run import shape_of
 
     shapes: dict[str, ModelConfig] = {}
-    trains = []
-    for step in recipe.resolve(Path("."), absent=True):
+    for step in steps:
         config, before = step.config, shapes.get(getattr(step.inputs.get("base"), "name", ""))
         if step.stage.stage.name == "import":
-            shapes[step.name] = _imported_shape(step, imported)
+            if (found := imported(step)) is not None:
+                shapes[step.name] = found
         elif hasattr(config, "shape"):  # it begins a model
             words = getattr(step.inputs["tokenizer"], "config", None)
             before = shapes[step.name] = config.shape(getattr(words, "vocabulary", SIZES[config.size].vocabulary))
         elif before is not None:
             shapes[step.name] = shape_of(config, before)
         if hasattr(config, PARALLEL) and before is not None:
-            trains.append((step.name, config, before))
-    names = [name for name, _, _ in trains]
-    for name in stages:
-        if name not in names:
-            raise ConfigError("--stage", f"no training stage {name!r} in {recipe.path}", do=nearest(name, names))
-    if not trains:
-        raise ConfigError(recipe.path, "no training stage", do="give a recipe that trains")
-    return dry_runs([item for item in trains if not stages or item[0] in stages])
+            yield step, before
 
 
-def _imported_shape(step: Step, size: str) -> ModelConfig:
+def check_layouts(steps: Sequence[Step]) -> None:
+    """Raise ConfigError where the layout of a stage that is not done yet cannot run."""
+    if not any(hasattr(step.config, PARALLEL) for step in steps):
+        return
+    from openherd.training.dry_run import shape_of
+
+    for step, base in training_stages(steps, _imported_shape_here):
+        if not (step.path / rundir.MANIFEST).exists():
+            config = step.config
+            rows = [piece.rows for piece in config.pieces()]
+            check_layout(step.name, config.parallel, shape_of(config, base), rows, config.micro_batch_sequences)
+
+
+def _imported_shape_here(step: Step) -> ModelConfig | None:
     from openherd.model.weights import CONFIG, read_config
 
     source = Path(getattr(step.inputs["source"], "location", ""))
-    if (source / CONFIG).exists():
-        return read_config(source)
+    return read_config(source) if (source / CONFIG).exists() else None
+
+
+def _imported_shape(step: Step, size: str) -> ModelConfig:
+    if (here := _imported_shape_here(step)) is not None:
+        return here
     if size not in SIZES:
+        source = Path(getattr(step.inputs["source"], "location", ""))
         found = f"the size of {str(source)!r} is not known" if not size else f"unknown size {size!r}"
         raise ConfigError(f"stage {step.name!r}", found, do=f"give --size; {nearest(size or 'llama3-8b', SIZES)}")
     return SIZES[size]

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from openherd.core.errors import InputError
 from openherd.core.rundir import Run
 from openherd.data.batches import IGNORED, BatchSource, permute
+from openherd.data.token_files import block_sums
 from openherd.data.token_shards import TokenShards
 
 
@@ -21,6 +22,7 @@ def make_shards(path, sources, vocabulary=50):
     index = {"vocabulary": vocabulary, "tokenizer_sha256": "", "sources": {}}
     for name, documents in sources.items():
         np.concatenate(documents).astype("<u4").tofile(folder / f"{name}.bin")
+        np.save(folder / f"{name}.blocks.npy", block_sums(folder / f"{name}.bin"))
         lengths = [len(d) for d in documents]
         np.save(folder / f"{name}.starts.npy", np.cumsum([0, *lengths[:-1]], dtype=np.int64))
         index["sources"][name] = {"file": name, "tokens": sum(lengths), "documents": len(documents)}
@@ -161,6 +163,7 @@ def test_corrupt_shards_are_refused(tmp_path):
     file = tmp_path / "shards" / "a.bin"
     whole = file.read_bytes()
     file.write_bytes(whole[:8] + b"\xff\xff\xff\xff" + whole[12:])
+    np.save(file.with_name("a.blocks.npy"), block_sums(file))
     with pytest.raises(InputError, match="a corrupt shard: token 4294967295"):
         TokenShards.open(run).read("a", 0, 5)
     file.write_bytes(whole[:-3])

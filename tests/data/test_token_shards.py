@@ -1,5 +1,6 @@
 """Documents to shards and back; odd source names; damaged shards."""
 
+import hashlib
 import io
 import json
 
@@ -13,6 +14,7 @@ from openherd.core.errors import InputError
 from openherd.core.records import ParquetWriter, read_parquet
 from openherd.core.rundir import Job, Run, file_sha256
 from openherd.data.documents import LANGUAGE_SCHEMA
+from openherd.data.token_files import block_sums
 from openherd.data.token_shards import TokenShards, TokenShardsConfig, file_name, token_shards
 from openherd.tokenizer.tokenizer import Tokenizer
 from openherd.tokenizer.train import TokenizerConfig, tokenizer
@@ -136,3 +138,26 @@ def test_a_file_of_another_length_is_refused(shards, tmp_path):
     for content in (whole[:-1], whole[:-4], whole + b"\0\0\0\0"):
         with pytest.raises(InputError, match=rf"000-web.bin: a corrupt shard: {len(content):,} bytes"):
             TokenShards.open(damaged(shards, tmp_path, "000-web.bin", content))
+
+
+def test_each_block_is_checked_once_when_it_is_first_read(shards, tmp_path, monkeypatch):
+    monkeypatch.setattr("openherd.data.token_files.BLOCK_BYTES", 32)
+    file = damaged(shards, tmp_path, "", b"").path / "shards" / "000-web.bin"
+    whole = bytearray(file.read_bytes())
+    assert len(whole) > 64
+    for bin_file in file.parent.glob("*.bin"):
+        np.save(bin_file.with_suffix(".blocks.npy"), block_sums(bin_file))
+    reader = TokenShards.open(Run(tmp_path, shards.manifest))
+    whole[40] ^= 1
+    with file.open("r+b") as opened:  # in place: the file stays mapped
+        opened.write(whole)
+    assert len(reader.read("web", 0, 8)) == 8
+    with pytest.raises(InputError, match=r"000-web.bin: changed: bytes 32 to 64 have another SHA-256 than when it was written"):
+        reader.read("web", 7, 9)
+    again = TokenShards.open(Run(tmp_path, shards.manifest))
+    sums = []
+    monkeypatch.setattr("hashlib.sha256", lambda data, sha256=hashlib.sha256: sums.append(len(data)) or sha256(data))
+    for _ in range(2):
+        again.read("web", 0, 8)
+        again.read("web", len(whole) // 4 - 1, len(whole) // 4)
+    assert len(sums) == 2

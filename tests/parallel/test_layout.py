@@ -70,6 +70,7 @@ REFUSED = {
     "batch": ({"dp_shard": 3}, "32 sequences a step are no multiple of dp_shard x dp_replicate = 3"),
     "sequence": ({"cp": 3}, "sequences of 64 tokens are no multiple of 6"),
     "micro-batches": ({"pp": 4, "dp_shard": 16}, "2 micro-batches of 2 sequences a process, pp = 4 asks for 4"),
+    "more micro-batches than sequences": ({"dp_shard": 16, "micro_batches": 3}, "micro_batches = 3 of 2 sequences a process"),
     "schedule": ({"pp": 1, "pipeline_schedule": "ZBV", "virtual_stages": 2}, "pipeline_schedule = 'ZBV' with pp = 1"),
 }
 
@@ -86,6 +87,18 @@ def test_a_layout_that_cannot_run_is_refused_with_the_nearest_that_can(name):
     for other in near:
         assert next(problems(other, SHAPE, [Rows(32, 64)], 1), None) is None
         assert other.world <= layout.world
+
+
+def test_the_nearest_number_of_micro_batches_is_named():
+    for layout, allowed in (
+        (ParallelConfig(dp_shard=16, micro_batches=3), "dp_shard = 16, micro_batches = 2"),
+        (ParallelConfig(pp=2, dp_shard=8, micro_batches=5), "pp = 2, dp_shard = 8, micro_batches = 4"),
+        (ParallelConfig(dp_shard=32, micro_batches=2), "dp_shard = 32, micro_batches = 1"),
+    ):
+        with pytest.raises(ConfigError, match=f"; allowed: {allowed}"):
+            check_layout("test", layout, SHAPE, [Rows(32, 64)], 32)
+    check_layout("test", ParallelConfig(dp_shard=8, micro_batches=3), SHAPE, [Rows(32, 64)], 32)  # at least 3: 4 of one sequence
+    check_layout("test", ParallelConfig(dp_shard=16, micro_batches=3, elastic=True), SHAPE, [Rows(32, 64)], 32)  # as many as it can
 
 
 def test_more_processes_than_asked_are_refused():

@@ -95,6 +95,18 @@ def test_csv_has_a_row_a_step(a_run):
     assert rows[301]["skipped"] == "True"
 
 
+def test_of_one_stage_it_is_written_beside_its_directory(a_run, capsys, monkeypatch):
+    """In there it would become an output of a stage that goes on."""
+    path = a_run / "pretrain" / "a"
+    before = sorted(path.iterdir())
+    assert main(["metrics", str(path), "--to", "csv"]) == 0
+    assert capsys.readouterr().out == f"300 steps of pretrain: {path}-metrics.csv\n"
+    monkeypatch.chdir(path)
+    assert main(["metrics", ".", "--to", "tensorboard"]) == 0
+    assert (a_run / "pretrain" / "a-tensorboard" / "pretrain" / EVENTS).exists()
+    assert sorted(path.iterdir()) == before
+
+
 @pytest.mark.parametrize("seen_short", [False, True])
 def test_steps_that_were_taken_back_are_replaced(tmp_path, seen_short):
     """A run that resumed at step 2 of 5 does its steps again, with other numbers: perhaps another look falls between."""
@@ -154,7 +166,7 @@ def test_what_cannot_be_exported_is_refused(a_run, tmp_path, capsys):
         export({"holdout": a_run / "holdout" / "b"}, Csv(tmp_path / "x.csv"))
     for arguments, said in (
         ([str(tmp_path / "nowhere"), "--to", "csv"], "no run here"),
-        ([str(a_run / "pretrain" / "a"), "--to", "csv"], "is not the folder of a run; say where to write: --out PATH"),
+        ([str(a_run / "run.unfinished.json"), "--to", "csv"], "is not the folder of a run; say where to write: --out PATH"),
         ([str(a_run), "--to", "tensorboard", "--out", str(a_run / "run.unfinished.json")], "is a file; allowed: a folder"),
         ([str(a_run), "--to", "csv", "--follow", "--every", "0"], "--every: 0; allowed: more than 0"),
     ):

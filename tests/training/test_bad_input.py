@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from openherd.core.rundir import file_sha256
+from openherd.runner import Recipe, check_layouts
 from openherd.training import loop
 from small_training import SMALL, refused, told
 
@@ -46,6 +47,18 @@ def pretrain(made, tmp_path):
 )
 def test_settings(change, line, pretrain, capsys):
     assert line in refused(capsys, *pretrain, *change)
+
+
+def test_a_layout_that_a_later_stage_of_a_recipe_cannot_run(capsys, tmp_path):
+    """Refused before anything starts."""
+    recipe = Path(__file__).resolve().parents[2] / "recipes" / "laptop.toml"
+    line = "long-context: this layout cannot run: 3 sequences a step are no multiple of dp_shard x dp_replicate = 2"
+    command = [recipe, "--set", "parallel.dp_shard=2"]
+    assert line in refused(capsys, "run", *command, "--out", tmp_path / "out")
+    assert line in refused(capsys, "sweep", recipe, "--set", "parallel.dp_shard=1,2", "--out", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    mended = Recipe.read(recipe, ["parallel.dp_shard=2", "long-context.batch_tokens=3072"])  # as docs/training.md has it
+    check_layouts(mended.resolve(tmp_path))
 
 
 def test_a_device_that_is_not_here(pretrain, capsys, monkeypatch):
@@ -93,16 +106,23 @@ def other_index(file: Path, **sources: object) -> None:
     file.write_text(json.dumps({**index, "sources": {**index["sources"], **sources} if sources else {}}))
 
 
-WEB, STARTS, INDEX = "001-web.bin", "001-web.starts.npy", "index.json"
+WEB, STARTS, SUMS, INDEX = "001-web.bin", "001-web.starts.npy", "001-web.blocks.npy", "index.json"
 EMPTY = {"file": "none", "tokens": 0, "documents": 0}
 
 
 @pytest.mark.parametrize(
     ("name", "damage", "line"),
     [
-        (WEB, lambda file: file.write_bytes(b"\xff" * file.stat().st_size), "a corrupt shard: token 4294967295; allowed: under"),
+        (WEB, lambda file: file.write_bytes(b"\xff" * file.stat().st_size), f"{WEB}: changed: bytes 0 to "),
+        (WEB, lambda file: flip(file), f"{WEB}: changed: bytes 0 to "),
         (WEB, lambda file: as_others(file, "<u2"), f"{WEB}: a corrupt shard: "),
-        (WEB, lambda file: as_others(file, ">u4"), "a corrupt shard: token "),
+        (
+            WEB,
+            lambda file: as_others(file, ">u4"),
+            "SHA-256 than when it was written; remove this run and make it again",
+        ),
+        (SUMS, lambda file: file.write_bytes(b""), f"{SUMS}: corrupt sums of blocks ("),
+        (SUMS, lambda file: np.save(file, np.load(file)[:, :16]), f"{SUMS}: corrupt sums of blocks; allowed: 32 bytes for each of"),
         (STARTS, lambda file: np.save(file, np.load(file).astype("<i4")), f"{STARTS}: a corrupt index of document starts"),
         (STARTS, lambda file: np.save(file, np.int64(0)), f"{STARTS}: a corrupt index of document starts"),
         (STARTS, lambda file: np.save(file, np.array([{}])), f"{STARTS}: a corrupt index of document starts"),

@@ -12,6 +12,7 @@ from openherd.core import rundir
 from openherd.core.errors import ConfigError, InputError
 from openherd.core.rundir import Job, Output, Run, file_sha256
 from openherd.data.batches import BatchSource
+from openherd.data.token_files import block_sums
 from openherd.data.token_shards import START, TOKEN, TokenShards
 from openherd.model.config import ModelConfig
 from openherd.model.weights import load_model
@@ -63,6 +64,7 @@ def shards_of(tokenizer: Tokenizer, path: Path) -> Run:
             folder.mkdir()
             for name, n in sizes.items():
                 np.random.default_rng(n).integers(0, 300, n).astype(TOKEN).tofile(folder / f"{name}.bin")
+                np.save(folder / f"{name}.blocks.npy", block_sums(folder / f"{name}.bin"))
                 np.save(folder / f"{name}.starts.npy", np.arange(0, n, 50, dtype=START))
             index = {
                 "vocabulary": tokenizer.vocabulary,

@@ -79,6 +79,11 @@ class RemoteRun:
         return read_range(self.address(name), start, end, READING_WAITS_S, sha256, pause)
 
 
+def other_sum(start: int, end: int) -> str:
+    """What is found where bytes [start, end) of an output are not those that were written."""
+    return f"changed: bytes {start:,} to {end:,} have another SHA-256 than when it was written"
+
+
 def read_range(
     where: str, start: int, end: int | None, waits_s: Sequence[float], sha256: str = "", pause: Pause = say_and_wait
 ) -> bytes:
@@ -100,7 +105,7 @@ def read_range(
             if n is not None and len(data) != n:
                 found, do = f"cut off or changed: {len(data):,} bytes from byte {start:,} on instead of {n:,}", COPY
             elif sha256 and hashlib.sha256(data).hexdigest() != sha256:
-                found, do = f"changed: bytes {start:,} to {end:,} have another SHA-256 than when it was written", COPY
+                found, do = other_sum(start, start + len(data)), COPY
             else:
                 return data
         except Exception as error:  # each storage's client has errors of its own

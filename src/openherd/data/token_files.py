@@ -2,15 +2,15 @@
 
 Here a file is mapped into memory. Elsewhere it is read in blocks of one MiB through a cache on the local disk. A window of 8,192
 tokens is 32 KiB and, drawn at random, alone in its block: larger blocks would fetch more that nobody reads, smaller ones cost a
-request each for little. Each block's SHA-256 was written with the shards, so that what is cut off, changed or damaged on the way is
-seen.
+request each for little. Each block's SHA-256 was written with the shards, so that what is cut off, changed or damaged is seen: on
+the way, and on a disk, where a block is checked when it is first read.
 """
 
 import hashlib
 import io
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Protocol
@@ -18,7 +18,7 @@ from typing import BinaryIO, Protocol
 import numpy as np
 
 from openherd.core.errors import InputError
-from openherd.core.remote import RemoteRun
+from openherd.core.remote import RemoteRun, other_sum
 from openherd.data.block_cache import BlockCache
 
 TOKEN = np.dtype("<u4")
@@ -44,7 +44,7 @@ class Files(Protocol):
     def open(self, name: str) -> BinaryIO:
         """A small file. Raises InputError where it is missing or damaged."""
 
-    def tokens(self, name: str, n: int) -> "np.ndarray | RemoteTokens":
+    def tokens(self, name: str, n: int) -> "LocalTokens | RemoteTokens":
         """The `n` tokens of `<name>.bin`. Raises InputError where it has more or fewer."""
 
 
@@ -65,12 +65,37 @@ class LocalFiles:
         except (FileNotFoundError, IsADirectoryError):
             raise InputError(self.folder / name, "no such file", do=AGAIN) from None
 
-    def tokens(self, name: str, n: int) -> np.ndarray:
-        """The file as an array in mapped memory."""
+    def tokens(self, name: str, n: int) -> "LocalTokens":
+        """The file in mapped memory."""
         file = self.folder / f"{name}.bin"
         n_bytes = file.stat().st_size if file.exists() else None
         refuse_other_size(file, n_bytes, n)
-        return np.memmap(file, TOKEN, mode="r")
+        mapped = np.asarray(np.memmap(file, TOKEN, mode="r"))  # slices of a plain array are made faster
+        return LocalTokens(file, mapped, read_sums(self, name, n))
+
+
+@dataclass(frozen=True)
+class LocalTokens:
+    """The tokens of a file here; a slice of them is a view of mapped memory."""
+
+    file: Path
+    mapped: np.ndarray
+    sums: np.ndarray
+    checked: set[int] = field(default_factory=set)  # blocks
+
+    def __getitem__(self, tokens: slice) -> np.ndarray:
+        """Tokens [start, stop). Raises InputError where a block of them is not as it was written."""
+        of_block = BLOCK_BYTES // TOKEN.itemsize
+        for block in range(tokens.start // of_block, -(-min(tokens.stop, len(self.mapped)) // of_block)):
+            if block not in self.checked:
+                self._check(block, self.mapped[block * of_block : (block + 1) * of_block])
+        return self.mapped[tokens]
+
+    def _check(self, block: int, tokens: np.ndarray) -> None:
+        if hashlib.sha256(tokens.data).digest() != self.sums[block].tobytes():
+            start = block * BLOCK_BYTES
+            raise InputError(self.file, other_sum(start, start + tokens.nbytes), do=AGAIN)
+        self.checked.add(block)
 
 
 def refuse_other_size(file: Path | str, n_bytes: int | None, n: int) -> None:
@@ -78,6 +103,20 @@ def refuse_other_size(file: Path | str, n_bytes: int | None, n: int) -> None:
     if n_bytes != n * TOKEN.itemsize:
         found = "missing" if n_bytes is None else f"{n_bytes:,} bytes"
         raise InputError(file, f"a corrupt shard: {found}", allowed=f"{n:,} tokens of {TOKEN.itemsize} bytes", do=AGAIN)
+
+
+def read_sums(files: Files, name: str, n: int) -> np.ndarray:
+    """The sums of the blocks of a file of `n` tokens, as `block_sums` gave them. Raises InputError where they do not fit."""
+    n_blocks = -(-n * TOKEN.itemsize // BLOCK_BYTES)
+    where = files.where(f"{name}.blocks.npy")
+    try:
+        with files.open(f"{name}.blocks.npy") as file:
+            sums: np.ndarray = np.load(file)
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(where, f"corrupt sums of blocks ({error})", do=AGAIN) from None
+    if sums.dtype != np.uint8 or sums.shape != (n_blocks, 32):
+        raise InputError(where, "corrupt sums of blocks", allowed=f"32 bytes for each of {n_blocks:,} blocks", do=AGAIN)
+    return sums
 
 
 class RemoteFiles:
@@ -107,15 +146,8 @@ class RemoteFiles:
 
     def tokens(self, name: str, n: int) -> "RemoteTokens":
         """The file in blocks."""
-        sums_name = f"{name}.blocks.npy"
         refuse_other_size(self.where(f"{name}.bin"), self.run.n_bytes(f"{self.folder}{name}.bin"), n)
-        n_blocks = -(-n * TOKEN.itemsize // BLOCK_BYTES)
-        with self.open(sums_name) as file:
-            sums: np.ndarray = np.load(file)
-        if sums.dtype != np.uint8 or sums.shape != (n_blocks, 32):
-            allowed = f"32 bytes for each of {n_blocks:,} blocks"
-            raise InputError(self.where(sums_name), "corrupt sums of blocks", allowed=allowed, do=AGAIN)
-        return RemoteTokens(self, f"{self.folder}{name}.bin", n * TOKEN.itemsize, sums)
+        return RemoteTokens(self, f"{self.folder}{name}.bin", n * TOKEN.itemsize, read_sums(self, name, n))
 
     def pause(self, found: str, wait_s: float) -> bool:
         """Between two tries: said now and then, since several wait at once. Whether to go on."""

@@ -26,7 +26,7 @@ from openherd.core.records import ParquetWriter, count_rows, read_parquet
 from openherd.core.remote import RemoteRun
 from openherd.core.rundir import Output, Run, file_sha256
 from openherd.data.block_cache import BlockCache
-from openherd.data.token_files import AGAIN, TOKEN, Files, LocalFiles, RemoteFiles, RemoteTokens, block_sums
+from openherd.data.token_files import AGAIN, TOKEN, Files, LocalFiles, LocalTokens, RemoteFiles, RemoteTokens, block_sums
 from openherd.tokenizer.tokenizer import Tokenizer
 
 FOLDER = "shards"
@@ -137,7 +137,7 @@ class TokenShards:
     tokenizer_sha256: str  # of the tokenizer.json that made the tokens
     tokens: dict[str, int]  # source to its number of tokens
     starts: dict[str, np.ndarray]  # source to the token at which each document begins
-    _files: Mapping[str, np.ndarray | RemoteTokens]
+    _files: Mapping[str, np.ndarray | LocalTokens | RemoteTokens]
 
     @classmethod
     def open(cls, run: Run | RemoteRun, cache: BlockCache | None = None) -> "TokenShards":
@@ -165,7 +165,8 @@ class TokenShards:
             raise InputError(files.where(INDEX), f"a corrupt index ({error!r})", do=AGAIN) from None
 
     def read(self, source: str, start: int, end: int) -> np.ndarray:
-        """Tokens [start, end) of a source's stream, int64. Raises InputError for ids outside the vocabulary."""
+        """Tokens [start, end) of a source's stream, int64. Raises InputError where they are not as they were written, and
+        for ids outside the vocabulary."""
         found = self._files[source][start:end].astype(np.int64)
         if len(found) and found.max() >= self.vocabulary:
             where = f"{self.path}, source {source!r}"

@@ -21,6 +21,7 @@ from openherd.core.errors import LostError, OpenherdError, RequeueError
 from openherd.core.machine import cores, place
 
 LEAVE = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"  # torchrun's variable for the seconds that processes have to end
+AGENT = "torch.distributed.elastic.agent.server.api"  # whose logger has a level of its own
 HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)  # by the agent
 MEETING = {"last_call_timeout": 5}  # seconds that agents wait for more of them than they need
 ERROR_FILE = "OPENHERD_ERROR_FILE"  # the environment variable that tells a started process where to leave its error
@@ -56,7 +57,8 @@ def launch(
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)  # its tracebacks say less than the line below
+    for name in ("torch.distributed", AGENT):  # their tracebacks and warnings say less than the line below
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     error_file.unlink(missing_ok=True)
     threads = str(max(cores() // n, 1))
     wanted = {
@@ -127,11 +129,18 @@ def wait_for(endpoint: str, most_s: float = 60.0) -> None:
             time.sleep(0.1)
 
 
+def is_started() -> bool:
+    """Whether `launch` started this process, and says what there is to say."""
+    return ERROR_FILE in os.environ and place() is not None
+
+
 def leave_error(error: OpenherdError) -> bool:
-    """Leave an error for the process that started this one; whether there is one, which will say it."""
-    file = os.environ.get(ERROR_FILE)
-    if file is None or place() is None or isinstance(error, LostError):  # a restart mends what was lost
+    """Leave an error for the process that started this one; whether nobody need say it here."""
+    if not is_started():
         return False
+    if isinstance(error, LostError):  # a restart mends what was lost, unless another process left because of an error
+        return gave_up()
+    file = os.environ[ERROR_FILE]
     fields = {"kind": type(error).__name__, "where": error.where, "found": error.found, "allowed": error.allowed, "do": error.do}
     temporary = Path(f"{file}.{os.getpid()}")
     temporary.write_text(json.dumps(fields), encoding="utf-8")

@@ -125,8 +125,12 @@ def problems(layout: ParallelConfig, shape: ModelConfig, batches: Sequence[Rows]
             yield f"sequences of {rows.sequence_length} tokens are no multiple of {n} (tp = {layout.tp}, cp = {layout.cp})"
         if rows.batch_sequences % layout.dp and not layout.elastic:
             yield f"{rows.batch_sequences} sequences a step are no multiple of dp_shard x dp_replicate = {layout.dp}"
+            continue
+        each = -(-rows.batch_sequences // layout.dp)
+        if each < layout.micro_batches and not layout.elastic:
+            yield f"micro_batches = {layout.micro_batches} of {each} sequences a process"
         elif layout.pp > 1:
-            yield from schedule_problems(layout, -(-rows.batch_sequences // layout.dp), most_rows)
+            yield from schedule_problems(layout, each, most_rows)
 
 
 def schedule_problems(layout: ParallelConfig, rows: int, most_rows: int) -> Iterator[str]:
@@ -153,14 +157,16 @@ def check_layout(
         found = f"{layout} is {layout.world} processes, {world} were started"
     if found:
         near = nearest_layouts(layout, shape, batches, most_rows, world or layout.world)
-        allowed = "; ".join(settings_text(other) for other in near)
+        allowed = "; ".join(settings_text(other, layout) for other in near)
         raise ConfigError(where, f"this layout cannot run: {found}", allowed=allowed or "no layout of so many processes")
 
 
-def settings_text(layout: ParallelConfig) -> str:
-    """A layout as it is written in a recipe."""
+def settings_text(layout: ParallelConfig, asked: ParallelConfig) -> str:
+    """A layout as it is written in a recipe, where another was asked."""
     names = ("tp", "cp", "pp", "dp_shard", "dp_replicate", "virtual_stages")
     told = [f"{name} = {getattr(layout, name)}" for name in names if getattr(layout, name) > 1]
+    if layout.micro_batches != asked.micro_batches:
+        told.append(f"micro_batches = {layout.micro_batches}")
     return ", ".join(told) or "one process"
 
 
@@ -177,6 +183,8 @@ def nearest_layouts(
             dp = n // (tp * cp * pp)
             replicas = layout.dp_replicate if dp % layout.dp_replicate == 0 else 1
             other = replace(layout, tp=tp, cp=cp, pp=pp, dp_shard=dp // replicas, dp_replicate=replicas)
+            fewest = min((-(-rows.batch_sequences // dp) for rows in batches), default=layout.micro_batches)
+            other = replace(other, micro_batches=min(layout.micro_batches, fewest))
             if pp == 1:
                 other = replace(other, pipeline_schedule="1F1B", virtual_stages=1)
             if next(problems(other, shape, batches, most_rows), None) is None:

@@ -209,8 +209,9 @@ def flight_record(file: Path) -> str:
     if not entries:
         return ""
     last = max(entries, key=lambda entry: entry["time_created_ns"])
+    told = f"{last['profiling_name']} of {last['input_sizes']}, number {last['collective_seq_id']}"
     group = last["process_group"][1]
-    return f"{last['profiling_name']} of {last['input_sizes']}, number {last['collective_seq_id']} of group {group}"
+    return f"{told} of group {group}" if group not in ("", "undefined") else told
 
 
 def add_up(tensor: Tensor, group: dist.ProcessGroup) -> None:

@@ -1,0 +1,60 @@
+"""What a started process says itself, and what it leaves to the process that started it."""
+
+import json
+
+import pytest
+import torch
+
+from openherd.cli import EXIT_INTERRUPTED, interrupted
+from openherd.core.errors import InputError, LostError
+from openherd.parallel.launch import ERROR_FILE, leave_error, left_error
+from openherd.parallel.mesh import flight_record
+
+LOST, DAMAGED = LostError("here", "process 0 lost others"), InputError("web.bin", "changed", do="make it again")
+ONE_OF_TWO = {"MASTER_ADDR": "localhost", "RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}
+
+
+@pytest.fixture
+def error_file(tmp_path, monkeypatch):
+    """As for one of two processes that were started here."""
+    for name, value in {**ONE_OF_TWO, ERROR_FILE: str(tmp_path / "error.json")}.items():
+        monkeypatch.setenv(name, value)
+    return tmp_path / "error.json"
+
+
+def test_that_others_are_lost_is_no_news_where_one_left_an_error(error_file):
+    assert not leave_error(LOST)
+    assert not error_file.exists()
+    assert leave_error(DAMAGED)
+    assert leave_error(LOST)
+    assert str(left_error(error_file)) == str(DAMAGED)
+
+
+def test_the_first_error_is_the_cause(error_file):
+    assert leave_error(DAMAGED)
+    assert leave_error(InputError("books.bin", "changed"))
+    assert str(left_error(error_file)) == str(DAMAGED)
+
+
+def test_a_process_on_its_own_says_it(monkeypatch, tmp_path):
+    for name in ONE_OF_TWO:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(ERROR_FILE, str(tmp_path / "error.json"))
+    assert not leave_error(DAMAGED)
+
+
+def test_ctrl_c_is_said_once(error_file, monkeypatch, capsys):
+    assert interrupted() == EXIT_INTERRUPTED
+    assert capsys.readouterr().err == ""
+    monkeypatch.delenv(ERROR_FILE)
+    assert interrupted() == EXIT_INTERRUPTED
+    assert capsys.readouterr().err == "\nopenherd: stopped; the same command resumes\n"
+
+
+@pytest.mark.parametrize(("group", "told"), [("undefined", ""), ("", ""), ("mesh_tp", " of group mesh_tp")])
+def test_the_last_collective_in_words(group, told, tmp_path, monkeypatch):
+    entry = {"profiling_name": "gloo:all_reduce", "input_sizes": [[3]], "collective_seq_id": 105, "process_group": ["0", group]}
+    entries = [{**entry, "time_created_ns": 2}, {**entry, "time_created_ns": 1, "collective_seq_id": 104}]
+    dump = json.dumps({"entries": entries}).encode()
+    monkeypatch.setattr(torch._C._distributed_c10d, "_dump_fr_trace_json", lambda: dump, raising=False)
+    assert flight_record(tmp_path / "0.json") == f"gloo:all_reduce of [[3]], number 105{told}"
