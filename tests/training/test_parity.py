@@ -33,7 +33,7 @@ def test_a_difference_is_told_and_ends_with_1(fault, capsys, monkeypatch):
     def launch(arguments, n, *more):
         job = json.loads(Path(arguments[-1]).read_text())
         assert n == 4
-        assert [ParallelConfig(**layout) for layout in job["parallel"]][0] == ParallelConfig(tp=2, dp_shard=2)
+        assert ParallelConfig(**job["parallel"][0]) == ParallelConfig(tp=2, dp_shard=2)
         Path(job["out"]).write_text(json.dumps([[asdict(layout), asdict(found)] for layout, found in results]))
 
     monkeypatch.setattr("openherd.parallel.launch.launch", launch)

@@ -2,8 +2,8 @@
 
 It takes an objective, a function from step to batch, and a function from step to learning rate. A step is straight-line code. The
 state is model, optimizer and the number of steps done; data order and learning rate are pure functions of the step, so that a
-resumed run repeats the unbroken one bit for bit (same layout, same thread count). The thread count is recorded; one process takes it
-up again, several have what their launcher gives them.
+resumed run repeats the unbroken one bit for bit (same layout, same thread count). The thread count is recorded; one process takes
+it up again, several have what their launcher gives them.
 """
 
 import contextlib
