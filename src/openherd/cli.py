@@ -74,7 +74,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        return dispatch(arguments)
+        code = dispatch(arguments)
+        if (mesh := sys.modules.get("openherd.parallel.mesh")) is not None:
+            mesh.leave()
+        return code
     except OpenherdError as error:
         return fail(error)
     except KeyboardInterrupt:

@@ -540,7 +540,7 @@ def run_parity(recipe: Recipe, processes: int, device: str) -> tuple[str, bool]:
     from openherd.model.device import choose_device
     from openherd.training.parity import Difference, parity, parity_table
 
-    configs = [step.config for step in recipe.resolve(Path("."))]
+    configs = [step.config for step in recipe.resolve(Path("."), absent=True)]
     layouts = [c.parallel for c in configs if hasattr(c, PARALLEL) and c.parallel.world > 1]
     sizes = [SIZES[c.size] for c in configs if hasattr(c, "size")]
     if not layouts:
@@ -577,7 +577,7 @@ def run_drill(recipe: Recipe, kinds: Sequence[str], seed: int, timeout_s: float,
 
     if place() is not None:
         raise ConfigError("openherd drill", "a launcher started it", do="start it alone: it starts its processes itself")
-    configs = [step.config for step in recipe.resolve(out) if hasattr(step.config, PARALLEL)]
+    configs = [step.config for step in recipe.resolve(out, absent=True) if hasattr(step.config, PARALLEL)]
     if not configs:
         raise ConfigError(recipe.path, "no stage trains", do="give a recipe that does")
     first = configs[0]

@@ -118,3 +118,28 @@ def test_micro_batches_are_equal(least, rows, most_rows):
     assert rows % n == 0
     assert rows // n <= most_rows
     assert n >= min(least, rows)
+
+
+@pytest.mark.parametrize(
+    ("asked", "world", "found"),
+    [
+        ({"dp_shard": 4}, 2, {"dp_shard": 2}),
+        ({"dp_shard": 4}, 3, {"dp_shard": 3}),
+        ({"dp_shard": 4}, 1, {}),
+        ({"dp_shard": 2}, 8, {"dp_shard": 8}),
+        ({"tp": 2, "pp": 2, "dp_shard": 4}, 8, {"tp": 2, "pp": 2, "dp_shard": 2}),
+        ({"dp_shard": 4, "dp_replicate": 2}, 4, {"dp_shard": 2, "dp_replicate": 2}),
+        ({"dp_shard": 4, "dp_replicate": 2}, 3, {"dp_shard": 3}),  # replicas that do not divide them are given up
+        ({"tp": 2, "dp_shard": 4}, 5, None),  # TP does not divide them
+        ({"tp": 4, "dp_shard": 2}, 2, None),  # fewer than TP has
+    ],
+)
+def test_an_elastic_layout_takes_the_processes_that_are_there(asked, world, found):
+    """Of its data-parallel dimension alone; it stays as it is, to be refused, where that cannot be."""
+    layout = ParallelConfig(elastic=True, **asked)
+    fitted = layout.fitted(world)
+    assert fitted == (layout if found is None else ParallelConfig(elastic=True, **found))
+    assert (fitted.world == world) == (found is not None)
+    rigid = ParallelConfig(**asked)
+    assert rigid.fitted(world) == rigid
+    assert layout.fitted(layout.world) == layout

@@ -21,8 +21,9 @@ from openherd.parallel.rehearsal import META, Kept, Kernels, kept_bytes
 from openherd.runner import Recipe, dry_run
 from openherd.training.anneal import AnnealConfig
 from openherd.training.continued import ContinuePretrainConfig
-from openherd.training.dry_run import GIB, PARTS, EveryToken, dry_run_text, dry_runs, fits_text, shape_of
+from openherd.training.dry_run import GIB, PARTS, EveryToken, cases_of, dry_run_text, dry_runs, fits_text, shape_of
 from openherd.training.optimizer import make_adamw
+from openherd.training.phase import Piece
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 SHAPE = ModelConfig(n_layers=3, d_model=32, n_heads=4, n_kv_heads=2, head_width=8, d_feed_forward=64, vocabulary=96)
@@ -122,6 +123,34 @@ def test_alike_layouts_and_steps():
     assert fits_text(found, 1.0) == ""
     small = first.total / 2 / GIB
     assert "does not fit" in fits_text(found, small)
+
+
+class Ramp(AnnealConfig):
+    """Short sequences in two micro-batches a process, then longer ones in one."""
+
+    def pieces(self):
+        return [Piece(16, 8, 5), Piece(24, 4, 5)]
+
+
+@pytest.mark.parametrize("micro", [1, 2])
+def test_every_piece_is_reckoned(micro):
+    """Gradients of several micro-batches are summed whole: that may be more than longer sequences keep."""
+    settings = {"precision": "bfloat16", "micro_batch_sequences": micro, "parallel": ParallelConfig(dp_shard=2)}
+
+    def alone(sequences, length):
+        config = AnnealConfig(steps=5, sequence_length=length, batch_tokens=sequences * length, **settings)
+        return dry_runs([("test", config, SHAPE)])[0].largest
+
+    (process,) = dry_runs([("test", Ramp(**settings), SHAPE)])[0].processes
+    short, long = alone(8, 16), alone(4, 24)
+    assert [short.summed > 0, long.summed > 0] == [True, micro == 1]
+    assert process == max(short, long, key=lambda p: p.total) == (short if micro == 2 else long)
+
+
+def test_cases_that_another_exceeds_are_left_out():
+    short, long, wide = Rows(1, 4), Rows(1, 8), Rows(2, 4)
+    assert cases_of([(short, 8), (long, 8), (long, 16)]) == {long: (8, 16)}
+    assert cases_of([(short, 16), (long, 8), (wide, 8), (short, 16)]) == {short: (16,), long: (8,), wide: (8,)}
 
 
 def test_a_layout_that_cannot_run_is_refused():

@@ -167,6 +167,31 @@ def test_a_rollback_passes_over_a_damaged_checkpoint(tmp_path, capsys):
     assert "going on from the checkpoint before" in capsys.readouterr().err
 
 
+def test_a_damaged_checkpoint_never_displaces_a_whole_one(tmp_path, undisturbed):
+    """Passed over on resume it is removed; else it would be marked good, and the whole one before it rotated away."""
+
+    def until(last):
+        def rate(step):
+            if step == last:
+                raise KeyboardInterrupt
+            return 1e-2
+
+        return rate
+
+    config = replace(CONFIG, checkpoint_behind=False, keep_checkpoints=1)
+    with pytest.raises(KeyboardInterrupt):
+        go(tmp_path, rate=until(18), config=config)
+    damaged = tmp_path / ".checkpoints" / "step-00000016"
+    os.truncate(max(damaged.iterdir(), key=lambda f: f.stat().st_size), 100)
+    with pytest.raises(KeyboardInterrupt):
+        go(tmp_path, rate=until(24), config=replace(config, checkpoint_steps=20))
+    found = [(path.name, is_marked_good(path)) for path in checkpoints(Output(tmp_path))]
+    assert found == [("step-00000020", False), ("step-00000008", True)]
+    weights, _, out = go(tmp_path, config=config)
+    assert same(weights, undisturbed[0])
+    assert [e["event"] for e in events(out)] == ["damaged checkpoint", "resumed", "resumed"]
+
+
 def test_a_killed_run_remembers_what_it_passes_over(tmp_path):
     """Between a rollback and the next checkpoint nothing else would know of it."""
 

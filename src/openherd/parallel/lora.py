@@ -8,7 +8,6 @@ be kept in bf16, in which models are published. The model is written with the ad
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Literal
 
 import torch
@@ -17,6 +16,7 @@ from torch.distributed.tensor import DTensor, Replicate, distribute_tensor
 from torch.nn import functional as F
 
 from openherd.core.seeds import derive_seed
+from openherd.model.layers import Linear
 from openherd.model.transformer import Transformer
 
 Projection = Literal["query", "key", "value", "output", "gate", "up", "down"]
@@ -74,12 +74,25 @@ def adapt(linear: nn.Module, lora: Lora) -> None:
             placements = [p if p.is_shard(side) else Replicate() for p in weight.placements]
             tensor = distribute_tensor(tensor, weight.device_mesh, placements)
         linear.register_parameter(name, nn.Parameter(tensor))
-    linear.forward = partial(adapted, linear, lora.scale)
+    linear.__class__ = Adapted
+    assert isinstance(linear, Adapted)
+    linear.lora_scale = lora.scale
 
 
-def adapted(linear: nn.Module, scale: float, x: Tensor) -> Tensor:
-    """x (W + scale B A)^T, without the sum of the matrices."""
-    return F.linear(x, linear.weight) + scale * F.linear(F.linear(x, linear.lora_a), linear.lora_b)  # type: ignore[arg-type]
+class Adapted(Linear):
+    """A projection with an adapter: x (W + scale B A)^T, without the sum of the matrices.
+
+    A class, so that all layers share one compiled graph: methods replaced one by one give torch's compiler one for each, up to 8,
+    and the layers beyond run as they are.
+    """
+
+    lora_a: Tensor
+    lora_b: Tensor
+    lora_scale: float
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The projection."""
+        return F.linear(x, self.weight) + self.lora_scale * F.linear(F.linear(x, self.lora_a), self.lora_b)
 
 
 def _in_fp32(module: nn.Module, given: tuple[Tensor, ...], found: Tensor) -> Tensor:

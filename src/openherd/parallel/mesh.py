@@ -90,11 +90,6 @@ class World:
         if self.mesh is not None:
             dist.barrier(group=self.checkpoint_group)
 
-    def close(self) -> None:
-        """Leave the others."""
-        if self.mesh is not None:
-            dist.destroy_process_group()
-
 
 def ranks_of(layout: ParallelConfig) -> Tensor:
     """All ranks, shape (replicas, shards, PP, CP, TP)."""
@@ -132,6 +127,13 @@ def meet(layout: ParallelConfig, device: torch.device) -> torch.device:
         except RuntimeError as error:
             raise LostError("parallel", f"process {here.rank} did not meet the others ({str(error).splitlines()[0]})") from None
     return device
+
+
+def leave() -> None:
+    """Leave the others, at the end. A process that ends with its groups in place now and then aborts: their threads let go of what
+    they hold while Python is taken down."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def fresh_store(world: int, patience: timedelta) -> dist.Store | None:

@@ -162,8 +162,8 @@ class Rank:
     head_rows: int  # of the vocabulary; 0 without the head
 
 
-def rank_of(model: Sharded, objective: Objective, rows: Rows, n: int) -> Rank:
-    """Reckon one process whose step has `n` micro-batches of these rows; what it keeps of one is found by running it.
+def kept_of(model: Sharded, objective: Objective, rows: Rows) -> tuple[int, ...]:
+    """What each stage of a process keeps of a micro-batch of these rows, found by running it.
 
     Stages of as many layers and the same ends are alike: one of them is run.
     """
@@ -172,6 +172,11 @@ def rank_of(model: Sharded, objective: Objective, rows: Rows, n: int) -> Rank:
     for kind, stage in zip(kinds, model.stages, strict=True):
         if kind not in alike:
             alike[kind] = kept_bytes(stage, model.precision, objective, rows)
+    return tuple(alike[kind] for kind in kinds)
+
+
+def rank_of(model: Sharded, kept: tuple[int, ...], rows: Rows, n: int) -> Rank:
+    """Reckon one process whose step has `n` micro-batches of these rows, of each of which its stages keep what `kept` says."""
     layout = model.world.layout
     hidden = torch.Size((rows.batch_sequences, rows.sequence_length // (layout.cp * layout.tp), model.shape.d_model))
     fsdp = layout.dp * layout.cp > 1
@@ -187,7 +192,7 @@ def rank_of(model: Sharded, objective: Objective, rows: Rows, n: int) -> Rank:
         largest=max((mine.numel() for _, _, mine in model.parts), default=0),
         summed=4 * whole if fsdp and n > 1 else 0,  # a single micro-batch reduces layer by layer
         gathered=tuple(gathered_bytes(stage, model.precision, n) for stage in model.stages),
-        kept=tuple(alike[kind] for kind in kinds),
+        kept=kept,
         hidden=4 * hidden.numel() if layout.pp > 1 else 0,
         received=sum((not stage.first) + (not stage.last) for stage in model.stages),
         head_rows=heads[0] // model.shape.d_model if heads else 0,

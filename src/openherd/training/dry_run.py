@@ -7,7 +7,7 @@ operations need while they run, buffers of NCCL, and what the allocator cannot u
 host's memory is reckoned apart.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from typing import Any, Protocol
@@ -24,7 +24,7 @@ from openherd.parallel.checkpoint import MOMENTS
 from openherd.parallel.layout import ParallelConfig, Rows, check_layout, micro_batches, stage_layers
 from openherd.parallel.lora import Lora
 from openherd.parallel.pipeline import own_stages
-from openherd.parallel.rehearsal import Action, Rank, most_held, pretended, rank_of, schedule_of
+from openherd.parallel.rehearsal import Action, Rank, kept_of, most_held, pretended, rank_of, schedule_of
 from openherd.parallel.stage import Batch
 from openherd.parallel.tensor import Head
 from openherd.training.continued import ContinuePretrainConfig
@@ -152,15 +152,13 @@ def dry_runs(stages: Sequence[tuple[str, Trains, ModelConfig]]) -> list[DryRun]:
             raise ConfigError(name, f"sequences of {longest:,} tokens", allowed=f"{shape.max_positions:,}, the model's context")
         precision: Precision = "float32" if config.precision == "float32" else "bfloat16"  # auto: a GPU's
         dry = DryRun(name, shape, precision, layout, config.micro_batch_sequences, tuple(pieces), ())
-        # The most tokens at once, then the most micro-batches.
-        worst = max(pieces, key=lambda p: (dry.micro_batches(p)[1] * p.sequence_length, dry.micro_batches(p)[0]))
-        n, sequences = dry.micro_batches(worst)
         # What changes no memory is left out, so that stages that are alike are reckoned once.
         alike = replace(layout, compile=False, restarts=0, timeout_s=1.0, micro_batches=1)
         plain_shape = replace(shape, rope_theta=1.0, rope_scaling=None, max_positions=longest)
         moments = Moments(config.moments_dtype, config.optimizer_offload, config.checkpoint_behind)
         lora = adapters_of(config)
-        processes = reckoned(plain_shape, alike, precision, Rows(sequences, worst.sequence_length), n, moments, lora)
+        cases = cases_of([(Rows(each, p.sequence_length), n) for p in pieces for n, each in [dry.micro_batches(p)]])
+        processes = _most(reckoned(plain_shape, alike, precision, rows, ns, moments, lora) for rows, ns in cases.items())
         found.append(replace(dry, processes=tuple(processes)))
     return found
 
@@ -180,58 +178,94 @@ def adapters_of(config: Trains) -> Lora | None:
     return replace(config.lora, alpha=1.0)  # which changes no memory
 
 
+def cases_of(found: Sequence[tuple[Rows, int]]) -> dict[Rows, tuple[int, ...]]:
+    """The shapes of micro-batches that have to be reckoned, and with how many of them in a step.
+
+    Which is the most cannot be told before: several small ones are summed, one large one is not. Left out is what another case of
+    as many micro-batches exceeds in sequences and in their length.
+    """
+    cases: dict[Rows, tuple[int, ...]] = {}
+    for rows, n in dict.fromkeys(found):
+        others = [other for other, m in found if m == n and other != rows]
+        if not any(o.batch_sequences >= rows.batch_sequences and o.sequence_length >= rows.sequence_length for o in others):
+            cases[rows] = (*cases.get(rows, ()), n)
+    return cases
+
+
+def _most(cases: Iterable[Sequence[Process]]) -> list[Process]:
+    """Of each place the process of that case in which it needs the most."""
+    return [max(processes, key=lambda p: p.total) for processes in zip(*cases, strict=True)]
+
+
 def _reckon(
-    shape: ModelConfig, layout: ParallelConfig, precision: Precision, rows: Rows, n: int, moments: Moments, lora: Lora | None
+    shape: ModelConfig,
+    layout: ParallelConfig,
+    precision: Precision,
+    rows: Rows,
+    numbers: tuple[int, ...],
+    moments: Moments,
+    lora: Lora | None,
 ) -> list[Process]:
-    """Every place of the pipeline, of a step with `n` micro-batches of these rows."""
-    of_stages = stage_layers(shape.n_layers, layout.stages)
+    """Every place of the pipeline, of steps with so many micro-batches of these rows: of each the most it needs."""
     again = 0 if layout.recompute == "none" else _layer_kept(shape, replace(layout, recompute="none"), precision, rows, lora)
-    orders: list[list[Action]] = []
-    ranks: dict[Any, Rank] = {}
-    found = []
-    for place in range(layout.pp):
-        own = own_stages(layout, place)
-        kind = tuple((len(of_stages[i]), i == 0, i == layout.stages - 1) for i in own)
+    places = [_kind(shape, layout, place) for place in range(layout.pp)]
+    orders: dict[int, list[list[Action]]] = {}
+    ranks: dict[Any, dict[int, Rank]] = {}
+    for place, kind in enumerate(places):
         if kind not in ranks:
             with pretended(layout, place) as world:
                 model = Sharded(shape, world, precision, lora=lora)
-                orders = orders or schedule_of(model, rows, n)
-                ranks[kind] = rank_of(model, EveryToken(), rows, n)
-        rank = ranks[kind]
-        activations, gathered = most_held(orders[place], own, rank)
-        of_moments = len(MOMENTS) * rank.trained * DTYPES[moments.dtype].itemsize // torch.float32.itemsize
-        here = 0 if moments.offload else of_moments
-        on_the_way = 2 * 2 * rank.largest * torch.float32.itemsize
-        logits = rows.batch_sequences * rows.sequence_length // layout.cp * rank.head_rows
-        process = Process(
-            place=place,
-            layers=rank.layers,
-            tensors=rank.tensors,
-            elements=rank.elements,
-            weights=rank.weights,
-            gathered=gathered,
-            gradients=rank.trained,
-            summed=rank.summed,
-            moments=here,
-            activations=activations,
-            recomputed=again if rank.layers else 0,
-            pipeline=n * rank.received * rank.hidden,
-            logits=LOGIT_BYTES * min(logits, MOST_LOGITS),
-            host=(of_moments + on_the_way if moments.offload else 0) + (rank.trained + of_moments if moments.behind else 0),
-            written=rank.trained + of_moments,
-        )
-        found.append(process)
-    return found
+                orders = orders or {n: schedule_of(model, rows, n) for n in numbers}
+                kept = kept_of(model, EveryToken(), rows)
+                ranks[kind] = {n: rank_of(model, kept, rows, n) for n in numbers}
+    return _most(
+        [_process(place, layout, rows, n, ranks[kind][n], orders[n][place], again, moments) for place, kind in enumerate(places)]
+        for n in numbers
+    )
+
+
+def _kind(shape: ModelConfig, layout: ParallelConfig, place: int) -> Any:
+    """What processes at places that are alike have in common: layers and ends of their stages."""
+    of_stages = stage_layers(shape.n_layers, layout.stages)
+    return tuple((len(of_stages[i]), i == 0, i == layout.stages - 1) for i in own_stages(layout, place))
+
+
+def _process(
+    place: int, layout: ParallelConfig, rows: Rows, n: int, rank: Rank, actions: list[Action], again: int, moments: Moments
+) -> Process:
+    """The process at a place, in a step of `n` micro-batches; one layer computed again is `again` bytes."""
+    activations, gathered = most_held(actions, own_stages(layout, place), rank)
+    of_moments = len(MOMENTS) * rank.trained * DTYPES[moments.dtype].itemsize // torch.float32.itemsize
+    here = 0 if moments.offload else of_moments
+    on_the_way = 2 * 2 * rank.largest * torch.float32.itemsize
+    logits = rows.batch_sequences * rows.sequence_length // layout.cp * rank.head_rows
+    return Process(
+        place=place,
+        layers=rank.layers,
+        tensors=rank.tensors,
+        elements=rank.elements,
+        weights=rank.weights,
+        gathered=gathered,
+        gradients=rank.trained,
+        summed=rank.summed,
+        moments=here,
+        activations=activations,
+        recomputed=again if rank.layers else 0,
+        pipeline=n * rank.received * rank.hidden,
+        logits=LOGIT_BYTES * min(logits, MOST_LOGITS),
+        host=(of_moments + on_the_way if moments.offload else 0) + (rank.trained + of_moments if moments.behind else 0),
+        written=rank.trained + of_moments,
+    )
 
 
 def _layer_kept(shape: ModelConfig, layout: ParallelConfig, precision: Precision, rows: Rows, lora: Lora | None) -> int:
     """What one layer keeps of a micro-batch: of two layers more than of one."""
-    kept = []
+    kept: list[int] = []
     for layers in (1, 2):
         alone = replace(layout, pp=1, pipeline_schedule="1F1B", virtual_stages=1)
         with pretended(alone, 0) as world:
             model = Sharded(replace(shape, n_layers=layers), world, precision, lora=lora)
-            kept.append(rank_of(model, EveryToken(), rows, 1).kept[0])
+            kept += kept_of(model, EveryToken(), rows)
     return kept[1] - kept[0]
 
 

@@ -2,7 +2,8 @@
 
 It takes an objective, a function from step to batch, and a function from step to learning rate. A step is straight-line code. The
 state is model, optimizer and the number of steps done; data order and learning rate are pure functions of the step, so that a
-resumed run repeats the unbroken one bit for bit (same layout, same thread count, which is recorded and restored).
+resumed run repeats the unbroken one bit for bit (same layout, same thread count). The thread count is recorded; one process takes
+it up again, several have what their launcher gives them.
 """
 
 import contextlib
@@ -184,16 +185,25 @@ class Steps:
     def first_whole(self, paths: Sequence[Path]) -> tuple[dict[str, Any], Path]:
         """Read the first of these checkpoints that is whole; returns its plain values, and which it is.
 
-        Says on standard error which were damaged. Raises InputError where all are.
+        Says on standard error which were damaged. Removes them, and all that was kept at later steps: it holds what led there, and
+        a damaged one would become good and displace the last that is whole. Raises InputError where all are damaged.
         """
-        for path in paths[:-1]:
+        for i, path in enumerate(paths):
             try:
-                return load_state(path, self.model, self.optimizer, self.start()), path
+                found = load_state(path, self.model, self.optimizer, self.start())
             except InputError as error:
+                if i == len(paths) - 1:
+                    raise
                 self.tell("damaged checkpoint", path=path.name)
                 if self.world.leads:
                     sys.stderr.write(f"  {error.where}: {error.found}; going on from the checkpoint before\n")
-        return load_state(paths[-1], self.model, self.optimizer, self.start()), paths[-1]
+                continue
+            if self.world.leads:  # all have read the same ones
+                for kept in (*checkpoints(self.out), *(self.out.path / SNAPSHOTS).glob("step-*")):
+                    if kept in paths[:i] or step_of(kept) > step_of(path):
+                        shutil.rmtree(kept)
+            return found, path
+        raise AssertionError("no checkpoint to go on from")
 
     def start(self) -> dict[str, Any]:
         """START, with the loss scale's values where it moves."""
@@ -348,10 +358,6 @@ class Steps:
         self.read_state(found)
         self.watch.rollbacks, self.watch.clean_since = rollbacks, max(self.watch.clean_since, ends + 1)
         self.tell("rollback", step=ends, to_step=self.step, good=is_marked_good(target), skipped=[first, ends + 1])
-        if self.world.leads:
-            for late in (*checkpoints(self.out), *(self.out.path / SNAPSHOTS).glob("step-*")):
-                if step_of(late) > self.step:  # they hold what led there
-                    shutil.rmtree(late)
         self.rewind()
         self.ledger.step(ends, applied=False)
         return f"rolled back to step {self.step}"

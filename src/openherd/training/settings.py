@@ -93,7 +93,7 @@ class TrainingConfig:
 
 
 def read_compute(file: Path) -> dict[str, Any]:
-    """Device, precision and threads of a run. Raises InputError where the file is damaged."""
+    """Device, precision and threads (of one process) of a run. Raises InputError where the file is damaged."""
     try:
         chosen = json.loads(file.read_text(encoding="utf-8"))
         device, precision, threads = str(chosen["device"]), str(chosen["precision"]), int(chosen["threads"])
@@ -105,7 +105,11 @@ def read_compute(file: Path) -> dict[str, Any]:
 
 
 def open_world(config: TrainingConfig, out: Output, base: dict[str, Any] | None = None) -> tuple[World, str]:
-    """The processes of this run, and its precision: decided once, written to `compute.json`, the base run's where 'auto'."""
+    """The processes of this run, and its precision: decided once, written to `compute.json`, the base run's where 'auto'.
+
+    One process takes up device and threads as they were then. Several have the threads that their launcher gives: after a change of
+    layout or machine the old number would be too many, or too few.
+    """
     device = choose_device(config.device)
     if device.type == "cpu":
         keep_freed_memory()
