@@ -75,8 +75,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
         code = dispatch(arguments)
-        if (mesh := sys.modules.get("openherd.parallel.mesh")) is not None:
-            mesh.leave()
+        if (mesh := sys.modules.get("openherd.parallel.mesh")) is not None and mesh.leave():
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)  # torch's threads abort now and then while Python is taken down
         return code
     except OpenherdError as error:
         return fail(error)

@@ -129,11 +129,12 @@ def meet(layout: ParallelConfig, device: torch.device) -> torch.device:
     return device
 
 
-def leave() -> None:
-    """Leave the others, at the end. A process that ends with its groups in place now and then aborts: their threads let go of what
-    they hold while Python is taken down."""
-    if dist.is_initialized():
-        dist.destroy_process_group()
+def leave() -> bool:
+    """Leave the others, at the end; returns whether there were any."""
+    if not dist.is_initialized():
+        return False
+    dist.destroy_process_group()
+    return True
 
 
 def fresh_store(world: int, patience: timedelta) -> dist.Store | None:

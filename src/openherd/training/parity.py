@@ -95,7 +95,7 @@ def weights_of(shape: ModelConfig) -> Callable[[str], Tensor]:
 
 
 def plain_run(shape: ModelConfig, rows: int, tokens: int, device: torch.device, steps: int = STEPS) -> Outcome:
-    """The same in plain torch: all logits, `cross_entropy`, attention under a mask, clipping, one process."""
+    """The same in plain torch: all logits, `cross_entropy`, clipping, one process."""
     model = Transformer(shape).to(device)
     draw = weights_of(shape)
     with torch.no_grad():
@@ -108,7 +108,7 @@ def plain_run(shape: ModelConfig, rows: int, tokens: int, device: torch.device, 
     losses, sizes, gradients = [], [], {}
     for step in range(steps):
         batch = {name: t.to(device) for name, t in batch_of(shape, step, rows, tokens).items()}
-        logits = model(batch["tokens_BT"], batch["positions_BT"], CausalAttend(batch["documents_BT"], compiled=True))
+        logits = model(batch["tokens_BT"], batch["positions_BT"], CausalAttend(batch["documents_BT"]))
         loss = F.cross_entropy(logits.flatten(0, 1), batch["labels_BT"].flatten(), ignore_index=IGNORED)
         optimizer.zero_grad()
         loss.backward()
