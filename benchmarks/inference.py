@@ -30,6 +30,7 @@ CASES = ("decode_1", "decode_16", "prefill", "requests", "samples", "first")
 WAYS = ("ours_bf16", "ours_fp32", "llama_bf16", "llama_f32", "llama_q8_0", "transformers_bf16")
 VOCABULARY, PROMPT, WRITTEN, LONG = 32_000, 128, 64, 1_024
 Measure = Callable[[str, float], float]
+KEPT: list[Any] = []  # what C calls must stay
 
 
 def drawn(n: int, seed: int) -> list[int]:
@@ -142,8 +143,8 @@ def llama(directory: Path, dtype: str) -> Measure:
     import llama_cpp as c
 
     threads = int(os.environ["OMP_NUM_THREADS"])
-    quiet = c.llama_log_callback(lambda *_: None)
-    c.llama_log_set(quiet, ctypes.c_void_p())
+    KEPT.append(c.llama_log_callback(lambda *_: None))
+    c.llama_log_set(KEPT[0], ctypes.c_void_p())
     c.llama_backend_init()
     model = c.llama_model_load_from_file(str(directory / f"{dtype}.gguf").encode(), c.llama_model_default_params())
 
