@@ -40,7 +40,11 @@ def program_of(blocks: list[tuple[str, str]], folder: Path) -> str:
     return "\n".join(parts)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+LONG = {"continued-pretraining.md", "errors.md", "interchange.md", "recipes.md"}  # examples that take ten seconds and more
+PARAMETERS = [pytest.param(page, id=page.name, marks=[pytest.mark.slow] if page.name in LONG else []) for page in PAGES]
+
+
+@pytest.mark.parametrize("page", PARAMETERS)
 def test_examples_run(page, miniature_run, tmp_path):
     blocks = blocks_of(page.read_text(encoding="utf-8"))
     assert {language for language, _ in blocks} <= {"python", "sh", "toml", "text"}
