@@ -315,9 +315,9 @@ def command_metrics(arguments: list[str]) -> None:
     parser.add_argument("directory", type=Path, metavar="DIR", help="a run, finished or not, or a stage's run directory")
     parser.add_argument("--to", required=True, choices=("tensorboard", "csv", "wandb"), help="what to write")
     where_to = (
-        "the folder of event files, or the CSV file; wandb's project (default: DIR/tensorboard, DIR/metrics.csv; of a stage's"
+        "the folder of event files, or the CSV file; wandb's project (default: DIR/tensorboard, DIR/metrics.csv; of a stage's "
+        "directory, which only it writes in, DIR-tensorboard, DIR-metrics.csv beside it)"
     )
-    where_to += " directory, which only it writes in, DIR-tensorboard, DIR-metrics.csv beside it)"
     parser.add_argument("--out", type=Path, metavar="PATH", help=where_to)
     parser.add_argument("--follow", action="store_true", help="go on while the run does")
     parser.add_argument("--every", type=float, default=10.0, metavar="SECONDS", help="between two looks (default 10)")

@@ -122,7 +122,14 @@ PARTS = (
     ("4.1.1", "openherd.tokenizer.dialog", "chat format: headers, end of turn, images, loss mask"),
     ("4.1.1", "openherd.tokenizer.template", "chat format as a Jinja template"),
     ("4.3.5", "openherd.tokenizer.tools", "tools in the chat format: definitions, calls, system-prompt lines, ipython"),
-    ("6", "openherd.inference.engine", "generation with a key/value cache, sampling, log-probabilities"),
+    ("6", "openherd.inference.engine", "inference engine: continuous batching, K samples, scores, log-probabilities"),
+    ("6", "openherd.inference.scheduler", "scheduler: chunked prefill, preemption, prefix sharing"),
+    ("6", "openherd.inference.cache", "blocks of the key/value cache, hash chain, reference counts"),
+    ("6", "openherd.inference.paged", "paged attention, paged key/value cache, deterministic pieces"),
+    ("6", "openherd.inference.sampling", "sampling: temperature, top-k, top-p, min-p, penalties, seeds"),
+    ("6", "openherd.inference.constraint", "constrained output: JSON schema, regular expressions"),
+    ("6", "openherd.inference.text", "stop strings, streamed text"),
+    ("6", "openherd.inference.repack", "packed weights, products of fixed rows"),
     ("6", "openherd.inference.chat", "chat in the terminal"),
 )
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from openherd.core.errors import InputError
 from openherd.inference.constraint import Constraint
 from openherd.inference.engine import Engine, EngineConfig, stream
 from openherd.inference.sampling import Sampling
@@ -98,3 +99,20 @@ def test_log_probabilities_beside_an_answer_are_the_models_own(model, tokenizer)
     for i, token in enumerate(answer.tokens):
         assert answer.logprobs[i] == pytest.approx(float(rows[i, token]), abs=1e-5)
         assert [t for t, _ in answer.top[i]] == rows[i].topk(4).indices.tolist()
+
+
+def test_a_constraint_that_gives_up_ends_its_answer_alone(model):
+    class GivesUp:
+        def fill(self, allowed_V):
+            raise InputError("constraint", "too complex")
+
+    engine = Engine(model, tokens=256)
+    every = range(model.config.vocabulary)
+    failed = engine.add([1], Sampling(max_new_tokens=5), every, GivesUp())
+    other = engine.add([1], Sampling(max_new_tokens=5))
+    engine.run()
+    assert (failed.finished, failed.tokens) == ("error", [])
+    assert "too complex" in failed.error
+    assert (other.finished, len(other.tokens)) == ("length", 5)
+    with pytest.raises(ValueError, match="position 2 of 2 tokens"):
+        engine.read([1, 2], 2, print)

@@ -45,9 +45,8 @@ class Answer:
     tokens: list[int] = field(default_factory=list)
     text: str = ""  # of them, as far as it is certain: whole characters, and no beginning of a stop string
     logprobs: list[float] = field(default_factory=list)  # natural, of each token under the model alone
-    top: list[list[tuple[int, float]]] = field(
-        default_factory=list
-    )  # the likeliest tokens beside each, `sampling.logprobs` of them
+    # The likeliest tokens beside each, `sampling.logprobs` of them.
+    top: list[list[tuple[int, float]]] = field(default_factory=list)
     finished: Why = ""
     error: str = ""  # why the constraint could not go on
     _text: TextStream = field(init=False)
@@ -117,7 +116,12 @@ class Engine:
         return answer
 
     def read(self, tokens: Sequence[int], read_from: int, reader: Reader) -> None:
-        """Give `reader` the hidden states of all positions from `read_from` on, in order, in parts."""
+        """Give `reader` the hidden states of all positions from `read_from` on, in order, in parts.
+
+        Raises ValueError where there is no such position, ConfigError for a text that the cache cannot hold.
+        """
+        if not 0 <= read_from < len(tokens):
+            raise ValueError(f"position {read_from} of {len(tokens)} tokens")
         text = Text(list(tokens), len(tokens), read_from)
         self.scheduler.add(text)
         self.readers[text] = reader
@@ -171,7 +175,7 @@ class Engine:
         sampled = sample(logits_BV, requests, prompts, outputs, allowed_BV)
         for i, (text, answer) in enumerate(zip(due, answers, strict=True)):
             token = sampled.tokens[i]
-            if token in answer.stop:
+            if not answer.error and token in answer.stop:
                 answer.finished = "stop"
             elif not answer.error:
                 text.tokens.append(token)
@@ -260,7 +264,10 @@ def generate(
 def score(
     model: Transformer, prompts: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]], engine: Engine | None = None
 ) -> list[Tensor]:
-    """Natural log-probability of each token of each continuation behind its prompt, fp32. A prompt has a token at least."""
+    """Natural log-probability of each token of each continuation behind its prompt, fp32, shape (tokens,) each.
+
+    Raises ValueError for an empty prompt.
+    """
     texts = [[*prompt, *continuation] for prompt, continuation in zip(prompts, continuations, strict=True)]
     engine = engine or Engine(model, tokens=needed(model, [len(t) for t in texts]))
     scores = [torch.empty(len(c)) for c in continuations]

@@ -90,7 +90,7 @@ def parts(tables: Sequence[Tensor], q_BTNH: Tensor) -> Iterator[Tensor]:
     """The documents, few enough at once for their scores."""
     for table in tables if q_BTNH.numel() else ():
         most = table.shape[1]
-        of_one = q_BTNH.shape[2] * most * min(most, BLOCK) * q_BTNH.element_size()
+        of_one = q_BTNH.shape[2] * most * min(most, BLOCK) * max(q_BTNH.element_size(), 4)  # in fp32 at least
         yield from table.split(max(SCORES // of_one, 1))
 
 
