@@ -18,6 +18,7 @@ from openherd.core.progress import Progress
 from openherd.core.seeds import derive_seed
 from openherd.inference.cache import Blocks
 from openherd.inference.constraint import Constraint
+from openherd.inference.native import BLOCK, Compiling, is_native
 from openherd.inference.paged import PagedAttend, Part
 from openherd.inference.repack import tiled
 from openherd.inference.sampling import Sampling, sample
@@ -71,16 +72,23 @@ class Engine:
 
     def __init__(
         self,
-        model: Transformer,
+        model: Transformer | Compiling,
         tokenizer: Tokenizer | None = None,
         config: EngineConfig | None = None,
         *,
         tokens: int | None = None,
     ) -> None:
         """With a tokenizer answers have text, and stop strings end them. `tokens` is for how many there is work at most: a small
-        job takes a small cache."""
+        job takes a small cache. A model that is being compiled goes over to the kernel between two steps; where the same answer is
+        asked for every time, it is awaited first."""
         config = config or EngineConfig()
-        self.model, self.tokenizer = tiled(model) if config.deterministic else model, tokenizer
+        self.tokenizer = tokenizer
+        self.compiling: Compiling | None = None
+        if isinstance(model, Compiling):  # where the same answer is asked for every time, there is one way to it
+            self.compiling, model = model, model.wait() if config.deterministic else model.model
+        self.model = tiled(model) if config.deterministic and not is_native(model) else model
+        if config.block % BLOCK and (self.compiling or is_native(model)):
+            raise ValueError(f"blocks of {config.block} tokens: the kernel takes multiples of {BLOCK}")
         weight, shape = model.embed.weight, model.config
         self.device = weight.device
         of_token = 2 * shape.n_layers * shape.n_kv_heads * shape.head_width * weight.element_size()
@@ -145,6 +153,8 @@ class Engine:
         parts = self.scheduler.schedule()
         if not parts:
             return []
+        if self.compiling is not None and not is_native(self.model):
+            self.model = self.compiling.model
         tokens = [token for text, n in parts.items() for token in text.tokens[text.computed : text.computed + n]]
         positions = [i for text, n in parts.items() for i in range(text.computed, text.computed + n)]
         self.attend.place([Part(text.blocks, text.computed, n) for text, n in parts.items()])
@@ -227,14 +237,14 @@ class Engine:
             self.step()
 
 
-def needed(model: Transformer, lengths: Sequence[int]) -> int:
+def needed(model: Transformer | Compiling, lengths: Sequence[int]) -> int:
     """Tokens of cache for texts of these lengths, each in whole blocks."""
-    block = EngineConfig().block
-    return sum(-(-min(n, model.config.max_positions) // block) * block for n in lengths)
+    block, most = EngineConfig().block, model.config.max_positions
+    return sum(-(-min(n, most) // block) * block for n in lengths)
 
 
 def stream(
-    model: Transformer, tokenizer: Tokenizer, prompt: Sequence[int], sampling: Sampling, stop: Collection[int]
+    model: Transformer | Compiling, tokenizer: Tokenizer, prompt: Sequence[int], sampling: Sampling, stop: Collection[int]
 ) -> Iterator[str]:
     """The text of one continuation, as it is made, in pieces of whole characters."""
     engine = Engine(model, tokenizer, tokens=needed(model, [len(prompt) + sampling.max_new_tokens]))

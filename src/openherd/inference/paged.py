@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from openherd.inference.native import Cache
 from openherd.inference.repack import TILE
 from openherd.model.causal import exact, shares
 from openherd.model.config import ModelConfig
@@ -52,6 +53,9 @@ class PagedAttend:
         shape = (config.n_layers, config.n_kv_heads, blocks * size + UNIT, config.head_width)
         self.keys_GSH = torch.zeros(shape, dtype=dtype, device=device)
         self.values_GSH = torch.zeros_like(self.keys_GSH)
+        self.parts: Sequence[Part] = ()
+        self.placed = False  # in the tables of this class
+        self.tables: tuple[Tensor, ...] = ()  # those of the kernel
         self.piece = TILE if deterministic else UNIT
         self.heads = config.n_heads // config.n_kv_heads
         ahead = exact(self.keys_GSH.new_full((self.piece, UNIT), -torch.inf)).triu_(1)
@@ -59,7 +63,23 @@ class PagedAttend:
 
     def place(self, parts: Sequence[Part]) -> None:
         """Which texts the next call's tokens belong to, in their order."""
-        device = self.keys_GSH.device
+        self.parts, self.placed, self.tables = parts, False, ()
+
+    def cache(self, layer: int) -> Cache:
+        """For the kernel of our own."""
+        if not self.tables:
+            most = max(len(part.blocks) for part in self.parts)
+            blocks = [[*part.blocks, *[0] * (most - len(part.blocks))] for part in self.parts]
+            of_rows = [(i, part.first + j) for i, part in enumerate(self.parts) for j in range(part.n)]
+            self.tables = (torch.tensor(blocks, dtype=torch.int32), torch.tensor(of_rows, dtype=torch.int32).T.contiguous())
+        blocks_of, (text, position) = self.tables
+        keys, values = self.keys_GSH[layer], self.values_GSH[layer]
+        addresses = [tensor.data_ptr() for tensor in (keys, values, blocks_of, text, position)]
+        return Cache(*addresses[:2], keys.shape[1], self.size, blocks_of.shape[1], *addresses[2:])
+
+    def _place(self) -> None:
+        parts, device = self.parts, self.keys_GSH.device
+        self.placed = True
         most = max(rounded(part.first + part.n) // self.size + 1 for part in parts)
         table = torch.tensor([[*part.blocks, *[0] * (most - len(part.blocks))] for part in parts])
         places = (table[:, :, None] * self.size + torch.arange(self.size)).flatten(1)
@@ -107,6 +127,8 @@ class PagedAttend:
 
     def __call__(self, layer: int, q_BTNH: Tensor, k_BTGH: Tensor, v_BTGH: Tensor) -> Tensor:
         """Shape (1, T, N, H)."""
+        if not self.placed:
+            self._place()
         dtype = self.keys_GSH.dtype
         self.keys_GSH[layer].index_copy_(1, self.new_T, k_BTGH[0].transpose(0, 1).to(dtype))
         self.values_GSH[layer].index_copy_(1, self.new_T, v_BTGH[0].transpose(0, 1).to(dtype))
