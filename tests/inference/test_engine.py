@@ -1,5 +1,6 @@
 """The engine against the twin without a cache, alone against among others, and windows against one long forward pass."""
 
+import copy
 import random
 from dataclasses import replace
 
@@ -8,6 +9,7 @@ import torch
 
 from openherd.core.errors import ConfigError
 from openherd.inference.engine import Engine, EngineConfig, generate, log_probabilities, score
+from openherd.inference.graphs import Graphs
 from openherd.inference.native import Compiling, library
 from openherd.inference.reference import generate_greedy
 from openherd.inference.sampling import Sampling
@@ -92,6 +94,28 @@ def test_deterministic_is_alone_what_it_is_in_a_batch(dtype, compiled):
         assert answered(EngineConfig(), 208, i)[0][i] == together[i]
     if dtype == torch.float32 and not compiled:  # which is not so by itself
         assert answered(EngineConfig(), 2_000, *range(12), deterministic=False)[0] != together
+
+
+@pytest.mark.parametrize(
+    "device",
+    [
+        "cpu",
+        pytest.param("cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]),
+    ],
+)
+def test_steps_of_fixed_shapes_write_the_same(model, device):
+    """On CUDA they are captured as graphs; on a processor the same operations are launched one by one."""
+    given = prompts([3, 17, 1, 9, 9, 30])
+    slow = [generate_greedy(model, p, 12, stop={7}) for p in given]
+    engine = small(copy.deepcopy(model).to(device))
+    engine.graphs = Graphs(engine.model, engine.attend, capture=device == "cuda")
+    engine.attend.whole = True  # and attention of prompts as on CUDA
+    answers = [engine.add(p, greedy(12), stop={7}) for p in given]
+    texts = list(engine.answers)
+    engine.run()
+    assert [a.tokens for a in answers] == slow
+    assert sum(text.preempted for text in texts) > 0
+    assert {rows for rows, _ in engine.graphs.steps} > {1, 4}  # 3 and 5 texts among them, with rows of none
 
 
 @pytest.mark.parametrize("seed", range(8))

@@ -18,6 +18,7 @@ from openherd.core.progress import Progress
 from openherd.core.seeds import derive_seed
 from openherd.inference.cache import Blocks
 from openherd.inference.constraint import Constraint
+from openherd.inference.graphs import Graphs
 from openherd.inference.native import BLOCK, Compiling, is_native
 from openherd.inference.paged import PagedAttend, Part
 from openherd.inference.repack import tiled
@@ -64,6 +65,7 @@ class EngineConfig:
     cache_bytes: int = CACHE_BYTES
     most_tokens: int = 512  # in one step: what a prompt may stall the others
     most_texts: int = 64
+    graphs: bool = True  # on CUDA, of steps in which each text has one token
     deterministic: bool = False  # the same request gets the same answer to the last bit, whatever else is computed; slower
 
 
@@ -97,6 +99,8 @@ class Engine:
         if tokens is not None:
             count = min(count, -(-tokens // config.block))
         self.attend = PagedAttend(shape, count, config.block, weight.dtype, self.device, config.deterministic)
+        graphs = self.device.type == "cuda" and config.graphs and not config.deterministic
+        self.graphs = Graphs(self.model, self.attend) if graphs else None
         self.scheduler = Scheduler(Blocks(count, config.block), most_tokens=config.most_tokens, most_texts=config.most_texts)
         self.answers: dict[Text, Answer] = {}
         self.readers: dict[Text, Reader] = {}
@@ -155,11 +159,7 @@ class Engine:
             return []
         if self.compiling is not None and not is_native(self.model):
             self.model = self.compiling.model
-        tokens = [token for text, n in parts.items() for token in text.tokens[text.computed : text.computed + n]]
-        positions = [i for text, n in parts.items() for i in range(text.computed, text.computed + n)]
-        self.attend.place([Part(text.blocks, text.computed, n) for text, n in parts.items()])
-        given, at = (torch.tensor([values], device=self.device) for values in (tokens, positions))
-        hidden_TD = self.model.trunk(self.model.embed(given), at, self.attend)[0]
+        hidden_TD = self._compute(parts)
         due: dict[Text, int] = {}  # a row for each text that waits for its next token
         row = 0
         for text, n in parts.items():
@@ -175,6 +175,17 @@ class Engine:
             if text in self.readers and not text.remaining:
                 self._forget(text)
         return self._write(due, hidden_TD) if due else []
+
+    def _compute(self, parts: Mapping[Text, int]) -> Tensor:
+        """Final hidden states of a step's tokens, text after text, shape (tokens, D)."""
+        tokens = [token for text, n in parts.items() for token in text.tokens[text.computed : text.computed + n]]
+        placed = [Part(text.blocks, text.computed, n) for text, n in parts.items()]
+        if self.graphs is not None and len(tokens) == len(parts) and not self.readers:  # what readers get may not be overwritten
+            return self.graphs.run(tokens, placed)
+        self.attend.place(placed)
+        positions = [i for part in placed for i in range(part.first, part.first + part.n)]
+        given, at = (torch.tensor([values], device=self.device) for values in (tokens, positions))
+        return self.model.trunk(self.model.embed(given), at, self.attend)[0]
 
     def _write(self, due: Mapping[Text, int], hidden_TD: Tensor) -> list[Answer]:
         """The next token of each text that waits for one; returns their answers."""
