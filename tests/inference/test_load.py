@@ -1,6 +1,9 @@
 """Which type of weights a model is opened with."""
 
 import json
+import subprocess
+import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -57,3 +60,17 @@ def test_types_that_are_asked_for(directory):
     assert remembered() == ""
     with pytest.raises(ConfigError, match="weights: 'int4'"):
         open_model(directory, "int4")
+
+
+def test_a_process_ends_at_once_and_well_while_work_goes_on_in_the_background(directory, tmp_path):
+    program = f"""
+from pathlib import Path
+from openherd.inference import load, native
+native.COMPILE = "import time; time.sleep(600)"
+model = load.open_model(Path({str(directory)!r}), "float32")
+assert model.thread.is_alive()
+while native.library.compiler is None:
+    pass
+"""
+    save_model(tiny_model(replace(CONFIG, d_model=64, n_heads=2, head_width=64, d_feed_forward=64, n_kv_heads=1), 0), directory)
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=300)

@@ -517,6 +517,14 @@ template <class W> void linear_of(const Matrix& m, int F, int D, int threads, co
 
 extern "C" {
 
+// Rows of so many bytes, in panels; what lies behind the last row stays as it is.
+void pack(const char* rows, int F, int64_t bytes, int threads, char* out) {
+#pragma omp parallel for num_threads(threads)
+    for (int f = 0; f < F; f += PANEL)
+        for (int64_t b = 0; b < bytes; b += 64)
+            for (int i = 0; i < std::min(PANEL, F - f); i++) std::memcpy(out + f * bytes + b * PANEL + i * 64, rows + (f + i) * bytes + b, 64);
+}
+
 // x (T, d) becomes what the layer makes of it; cos and sin are (T, width / 2).
 void layer(const Shape* s, const Layer* l, const Cache* c, int T, float* x, const float* cos, const float* sin) {
     if (s->kind == 0) layer_of<float>(*s, *l, *c, T, x, cos, sin);

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -94,6 +95,8 @@ class Library:
         self.lock = threading.Lock()
         self.functions: Any = None
         self.error = ""
+        self.compiler: subprocess.Popen[str] | None = None
+        self.stopped = False
 
     def load(self) -> bool:
         """Compile, if need be; returns whether it is there."""
@@ -101,21 +104,32 @@ class Library:
             if self.functions is None and not self.error:
                 try:
                     self.functions = ctypes.CDLL(str(self._compiled()))
-                except (OSError, subprocess.CalledProcessError) as error:
-                    said = getattr(error, "stderr", "") or str(error)
-                    self.error = said.strip().splitlines()[-1]
+                except OSError as error:
+                    self.error = str(error)
         return self.functions is not None
+
+    def stop(self) -> None:
+        """Give up compiling: the process ends."""
+        self.stopped = True
+        if self.compiler is not None:
+            self.compiler.kill()
 
     def _compiled(self) -> Path:
         source = SOURCE.read_text(encoding="utf-8")
         made_for = hashlib.sha256("\0".join([source, *self.flags, torch.__version__, processor()]).encode()).hexdigest()
         path = cache_folder() / "kernels" / f"{made_for[:32]}.so"
+        if self.stopped:
+            raise OSError("stopped")
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=path.parent) as folder:
                 made = Path(folder) / path.name
                 command = [sys.executable, "-c", COMPILE, str(SOURCE), str(made), *self.flags]
-                subprocess.run(command, check=True, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+                pipes: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+                with subprocess.Popen(command, text=True, **pipes) as self.compiler:
+                    said = self.compiler.communicate()[1].strip()
+                if self.compiler.returncode:
+                    raise OSError(said.splitlines()[-1] if said else "the compiler was stopped")
                 made.replace(path)
         return path
 
@@ -135,15 +149,14 @@ class Packed:
     def __init__(self, linear: nn.Module) -> None:
         rows_FD = linear.rows_FD if isinstance(linear, Int8Linear) else cast("Tensor", linear.weight).detach()
         self.kind, (self.height, self.width) = KINDS[rows_FD.dtype], rows_FD.shape
-        whole, step = -(-self.height // CHUNK) * CHUNK, LINE // rows_FD.element_size()
-        memory = mmap.mmap(-1, whole * self.width * rows_FD.element_size())
+        rows_FD = rows_FD.contiguous()
+        whole, bytes_of_row = -(-self.height // CHUNK) * CHUNK, self.width * rows_FD.element_size()
+        memory = mmap.mmap(-1, whole * bytes_of_row)  # zeros
         if hasattr(mmap, "MADV_HUGEPAGE"):
             memory.madvise(mmap.MADV_HUGEPAGE)
-        self.rows = torch.frombuffer(memory, dtype=rows_FD.dtype).view(whole // PANEL, self.width // step, PANEL, step)
-        full = self.height // PANEL  # panels
-        self.rows[:full] = rows_FD[: full * PANEL].view(full, PANEL, self.width // step, step).transpose(1, 2)
-        for i in range(full * PANEL, self.height):
-            self.rows[full, :, i - full * PANEL] = rows_FD[i].view(-1, step)
+        self.rows = torch.frombuffer(memory, dtype=rows_FD.dtype).view(whole // PANEL, -1, PANEL, LINE // rows_FD.element_size())
+        addresses = Pointer(rows_FD.data_ptr()), Pointer(self.rows.data_ptr())
+        library.functions.pack(addresses[0], self.height, ctypes.c_int64(bytes_of_row), torch.get_num_threads(), addresses[1])
         self.scales = F.pad(linear.scale_F, (0, whole - self.height)) if isinstance(linear, Int8Linear) else None
         self.matrix = Matrix(self.rows.data_ptr(), None if self.scales is None else self.scales.data_ptr())
 
@@ -234,12 +247,21 @@ class Compiling:
         self.model, self.config, self.then = model, model.config, then
         self.thread = threading.Thread(target=self._prepare, daemon=True)
         self.thread.start()
+        weakref.finalize(self, leave, self.thread)
 
     def _prepare(self) -> None:
         self.model = native(self.model)
-        self.then()
+        if not library.stopped:
+            self.then()
 
     def wait(self) -> Transformer:
         """The model when it is ready."""
         self.thread.join()
         return self.model
+
+
+def leave(thread: threading.Thread) -> None:
+    """End the work in the background, which may not outlive Python."""
+    if thread.is_alive():
+        library.stop()
+        thread.join()
