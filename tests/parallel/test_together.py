@@ -34,6 +34,7 @@ PARITY = {
     "tp cp": (UNTIED, {"tp": 2, "cp": 2}),
     "tp pp": (TIED, {"tp": 2, "pp": 2}),
     "tp dp": (UNTIED, {"tp": 2, "dp_shard": 2, "recompute": "full"}),
+    "tp replicas": (UNTIED, {"tp": 2, "dp_replicate": 2}),
     "cp pp": (UNTIED, {"cp": 2, "pp": 2}),
     "cp dp": (UNTIED, {"cp": 2, "dp_shard": 2}),
     "cp replicas": (TIED, {"cp": 2, "dp_replicate": 2}),

@@ -83,7 +83,7 @@ def test_bytes_of_a_step_are_those_of_plain_torch(precision):
 @pytest.mark.parametrize("how", ["none", "selective", "full"])
 def test_fake_tensors_keep_what_real_ones_do(how):
     model = real("float32", recompute=how)
-    with Kernels(), Kept(model.stages[0], TOKENS) as kept:
+    with Kernels(), Kept(model.stages[0]) as kept:
         out = run(model.stages[0], "float32")
     measured = kept.bytes(BATCH.values())
     del out
@@ -242,7 +242,7 @@ def test_lora_is_reckoned_as_it_is(bf16, how, whole):
     model = Sharded(SHAPE, World(layout, torch.device("cpu")), "bfloat16", lora=config.lora)
     for _, _, local in (*model.parts, *model.frozen):
         torch.nn.init.constant_(local, 0.1)
-    with Kernels(), Kept(model.stages[0], TOKENS) as kept:
+    with Kernels(), Kept(model.stages[0]) as kept:
         out = run(model.stages[0], "bfloat16")
     assert process.activations == kept.bytes(BATCH.values())
     del out

@@ -109,10 +109,9 @@ class _Norm(torch.autograd.Function):
 class Kept(TorchDispatchMode):
     """Sees what operations write, and which of it is still held by anyone: autograd, recomputation, the caller."""
 
-    def __init__(self, stage: Stage, attended: int) -> None:
-        """`attended` is how many tokens a query sees: tables of as many columns are masks, which flash attention does without."""
+    def __init__(self, stage: Stage) -> None:
         super().__init__()
-        self.stage, self.attended = stage, attended
+        self.stage = stage
         self.shards = storages(stage.parameters())
         self.written: dict[int, StorageWeakRef] = {}
         self.copies: dict[int, int] = {}  # memory with a cast tensor to that which it was cast from
@@ -122,7 +121,7 @@ class Kept(TorchDispatchMode):
             return False  # attention asks whether a row has several documents: it has one, and no mask
         out = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(out):
-            if not isinstance(tensor, Tensor) or (tensor.ndim == 4 and tensor.shape[-1] == self.attended):
+            if not isinstance(tensor, Tensor):
                 continue
             storage = local(tensor).untyped_storage()
             if storage._cdata not in self.written:
@@ -244,7 +243,7 @@ def kept_bytes(stage: Stage, precision: str, objective: Objective, rows: Rows) -
         split = rows.sequence_length // (layout.cp * layout.tp)
         given = tokens if stage.first else torch.zeros(rows.batch_sequences, split, stage.model.config.d_model, requires_grad=True)
         autocast = torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16")
-        with autocast, Kernels(), Kept(stage, rows.sequence_length) as kept:
+        with autocast, Kernels(), Kept(stage) as kept:
             out = stage(given, **batch)
         found = kept.bytes([given, *batch.values()])
         del out  # held until here, as the pipeline holds it
