@@ -32,15 +32,15 @@ BATCH = {name: torch.zeros(ROWS, TOKENS, dtype=torch.int64) for name in ("tokens
 BATCH["positions_BT"] = torch.arange(TOKENS).expand(ROWS, -1)
 
 
-def real(precision, **layout):
-    model = Sharded(SHAPE, World(ParallelConfig(**layout), torch.device("cpu")), precision)
+def real(precision, float8="none", **layout):
+    model = Sharded(SHAPE, World(ParallelConfig(**layout), torch.device("cpu")), precision, float8)
     model.fill(lambda name: torch.full(dict(Transformer(SHAPE).named_parameters())[name].shape, 0.1))
     return model
 
 
-def reckoned(precision="float32", micro=ROWS, **layout):
+def reckoned(precision="float32", micro=ROWS, float8="none", **layout):
     config = AnnealConfig(
-        steps=5, sequence_length=TOKENS, batch_tokens=4 * TOKENS, precision=precision, micro_batch_sequences=micro,
+        steps=5, sequence_length=TOKENS, batch_tokens=4 * TOKENS, precision=precision, micro_batch_sequences=micro, float8=float8,
         checkpoint_behind=False, parallel=ParallelConfig(**layout),
     )  # fmt: skip
     return dry_runs([("test", config, SHAPE)])[0]
@@ -52,10 +52,13 @@ def run(stage, precision):
         return stage(None, **BATCH)
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_bytes_of_a_step_are_those_of_plain_torch(precision):
+@pytest.mark.parametrize(
+    ("precision", "float8"),
+    [("float32", "none"), ("bfloat16", "none"), ("bfloat16", "feed_forward"), ("bfloat16", "every_feed_forward")],
+)
+def test_bytes_of_a_step_are_those_of_plain_torch(precision, float8):
     """Weights, gradients and AdamW's moments of torch's own objects; what autograd saves, by its hooks."""
-    model = real(precision)
+    model = real(precision, float8)
     apart = {t.untyped_storage().data_ptr() for t in (*model.stages[0].parameters(), *BATCH.values())}
     saved = {}
 
@@ -70,14 +73,29 @@ def test_bytes_of_a_step_are_those_of_plain_torch(precision):
     parameters = [p for _, p in model.trained()]
     optimizer = torch.optim.AdamW(parameters)
     optimizer.step()
-    (process,) = reckoned(precision).processes
+    (process,) = reckoned(precision, float8=float8).processes
     assert process.weights == sum(p.nbytes for p in parameters)
     assert process.gradients == sum(p.grad.nbytes for p in parameters)
     assert process.moments == sum(t.nbytes for state in optimizer.state.values() for t in state.values() if t.ndim)
-    # Autocast has cast every matrix: of so few logits the head's too, which is not kept where they are many.
+    # Autocast has cast every matrix that is not multiplied in FP8: of so few logits the head's too, which is not kept where they are many.
     head = SHAPE.vocabulary * SHAPE.d_model * 2 if precision == "bfloat16" else 0
     one_sum = 4
     assert process.activations + process.gathered + head == sum(saved.values()) + one_sum
+    layers = {"none": 0, "feed_forward": 1, "every_feed_forward": 3}[float8]
+    assert reckoned(precision).processes[0].gathered - process.gathered == layers * 2 * 3 * 32 * 64
+
+
+def test_fp8_of_some_layers_and_recomputation():
+    """Of three processes' layers one is in FP8; what is computed again is such a layer."""
+    ends, middle, _ = reckoned("bfloat16", micro=1, float8="feed_forward", pp=3).processes
+    assert ends.gathered - middle.gathered == 2 * 3 * 32 * 64
+    plain, low = (reckoned("bfloat16", float8=setting, recompute="full").processes[0] for setting in ("none", "feed_forward"))
+    assert plain.recomputed == low.recomputed > 0  # the same is kept of its input
+    assert "float8 = feed_forward" in dry_run_text(reckoned("bfloat16", float8="feed_forward"), 80, 8)
+    for precision in ("float32", "float16"):
+        with pytest.raises(ConfigError, match=f"precision = '{precision}'; allowed: 'bfloat16'"):
+            reckoned(precision, float8="feed_forward")
+
 
 
 @pytest.mark.parametrize("how", ["none", "selective", "full"])

@@ -30,6 +30,7 @@ from torch.utils._pytree import tree_leaves
 from openherd.model.attention import attention
 from openherd.parallel.apply import Sharded, materialise
 from openherd.parallel.context import own_chunks
+from openherd.parallel.float8 import Float8Linear
 from openherd.parallel.layout import ParallelConfig, Rows
 from openherd.parallel.mesh import World, spread
 from openherd.parallel.pipeline import Pipeline
@@ -164,10 +165,10 @@ class Rank:
 def kept_of(model: Sharded, objective: Objective, rows: Rows) -> tuple[int, ...]:
     """What each stage of a process keeps of a micro-batch of these rows, found by running it.
 
-    Stages of as many layers and the same ends are alike: one of them is run.
+    Stages of as many layers, as many of them in FP8, and the same ends are alike: one of them is run.
     """
-    alike: dict[tuple[int, bool, bool], int] = {}
-    kinds = [(len(stage.model.layers), stage.first, stage.last) for stage in model.stages]
+    alike: dict[tuple[int, int, bool, bool], int] = {}
+    kinds = [(len(s.model.layers), sum(isinstance(m, Float8Linear) for m in s.modules()), s.first, s.last) for s in model.stages]
     for kind, stage in zip(kinds, model.stages, strict=True):
         if kind not in alike:
             alike[kind] = kept_bytes(stage, model.precision, objective, rows)
@@ -214,8 +215,10 @@ def gathered_bytes(stage: Stage, precision: str, n: int) -> int:
     if layout.dp * layout.cp == 1:
         if low == 4:
             return 0
-        # Autocast remembers what it has cast of trained weights alone; a frozen one's copy goes with its layer's activations.
-        matrices = [[p for p in layer if p.ndim > 1 and p.dtype == torch.float32] for layer in layers]
+        # Autocast remembers what it has cast of trained weights alone; a frozen one's copy goes with its layer's activations, and
+        # FP8 casts at each use.
+        apart = {id(module.weight) for module in stage.modules() if isinstance(module, Float8Linear)}
+        matrices = [[p for p in layer if p.ndim > 1 and p.dtype == torch.float32 and id(p) not in apart] for layer in layers]
         trained = sum(low * whole_elements(p, layout.tp) for layer in matrices for p in layer if p.requires_grad)
         frozen = [sum(low * whole_elements(p, layout.tp) for p in layer if not p.requires_grad) for layer in matrices]
         return trained + sum(frozen if layout.recompute == "none" else frozen[:1])
