@@ -41,7 +41,7 @@ def real(precision, float8="none", **layout):
 def reckoned(precision="float32", micro=ROWS, float8="none", **layout):
     config = AnnealConfig(
         steps=5, sequence_length=TOKENS, batch_tokens=4 * TOKENS, precision=precision, micro_batch_sequences=micro, float8=float8,
-        checkpoint_behind=False, parallel=ParallelConfig(**layout),
+        averaged_checkpoints=1, checkpoint_behind=False, parallel=ParallelConfig(**layout),
     )  # fmt: skip
     return dry_runs([("test", config, SHAPE)])[0]
 
@@ -156,7 +156,7 @@ def test_every_piece_is_reckoned(micro):
     settings = {"precision": "bfloat16", "micro_batch_sequences": micro, "parallel": ParallelConfig(dp_shard=2)}
 
     def alone(sequences, length):
-        config = AnnealConfig(steps=5, sequence_length=length, batch_tokens=sequences * length, **settings)
+        config = AnnealConfig(steps=5, sequence_length=length, batch_tokens=sequences * length, averaged_checkpoints=1, **settings)
         return dry_runs([("test", config, SHAPE)])[0].largest
 
     (process,) = dry_runs([("test", Ramp(**settings), SHAPE)])[0].processes
@@ -291,6 +291,15 @@ def test_lora_over_processes():
         dry_runs([("test", replace(config, precision="float32"), SHAPE)])
 
 
+def test_adapters_on_a_process_without_layers_are_refused():
+    config, _ = continued(lora_rank=4)
+    config = replace(config, micro_batch_sequences=1, batch_tokens=4 * TOKENS, parallel=ParallelConfig(pp=4))
+    with pytest.raises(ConfigError, match="3 layers, pp = 4: with adapters each process needs a layer"):
+        dry_runs([("test", config, SHAPE)])
+    (found,) = dry_runs([("test", replace(config, lora_whole=("embeddings",)), SHAPE)])
+    assert [p.layers for p in found.processes] == [1, 1, 1, 0]
+
+
 def test_new_tokens_make_the_model_larger():
     assert shape_of(ExtendTokenizerConfig(new_tokens=32), SHAPE) == replace(SHAPE, vocabulary=128)
 
@@ -350,6 +359,7 @@ inputs = { documents = "holdout", tokenizer = "import" }
 use = "anneal"
 inputs = { base = "import", shards = "token-shards" }
 steps = 10
+averaged_checkpoints = 2
 sequence_length = 256
 batch_tokens = 256
 

@@ -105,5 +105,5 @@ def continue_pretrain(config: ContinuePretrainConfig, *, base: Run, shards: Run 
         shares = with_replay(tokens, config)
         mixed = replace(config, source_weights=shares, replay={})
         metrics = train_phase("continue-pretrain", model, tokens, config.pieces(), learning_rate_at, mixed, out)
-    write_trained(model, before.tokenizer, out)
+    metrics |= write_trained(model, before.tokenizer, out)
     return {**metrics, "shares": shares}

@@ -149,7 +149,9 @@ def dry_runs(stages: Sequence[tuple[str, Trains, ModelConfig]]) -> list[DryRun]:
     found = []
     for name, config, base in stages:
         shape, layout, pieces = shape_of(config, base), config.parallel, config.pieces()
-        check_layout(name, layout, shape, [p.rows for p in pieces], config.micro_batch_sequences)
+        lora = adapters_of(config)
+        in_layers_alone = lora is not None and lora.in_layers_alone
+        check_layout(name, layout, shape, [p.rows for p in pieces], config.micro_batch_sequences, in_layers_alone=in_layers_alone)
         longest = max(p.sequence_length for p in pieces)
         if longest > shape.max_positions:
             raise ConfigError(name, f"sequences of {longest:,} tokens", allowed=f"{shape.max_positions:,}, the model's context")
@@ -161,7 +163,6 @@ def dry_runs(stages: Sequence[tuple[str, Trains, ModelConfig]]) -> list[DryRun]:
         alike = replace(layout, compile=False, restarts=0, timeout_s=1.0, micro_batches=1)
         plain_shape = replace(shape, rope_theta=1.0, rope_scaling=None, max_positions=longest)
         moments = Moments(config.moments_dtype, config.optimizer_offload, config.checkpoint_behind)
-        lora = adapters_of(config)
         cases = cases_of([(Rows(each, p.sequence_length), n) for p in pieces for n, each in [dry.micro_batches(p)]])
         processes = _most(reckoned(plain_shape, alike, precision, config.float8, rows, ns, moments, lora) for rows, ns in cases.items())
         found.append(replace(dry, processes=tuple(processes)))
