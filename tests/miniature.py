@@ -26,6 +26,7 @@ MINIATURE = {
     "context-gate.haystacks": "1",
     "context-gate.lengths": "[128, 256]",
     "anneal.steps": "8",
+    "anneal.average_over": "0.5",
     "anneal.sequence_length": "256",
     "anneal.batch_tokens": "512",
     "dialogs.entries": "16",

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from openherd import __version__
 from openherd.core.errors import ConfigError, LostError, OpenherdError
+from openherd.core.machine import leaves_when_asked
 from openherd.stages import BY_NAME, STAGES, where
 
 if TYPE_CHECKING:
@@ -152,7 +153,8 @@ def dispatch(arguments: list[str]) -> int:
     if name == "agent":  # nor this
         return command_agent(rest)
     if name in BY_NAME:
-        run_stage(name, rest)
+        with leaves_when_asked(f"openherd {name}"):
+            run_stage(name, rest)
         return 0
     from openherd.core.config import nearest
 
@@ -205,7 +207,8 @@ def command_run(arguments: list[str]) -> int:
     from openherd.runner import Recipe, run_recipe
 
     recipe = Recipe.read(given.recipe, given.set)
-    done = run_recipe(recipe, given.out)
+    with leaves_when_asked(given.out):
+        done = run_recipe(recipe, given.out)
     print(run_table(recipe.path, given.out, [(step.name, run, before) for step, run, before in done], columns()))
     return 0
 
@@ -255,7 +258,8 @@ def command_sweep(arguments: list[str]) -> None:
         grid[key] = split_values(values)
     if given.seeds < 1:
         raise ConfigError("--seeds", str(given.seeds), allowed="1 or more")
-    runs = sweep(recipe, given.out, grid, range(recipe.seed, recipe.seed + given.seeds))
+    with leaves_when_asked(given.out):
+        runs = sweep(recipe, given.out, grid, range(recipe.seed, recipe.seed + given.seeds))
     print(sweep_table({label: [(step.name, run) for step, run, _ in done] for label, done in runs.items()}))
 
 

@@ -22,7 +22,7 @@ import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +154,7 @@ class Step:
 
     def _launch(self, layout: ParallelConfig) -> None:
         from openherd.parallel.launch import launch
+        from openherd.training.loop import steps_kept
 
         def location(value: "Given | Step") -> str:
             return str(value.path) if isinstance(value, Step | Run) else value.location
@@ -167,7 +168,8 @@ class Step:
         file.write_text(json.dumps(job), encoding="utf-8")
         try:
             command = ["-m", "openherd", "worker", str(file)]
-            launch(command, layout.world, layout.restarts, self.path / ".error.json", self.path, leave_s=layout.leave_s)
+            file_of_error, reached = self.path / ".error.json", partial(steps_kept, self.path)
+            launch(command, layout.world, layout.restarts, file_of_error, self.path, leave_s=layout.leave_s, reached=reached)
         finally:
             file.unlink(missing_ok=True)
 
@@ -678,8 +680,9 @@ def check_layouts(steps: Sequence[Step]) -> None:
     for step, base in training_stages(steps, _imported_shape_here):
         if not (step.path / rundir.MANIFEST).exists():
             config = step.config
-            rows = [piece.rows for piece in config.pieces()]
-            check_layout(step.name, config.parallel, shape_of(config, base), rows, config.micro_batch_sequences)
+            rows, lora = [piece.rows for piece in config.pieces()], getattr(config, "lora", None)
+            alone, shape = lora is not None and lora.in_layers_alone, shape_of(config, base)
+            check_layout(step.name, config.parallel, shape, rows, config.micro_batch_sequences, in_layers_alone=alone)
 
 
 def _imported_shape_here(step: Step) -> ModelConfig | None:

@@ -56,7 +56,7 @@ STAGES = (
           "go on from any model on new text: replay, LoRA", "continued pre-training domain adaptation rewarm replay lora adapters"),
     Stage("dialogs", "4.2.3", "openherd.posttraining.dialogs:dialogs", 2,
           "make questions and answers from documentation", "questions answers instruction data"),
-    Stage("sft", "4.1.3", "openherd.posttraining.sft:sft", 5,
+    Stage("sft", "4.1.3", "openherd.posttraining.sft:sft", 6,
           "finetuning; loss on the assistant's tokens", "finetuning instruction chat mask"),
     Stage("evaluate-text", "5.1", "openherd.evaluation.text:evaluate_text", 4,
           "bits per held-out byte, beside xz and trigram", "bits per byte perplexity held-out xz trigram"),

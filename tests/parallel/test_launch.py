@@ -1,13 +1,16 @@
 """What a started process says itself, and what it leaves to the process that started it."""
 
 import json
+import os
+import time
 
 import pytest
 import torch
 
 from openherd.cli import EXIT_INTERRUPTED, interrupted
-from openherd.core.errors import InputError, LostError
-from openherd.parallel.launch import ERROR_FILE, leave_error, left_error
+from openherd.core.errors import InputError, LostError, OpenherdError
+from openherd.core.machine import BEGUN
+from openherd.parallel.launch import ERROR_FILE, launch, leave_error, left_error
 from openherd.parallel.mesh import flight_record
 
 LOST, DAMAGED = LostError("here", "process 0 lost others"), InputError("web.bin", "changed", do="make it again")
@@ -58,3 +61,26 @@ def test_the_last_collective_in_words(group, told, tmp_path, monkeypatch):
     dump = json.dumps({"entries": entries}).encode()
     monkeypatch.setattr(torch._C._distributed_c10d, "_dump_fr_trace_json", lambda: dump, raising=False)
     assert flight_record(tmp_path / "0.json") == f"gloo:all_reduce of [[3]], number 105{told}"
+
+
+def test_restarts_without_getting_further_are_counted(tmp_path):
+    """A process that dies in each of five starts, and gets further with every second: two restarts in a row are
+    enough, not without."""
+    script, starts = tmp_path / "dies.py", tmp_path / "starts"
+    script.write_text(f"import os, sys\nopen({str(starts)!r}, 'a').write(os.environ[{BEGUN!r}] + '\\n')\n"
+                      f"sys.exit(len(open({str(starts)!r}).readlines()) < 6)\n")  # fmt: skip
+
+    def reached():
+        return len(starts.read_text().splitlines()) // 2 if starts.exists() else 0
+
+    began = time.time()
+    launch([str(script)], 1, 2, tmp_path / "error.json", "here", reached=reached)
+    told = [float(line) for line in starts.read_text().splitlines()]
+    assert len(told) == 6
+    assert len(set(told)) == 1  # the work began once
+    assert began <= told[0] <= time.time()
+    assert BEGUN not in os.environ
+    starts.unlink()
+    with pytest.raises(OpenherdError, match=r"process 0 of 1 died \(exit code 1\), and 2 restarts did not help"):
+        launch([str(script)], 1, 2, tmp_path / "error.json", "here")
+    assert len(starts.read_text().splitlines()) == 3

@@ -101,6 +101,23 @@ def test_the_nearest_number_of_micro_batches_is_named():
     check_layout("test", ParallelConfig(dp_shard=16, micro_batches=3, elastic=True), SHAPE, [Rows(32, 64)], 32)  # as many as it can
 
 
+def test_adapters_need_a_layer_on_every_process():
+    shape, layout = replace(SHAPE, n_layers=3), ParallelConfig(pp=4)
+    check_layout("test", layout, shape, [Rows(32, 64)], 1)
+    with pytest.raises(
+        ConfigError, match=r"3 layers, pp = 4: with adapters each process needs a layer; allowed: pp = 2, dp_shard = 2"
+    ):
+        check_layout("test", layout, shape, [Rows(32, 64)], 1, in_layers_alone=True)
+    check_layout(
+        "test",
+        replace(layout, **{**INTERLEAVED, "virtual_stages": 2}),
+        replace(SHAPE, n_layers=6),
+        [Rows(32, 64)],
+        1,
+        in_layers_alone=True,
+    )
+
+
 def test_more_processes_than_asked_are_refused():
     with pytest.raises(ConfigError, match=r"TP2 x DP2 is 4 processes, 8 were started; allowed: tp = 2, dp_shard = 4"):
         check_layout("test", ParallelConfig(tp=2, dp_shard=2), SHAPE, [Rows(32, 64)], 1, world=8)

@@ -34,6 +34,7 @@ PARITY = {
     "tp cp": (UNTIED, {"tp": 2, "cp": 2}),
     "tp pp": (TIED, {"tp": 2, "pp": 2}),
     "tp dp": (UNTIED, {"tp": 2, "dp_shard": 2, "recompute": "full"}),
+    "tp replicas": (UNTIED, {"tp": 2, "dp_replicate": 2}),
     "cp pp": (UNTIED, {"cp": 2, "pp": 2}),
     "cp dp": (UNTIED, {"cp": 2, "dp_shard": 2}),
     "cp replicas": (TIED, {"cp": 2, "dp_replicate": 2}),
@@ -213,7 +214,7 @@ def test_a_dry_run_reckons_what_processes_hold(name, outcomes):
     """Eight rows of 32 tokens in micro-batches of two; every process of every place, to the byte but for activations."""
     layout, precision = MEMORY[name]
     shapes = {"sequence_length": 32, "batch_tokens": 256, "micro_batch_sequences": 2}
-    config = AnnealConfig(**shapes, steps=5, precision=precision, parallel=ParallelConfig(**layout))
+    config = AnnealConfig(**shapes, steps=5, averaged_checkpoints=1, precision=precision, parallel=ParallelConfig(**layout))
     (dry,) = dry_runs([("test", config, SHAPE)])
     for found in outcomes[f"memory {name}"]:
         process = dry.processes[found["place"]]

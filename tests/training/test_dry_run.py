@@ -32,16 +32,16 @@ BATCH = {name: torch.zeros(ROWS, TOKENS, dtype=torch.int64) for name in ("tokens
 BATCH["positions_BT"] = torch.arange(TOKENS).expand(ROWS, -1)
 
 
-def real(precision, **layout):
-    model = Sharded(SHAPE, World(ParallelConfig(**layout), torch.device("cpu")), precision)
+def real(precision, float8="none", **layout):
+    model = Sharded(SHAPE, World(ParallelConfig(**layout), torch.device("cpu")), precision, float8)
     model.fill(lambda name: torch.full(dict(Transformer(SHAPE).named_parameters())[name].shape, 0.1))
     return model
 
 
-def reckoned(precision="float32", micro=ROWS, **layout):
+def reckoned(precision="float32", micro=ROWS, float8="none", **layout):
     config = AnnealConfig(
-        steps=5, sequence_length=TOKENS, batch_tokens=4 * TOKENS, precision=precision, micro_batch_sequences=micro,
-        checkpoint_behind=False, parallel=ParallelConfig(**layout),
+        steps=5, sequence_length=TOKENS, batch_tokens=4 * TOKENS, precision=precision, micro_batch_sequences=micro, float8=float8,
+        averaged_checkpoints=1, checkpoint_behind=False, parallel=ParallelConfig(**layout),
     )  # fmt: skip
     return dry_runs([("test", config, SHAPE)])[0]
 
@@ -52,10 +52,13 @@ def run(stage, precision):
         return stage(None, **BATCH)
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_bytes_of_a_step_are_those_of_plain_torch(precision):
+@pytest.mark.parametrize(
+    ("precision", "float8"),
+    [("float32", "none"), ("bfloat16", "none"), ("bfloat16", "feed_forward"), ("bfloat16", "every_feed_forward")],
+)
+def test_bytes_of_a_step_are_those_of_plain_torch(precision, float8):
     """Weights, gradients and AdamW's moments of torch's own objects; what autograd saves, by its hooks."""
-    model = real(precision)
+    model = real(precision, float8)
     apart = {t.untyped_storage().data_ptr() for t in (*model.stages[0].parameters(), *BATCH.values())}
     saved = {}
 
@@ -70,20 +73,34 @@ def test_bytes_of_a_step_are_those_of_plain_torch(precision):
     parameters = [p for _, p in model.trained()]
     optimizer = torch.optim.AdamW(parameters)
     optimizer.step()
-    (process,) = reckoned(precision).processes
+    (process,) = reckoned(precision, float8=float8).processes
     assert process.weights == sum(p.nbytes for p in parameters)
     assert process.gradients == sum(p.grad.nbytes for p in parameters)
     assert process.moments == sum(t.nbytes for state in optimizer.state.values() for t in state.values() if t.ndim)
-    # Autocast has cast every matrix: of so few logits the head's too, which is not kept where they are many.
+    # Autocast has cast every matrix that is not multiplied in FP8: of so few logits the head's too, which is not kept where they are many.
     head = SHAPE.vocabulary * SHAPE.d_model * 2 if precision == "bfloat16" else 0
     one_sum = 4
     assert process.activations + process.gathered + head == sum(saved.values()) + one_sum
+    layers = {"none": 0, "feed_forward": 1, "every_feed_forward": 3}[float8]
+    assert reckoned(precision).processes[0].gathered - process.gathered == layers * 2 * 3 * 32 * 64
+
+
+def test_fp8_of_some_layers_and_recomputation():
+    """Of three processes' layers one is in FP8; what is computed again is such a layer."""
+    ends, middle, _ = reckoned("bfloat16", micro=1, float8="feed_forward", pp=3).processes
+    assert ends.gathered - middle.gathered == 2 * 3 * 32 * 64
+    plain, low = (reckoned("bfloat16", float8=setting, recompute="full").processes[0] for setting in ("none", "feed_forward"))
+    assert plain.recomputed == low.recomputed > 0  # the same is kept of its input
+    assert "float8 = feed_forward" in dry_run_text(reckoned("bfloat16", float8="feed_forward"), 80, 8)
+    for precision in ("float32", "float16"):
+        with pytest.raises(ConfigError, match=f"precision = '{precision}'; allowed: 'bfloat16'"):
+            reckoned(precision, float8="feed_forward")
 
 
 @pytest.mark.parametrize("how", ["none", "selective", "full"])
 def test_fake_tensors_keep_what_real_ones_do(how):
     model = real("float32", recompute=how)
-    with Kernels(), Kept(model.stages[0], TOKENS) as kept:
+    with Kernels(), Kept(model.stages[0]) as kept:
         out = run(model.stages[0], "float32")
     measured = kept.bytes(BATCH.values())
     del out
@@ -138,7 +155,7 @@ def test_every_piece_is_reckoned(micro):
     settings = {"precision": "bfloat16", "micro_batch_sequences": micro, "parallel": ParallelConfig(dp_shard=2)}
 
     def alone(sequences, length):
-        config = AnnealConfig(steps=5, sequence_length=length, batch_tokens=sequences * length, **settings)
+        config = AnnealConfig(steps=5, sequence_length=length, batch_tokens=sequences * length, averaged_checkpoints=1, **settings)
         return dry_runs([("test", config, SHAPE)])[0].largest
 
     (process,) = dry_runs([("test", Ramp(**settings), SHAPE)])[0].processes
@@ -242,7 +259,7 @@ def test_lora_is_reckoned_as_it_is(bf16, how, whole):
     model = Sharded(SHAPE, World(layout, torch.device("cpu")), "bfloat16", lora=config.lora)
     for _, _, local in (*model.parts, *model.frozen):
         torch.nn.init.constant_(local, 0.1)
-    with Kernels(), Kept(model.stages[0], TOKENS) as kept:
+    with Kernels(), Kept(model.stages[0]) as kept:
         out = run(model.stages[0], "bfloat16")
     assert process.activations == kept.bytes(BATCH.values())
     del out
@@ -271,6 +288,15 @@ def test_lora_over_processes():
     assert process.gathered == 2 * (adapters + base)
     with pytest.raises(ConfigError, match="lora_bf16 with precision float32"):
         dry_runs([("test", replace(config, precision="float32"), SHAPE)])
+
+
+def test_adapters_on_a_process_without_layers_are_refused():
+    config, _ = continued(lora_rank=4)
+    config = replace(config, micro_batch_sequences=1, batch_tokens=4 * TOKENS, parallel=ParallelConfig(pp=4))
+    with pytest.raises(ConfigError, match="3 layers, pp = 4: with adapters each process needs a layer"):
+        dry_runs([("test", config, SHAPE)])
+    (found,) = dry_runs([("test", replace(config, lora_whole=("embeddings",)), SHAPE)])
+    assert [p.layers for p in found.processes] == [1, 1, 1, 0]
 
 
 def test_new_tokens_make_the_model_larger():
@@ -332,6 +358,7 @@ inputs = { documents = "holdout", tokenizer = "import" }
 use = "anneal"
 inputs = { base = "import", shards = "token-shards" }
 steps = 10
+averaged_checkpoints = 2
 sequence_length = 256
 batch_tokens = 256
 

@@ -1,6 +1,7 @@
-"""A scheduler's SIGTERM to a run of two processes: the step is finished and kept, and the exit code asks to come again."""
+"""A scheduler's SIGTERM, whatever a run is doing: nothing is lost, and the exit code asks to come again."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -9,7 +10,8 @@ import time
 import pytest
 
 from openherd.core.metrics import MetricsLog
-from small_training import SMALL
+from openherd.training import pretrain
+from small_training import SMALL, told
 
 
 @pytest.mark.slow
@@ -33,3 +35,25 @@ def test_a_run_of_two_processes_leaves_when_asked(made, tmp_path):
     assert [path.name for path in (out / ".checkpoints").iterdir()] == [f"step-{done:08d}"]
     assert json.loads((out / "compute.json").read_text())["device"] == "cpu"
     assert not (out / "manifest.json").exists()
+
+
+@pytest.mark.parametrize("within", ["initial_weights", "train_phase", "write_trained"])
+def test_a_process_alone_leaves_from_anywhere(within, made, tmp_path, monkeypatch, capsys):
+    """While the model is made, before its first step, and while it is written; the same command ends with the same model."""
+    command = ["pretrain", "--shards", made / "shards", "--tokenizer", made / "tokenizer", *SMALL, "--steps", "2", "--out"]
+    plain = getattr(pretrain, within)
+
+    def asked(*given, **more):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return plain(*given, **more)
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(pretrain, within, asked)
+    assert told(*command, tmp_path / "out") == 75
+    assert "openherd pretrain: asked to leave (SIGTERM); the same command goes on from there" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "manifest.json").exists()
+    assert signal.getsignal(signal.SIGTERM) is before
+    monkeypatch.setattr(pretrain, within, plain)
+    assert told(*command, tmp_path / "out") == 0
+    found, wanted = (json.loads((path / "manifest.json").read_text())["outputs"] for path in (tmp_path / "out", made / "pretrain"))
+    assert found["model/model.safetensors"] == wanted["model/model.safetensors"]

@@ -7,6 +7,7 @@ import resource
 import shutil
 import signal
 import statistics
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,8 +27,8 @@ from openherd.model.init import initial_weights
 from openherd.parallel.apply import Sharded
 from openherd.parallel.layout import ParallelConfig
 from openherd.parallel.mesh import World
-from openherd.training.goodput import CLASSES, Pace, goodput, goodput_text
-from openherd.training.loop import average_snapshots, checkpoints, own_tokens, step_of, train
+from openherd.training.goodput import CLASSES, Ledger, Pace, close, goodput, goodput_text, heartbeat_s
+from openherd.training.loop import average_snapshots, checkpoints, lost, own_tokens, step_of, train
 from openherd.training.objective import NextToken
 from openherd.training.phase import Piece, batches
 from openherd.training.resilience import Watch, add_range, is_in, is_marked_good
@@ -433,6 +434,42 @@ def test_every_second_is_in_one_class(undisturbed):
         assert later["at"] - earlier["at"] == pytest.approx(later["s"], abs=2e-3)
 
 
+def test_the_last_class_is_for_writing(tmp_path):
+    """Averaging and writing the model come after the last step: with them classes sum to the time since the work began."""
+    out = go(tmp_path)[2]
+    time.sleep(0.05)
+    begun = time.time()
+    seconds = close(out)["goodput_s"]
+    assert seconds["writing"] >= 0.05
+    assert sum(seconds.values()) == pytest.approx(begun - out.begun, abs=0.02)
+    assert goodput(out.path) == seconds
+
+
+def test_signs_of_life(tmp_path):
+    """Of 16,384 processes nobody waits for minutes; a process that starts again takes the files of those before away."""
+    assert [heartbeat_s(n) for n in (1, 128, 16_384)] == [0.5, 2.0, 10.0]
+    out, now = Output(tmp_path), time.time()
+    (tmp_path / ".alive").mkdir()
+    for name, began, seen in (("0.11", now - 90, now - 40), ("1.12", now - 90, now - 30), ("0.21", now - 1, now)):
+        file = tmp_path / ".alive" / name
+        file.write_text(str(began))
+        os.utime(file, (seen, seen))
+    MetricsLog(tmp_path / "goodput.jsonl").append({"at": now - 60, "step": 3, "s": 5.0, "productive": 5.0})
+    Ledger(out)
+    assert [file.name for file in (tmp_path / ".alive").iterdir()] == ["0.21"]
+    seconds = goodput(tmp_path)
+    assert (seconds["recompute"], seconds["stalled"]) == pytest.approx((5, 25), abs=0.1)
+    assert seconds["restart"] == pytest.approx(30, abs=1)
+
+
+def test_those_beyond_the_first_do_not_look(tmp_path, monkeypatch):
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    layout = ParallelConfig(dp_shard=16_384)
+    for rank, wanted in ((3, "all give signs of life"), (64, "the first 64 look for who it is")):
+        world = World(layout, torch.device("cpu"), rank)
+        assert wanted in str(lost(RuntimeError("connection reset"), world, Output(tmp_path), 7))
+
+
 def test_slow_processes_are_named(monkeypatch):
     """What three processes measured: the second computes slowly, the third is late."""
     products = {0: 0.010, 1: 0.030, 2: 0.011}
@@ -475,9 +512,11 @@ def test_neither_nan_nor_spike_shifts_the_limit(values):
         if value < 4:
             clean.accept(step, value, 1.0)
             mixed.accept(step, value, 1.0)
+        elif mixed_limit is not None and mixed.is_usual(value):
+            assert not mixed.verdict(value, 1.0)
         elif mixed_limit is not None or not value < float("inf"):
             assert mixed.verdict(value, 1.0)
-            mixed.reject(step)
+            mixed.reject(step, value)
     assert mixed.limit() == clean.limit()
 
 
@@ -500,6 +539,72 @@ def test_the_limit_by_hand():
     assert watch(spike_deviations=0.0).verdict(1e9, 1.0) == ""
 
 
+def usual_steps(found, first, n):
+    for step in range(first, first + n):
+        found.accept(step, 3 + 0.01 * (step % 5), 1.0)
+
+
+def test_a_rare_kind_of_batch_is_no_spike_for_good():
+    """Every tenth step is 1.5 nats up: the first three are left out. What is higher, or does not stand alone, is a spike."""
+    found = watch()
+    usual_steps(found, 0, 40)
+    verdicts = []
+    for step in range(40, 140, 10):
+        verdicts.append(found.verdict(4.5, 1.0))
+        if verdicts[-1]:
+            found.reject(step, 4.5)
+        usual_steps(found, step + 1, 9)
+        again = watch()
+        again.read(found.text())
+        assert again.text() == found.text()
+        found = again
+    assert verdicts == ["spike"] * 3 + [""] * 7
+    assert found.is_high(4.5)
+    assert found.verdict(4.9, 1.0) == ""
+    assert found.verdict(5.4, 1.0) == "spike"
+    broken = watch()
+    usual_steps(broken, 0, 40)
+    for step in range(40, 60):
+        assert broken.verdict(4.5, 1.0) == "spike"
+        broken.reject(step, 4.5)
+
+
+def test_a_rare_kind_of_batch_in_a_run(tmp_path):
+    """Random tokens amid counting: after three that cost a rollback each they are learnt from, which is told."""
+    rare = range(26, STEPS, 6)
+
+    def batches(step):
+        batch = batch_at(step)
+        if step in rare:
+            tokens = torch.randint(0, 24, (4, 13), generator=torch.Generator().manual_seed(1_000 + step))
+            batch = {**batch, "tokens_BT": tokens[:, :-1], "labels_BT": tokens[:, 1:]}
+        return batch
+
+    def rate(step):
+        return 1e-2 if step < 25 else 1e-4  # else the surer it gets of counting, the more it is surprised
+
+    weights, metrics, out = go(tmp_path / "a", batches, rate=rate)
+    left_out = [(26, 27), (32, 33), (38, 39)]
+    assert metrics["skipped"] == left_out
+    assert [e["step"] for e in events(out) if e["event"] == "high loss"] == [44, 50]
+    unwatched = go(tmp_path / "b", batches, rate=rate, skips=left_out, config=replace(CONFIG, spike_deviations=0.0))
+    assert same(weights, unwatched[0])
+
+
+def test_steps_of_another_shape_have_a_window_of_their_own():
+    """Epochs of 30 steps and a shorter last one, whose losses are another's: the limits of both are by hand."""
+    found = watch()
+    for step in range(31 * 40):
+        short = step % 31 == 30
+        found.meet([3 * 512 if short else 8 * 512, 512])
+        before = step // 31
+        assert (found.limit() is None) == ((before if short else step - before) < 32)
+        found.accept(step, 5.0 if short else 2.0, 1.0)
+    for rows, loss in ((3, 5.0), (8, 2.0)):
+        found.meet([rows * 512, 512])
+        assert found.limit() == loss + 0.5
+
+
 def test_a_large_update_is_where_the_passing_over_begins():
     found = watch()
     for step in range(32):
@@ -507,7 +612,7 @@ def test_a_large_update_is_where_the_passing_over_begins():
     assert not found.accept(32, 3.0, 1.9)
     assert found.accept(33, 3.0, 2.1)
     assert found.accept(34, 3.0, 2.5)
-    found.reject(35)
+    found.reject(35, 9.0)
     assert found.suspicious_since == 33
     for step in range(36, 41):
         found.accept(step, 3.0, 1.0)

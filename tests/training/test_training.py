@@ -20,7 +20,7 @@ from openherd.parallel.apply import Sharded
 from openherd.parallel.checkpoint import load_moments, load_state
 from openherd.parallel.layout import ParallelConfig
 from openherd.parallel.mesh import World
-from openherd.training.anneal import snapshot_steps
+from openherd.training.anneal import AnnealConfig, snapshot_steps
 from openherd.training.long_context import LongContextConfig, rescaled
 from openherd.training.loop import average_snapshots, checkpoints, train
 from openherd.training.objective import NextToken
@@ -323,6 +323,10 @@ def test_snapshots_are_averaged(tmp_path):
         assert torch.allclose(parameter, (last[name] + dict(at_8.trained())[name]) / 2, atol=1e-7)
     assert snapshot_steps(100, 5, 0.25) == (80, 85, 90, 95, 100)
     assert snapshot_steps(3, 5, 0.25)[-1] == 3
+    AnnealConfig(steps=10, averaged_checkpoints=2, average_over=0.25)
+    AnnealConfig(steps=100, averaged_checkpoints=29, average_over=0.29)
+    with pytest.raises(ConfigError, match="averaged_checkpoints = 5 in 0.25 of 10 steps; allowed: one for each of these steps"):
+        AnnealConfig(steps=10, averaged_checkpoints=5, average_over=0.25)
 
 
 def test_a_damaged_checkpoint_is_one_line(tmp_path):

@@ -3,10 +3,17 @@
 import ctypes
 import os
 import platform
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from types import FrameType
 from typing import NamedTuple
+
+from openherd.core.errors import RequeueError
 
 
 def cores() -> int:
@@ -47,6 +54,9 @@ def keep_freed_memory() -> None:
         library.mallopt(M_TOP_PAD, TOP_PAD)
 
 
+BEGUN = "OPENHERD_BEGUN"  # the environment variable that tells a started process when that which started it began, Unix time
+
+
 class Place(NamedTuple):
     """One process of several."""
 
@@ -65,6 +75,26 @@ def place() -> Place | None:
             if rank in os.environ and world in os.environ:
                 return Place(int(os.environ[rank]), int(os.environ[world]), int(os.environ.get(local, "0")))
     return None
+
+
+@contextmanager
+def leaves_when_asked(where: object) -> Iterator[None]:
+    """SIGTERM, which a scheduler sends some time before it kills, raises RequeueError in a process on its own, wherever it is.
+
+    What several processes are asked is for their launcher; what trains finishes its step first.
+    """
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        raise RequeueError(where, "asked to leave (SIGTERM)", do="the same command goes on from there")
+
+    if place() is not None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def leads() -> bool:

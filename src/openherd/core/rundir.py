@@ -23,7 +23,7 @@ from typing import Any
 
 from openherd.core.config import read_toml
 from openherd.core.errors import ConfigError, InputError, StaleError
-from openherd.core.machine import leads
+from openherd.core.machine import BEGUN, leads
 from openherd.core.metrics import MetricsLog
 from openherd.core.records import count_rows
 
@@ -195,7 +195,7 @@ class Output:
     device: str = "cpu"  # where the stage computes, as it says
     threads: int = 1
     processes: str = ""  # the layout of several
-    begun: float = field(default_factory=time.time)  # Unix time at which the work began
+    begun: float = field(default_factory=lambda: float(os.environ.get(BEGUN) or time.time()))  # Unix time when the work began
     leads: bool = True  # of several processes one writes; what the others write is thrown away
     metrics: MetricsLog = field(init=False)
 
@@ -417,6 +417,5 @@ def make(job: Job, path: Path, stage: Any, config: Any, inputs: Mapping[str, Any
     with prepare(job, path) as output:
         if (path / MANIFEST).exists():  # another process finished it before this one had the lock
             return Run.open(path), True
-        start = time.monotonic()
         metrics = stage(config, **inputs, out=output)
-        return finish(job, output, metrics, time.monotonic() - start), False
+        return finish(job, output, metrics, time.time() - output.begun), False

@@ -21,19 +21,35 @@ def chunk_indices(tokens: int, cp: int, place: int) -> Tensor:
 
 
 class ContextAttend:
-    """Attention of this process's queries to all tokens, gathered; within the token's document and not ahead."""
+    """Attention of this process's queries to all tokens, gathered; within the token's document and not ahead.
+
+    Each of its two chunks attends to what ends with it: half of the pairs of a sequence are never looked at. Masks are made at each
+    use. Kept here they would be kept of every micro-batch on its way, with recomputation too.
+    """
 
     def __init__(self, documents_BT: Tensor, cp: int, place: int, group: dist.ProcessGroup) -> None:
         """`documents_BT` are those of whole sequences."""
-        indices = [chunk_indices(documents_BT.shape[1], cp, i).to(documents_BT.device) for i in range(cp)]
-        mine_T, all_S = indices[place], torch.cat(indices)
-        same = documents_BT[:, None, mine_T, None] == documents_BT[:, None, None, all_S]
-        self.mask = same & (all_S <= mine_T[:, None])
-        self.group = group
+        self.documents_BT, self.cp, self.group = documents_BT, cp, group
+        length = documents_BT.shape[1] // (2 * cp)
+        self.chunks = [range(n * length, (n + 1) * length) for n in (place, 2 * cp - 1 - place)]
 
     def __call__(self, layer: int, q_BTNH: Tensor, k_BTGH: Tensor, v_BTGH: Tensor) -> Tensor:
-        k_BSGH, v_BSGH = gather(torch.cat([k_BTGH, v_BTGH], dim=2), 1, self.group).chunk(2, dim=2)
-        return attention(q_BTNH, k_BSGH, v_BSGH, self.mask)
+        parts = gather(torch.cat([k_BTGH, v_BTGH], dim=2), 1, self.group).chunk(2 * self.cp, dim=1)
+        # A process has its own two behind each other: the first ones go up through the sequence, the second ones down.
+        k_BSGH, v_BSGH = torch.cat([*parts[::2], *reversed(parts[1::2])], dim=1).chunk(2, dim=2)
+        return torch.cat(
+            [
+                attention(q, k_BSGH[:, : own.stop], v_BSGH[:, : own.stop], self.mask(own))
+                for own, q in zip(self.chunks, q_BTNH.chunk(2, dim=1), strict=True)
+            ],
+            dim=1,
+        )
+
+    def mask(self, own: range) -> Tensor:
+        """What the tokens of a chunk see of those up to its end, shape (B, 1, tokens of the chunk, tokens up to its end)."""
+        documents_BT = self.documents_BT
+        same = documents_BT[:, None, own.start : own.stop, None] == documents_BT[:, None, None, : own.stop]
+        return same.tril_(own.start)
 
 
 def attend_of(documents_BT: Tensor, cp: int, place: int, group: dist.ProcessGroup | None, compiled: bool) -> Attend:

@@ -45,7 +45,7 @@ def check_float8(setting: Float8, shape: ModelConfig, layout: ParallelConfig, de
     if device.type == "cuda" and torch.cuda.get_device_capability(device) < CAPABILITY:
         found = ".".join(str(n) for n in torch.cuda.get_device_capability(device))
         raise ConfigError(where, f"a GPU of compute capability {found}", allowed="8.9 and above (Ada, Hopper)")
-    if device.type not in ("cuda", "cpu"):
+    if device.type not in ("cuda", "cpu", "meta"):
         raise ConfigError(where, f"device = {device.type!r}", allowed="'cuda', or 'cpu' for a rehearsal")
 
 
@@ -87,7 +87,7 @@ def float8_forward(linear: nn.Linear, x_BTD: Tensor) -> Tensor:
 
 def float8_linear(x_BTD: Tensor, weight_FD: Tensor) -> Tensor:
     """x W^T of what one process has, bf16."""
-    out: Tensor = _Float8Linear.apply(x_BTD.flatten(0, -2).bfloat16(), weight_FD.bfloat16())
+    out: Tensor = _Float8Linear.apply(x_BTD.flatten(0, -2).bfloat16(), weight_FD)
     return out.unflatten(0, x_BTD.shape[:-1])
 
 
@@ -113,16 +113,17 @@ def product_slowly(a_MK: Tensor, b_NK: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 class _Float8Linear(torch.autograd.Function):
-    """Three products; each quantises anew along what it sums over."""
+    """Three products; each quantises anew along what it sums over. What is kept of the weight is the weight, and no copy in bf16."""
 
     @staticmethod
     def forward(ctx: Any, x_MK: Tensor, weight_NK: Tensor) -> Tensor:
         ctx.save_for_backward(x_MK, weight_NK)
-        return product(x_MK, weight_NK, VALUES)
+        return product(x_MK, weight_NK.bfloat16(), VALUES)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
         """Of input and weight."""
         x_MK, weight_NK = ctx.saved_tensors
         (of_out_MN,) = gradients
-        return product(of_out_MN, weight_NK.T, GRADIENTS), product(of_out_MN.T, x_MK.T, GRADIENTS)
+        of_x = product(of_out_MN, weight_NK.bfloat16().T, GRADIENTS)
+        return of_x, product(of_out_MN.T, x_MK.T, GRADIENTS).to(weight_NK.dtype)

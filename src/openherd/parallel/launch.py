@@ -12,13 +12,13 @@ import socket
 import sys
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from openherd.core import errors
 from openherd.core.errors import LostError, OpenherdError, RequeueError
-from openherd.core.machine import cores, place
+from openherd.core.machine import BEGUN, cores, place
 
 LEAVE = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"  # torchrun's variable for the seconds that processes have to end
 AGENT = "torch.distributed.elastic.agent.server.api"  # whose logger has a level of its own
@@ -46,10 +46,12 @@ def launch(
     *,
     leave_s: float = 30.0,
     agents: Agents | None = None,
+    reached: Callable[[], int] = lambda: 0,
 ) -> None:
-    """Run `python ARGUMENTS` as `n` processes here, all again when one dies, at most `restarts` times.
+    """Run `python ARGUMENTS` as `n` processes here, all again when one dies, at most `restarts` times in a row.
 
-    Asked to end, the processes have `leave_s` seconds. Raises the error that a process left, or OpenherdError where the restarts
+    Where `reached` says more than at the restart before, a new row begins; with several agents, which restart by themselves, all
+    restarts count. Asked to end, the processes have `leave_s` seconds. Raises the error that a process left, or OpenherdError where the restarts
     have run out, or RequeueError after SIGTERM.
     """
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
@@ -66,9 +68,10 @@ def launch(
         "TORCH_CPP_LOG_LEVEL": "ERROR",
         LEAVE: str(max(round(leave_s), 1)),
     }
-    before = {name: os.environ.get(name) for name in (*wanted, ERROR_FILE)}
-    os.environ.update({**wanted, ERROR_FILE: str(error_file)})
+    before = {name: os.environ.get(name) for name in (*wanted, ERROR_FILE, BEGUN)}
+    os.environ.update({**wanted, ERROR_FILE: str(error_file), BEGUN: str(time.time())})
     agents = agents or Agents()
+    alone = agents.most == 1
     config = LaunchConfig(
         min_nodes=agents.least,
         max_nodes=agents.most,
@@ -77,25 +80,35 @@ def launch(
         rdzv_backend="c10d",
         rdzv_endpoint=agents.endpoint,
         rdzv_configs=MEETING,
-        max_restarts=restarts,
+        max_restarts=0 if alone else restarts,
         monitor_interval=0.1,
         logs_specs=DefaultLogsSpecs(),
     )
     handlers = {number: signal.getsignal(number) for number in HANDLED}
+    left, furthest = restarts, reached()
     try:
-        elastic_launch(config, sys.executable)(*arguments)
+        while True:
+            try:
+                elastic_launch(config, sys.executable)(*arguments)
+                return
+            except ChildFailedError:
+                if (here := reached()) > furthest:
+                    left, furthest = restarts, here
+                if error_file.exists() or not alone or not left:
+                    raise
+                left -= 1
     except ChildFailedError as error:
-        left = left_error(error_file)
-        if left is not None:
-            raise left from None
+        said = left_error(error_file)
+        if said is not None:
+            raise said from None
         rank, failure = error.get_first_failure()
         how = f"signal {-failure.exitcode}" if failure.exitcode < 0 else f"exit code {failure.exitcode}"
         found = f"process {rank} of {n} died ({how}), and {restarts} restarts did not help"
         raise OpenherdError(where, found, do="see above; the same command goes on from the last checkpoint") from None
     except SignalException as error:
-        left = left_error(error_file)
-        if left is not None:
-            raise left from None
+        said = left_error(error_file)
+        if said is not None:
+            raise said from None
         if error.sigval == signal.SIGINT:
             raise KeyboardInterrupt from None
         raise RequeueError(where, "asked to leave", do="the same command goes on from the last checkpoint") from None

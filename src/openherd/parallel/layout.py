@@ -39,7 +39,10 @@ class ParallelConfig:
         Recompute,
         Field(description="activations computed again instead of kept: none, selective (all but products and attention), full"),
     ] = "none"
-    restarts: Annotated[int, Field(description="how often all processes are started again after one of them died", ge=0)] = 3
+    restarts: Annotated[
+        int,
+        Field(description="how often all processes are started again after one of them died, without a further checkpoint", ge=0),
+    ] = 3
     elastic: Annotated[
         bool, Field(description="with other numbers of processes than asked, as many data-parallel ones as there are")
     ] = False
@@ -110,8 +113,13 @@ def micro_batches(layout: ParallelConfig, rows: int, most_rows: int) -> int:
     return next((n for n in range(least, rows + 1) if rows % n == 0), rows)
 
 
-def problems(layout: ParallelConfig, shape: ModelConfig, batches: Sequence[Rows], most_rows: int) -> Iterator[str]:
-    """What keeps a layout from running a model on batches of these shapes, each in words with its numbers."""
+def problems(
+    layout: ParallelConfig, shape: ModelConfig, batches: Sequence[Rows], most_rows: int, in_layers_alone: bool = False
+) -> Iterator[str]:
+    """What keeps a layout from running a model on batches of these shapes, each in words with its numbers.
+
+    `in_layers_alone`: what is trained is in layers alone, as adapters are, so that each process needs one.
+    """
     for name, n in (("heads", shape.n_heads), ("key/value heads", shape.n_kv_heads), ("d_feed_forward", shape.d_feed_forward)):
         if n % layout.tp:
             yield f"{n} {name} are no multiple of tp = {layout.tp}" if name.endswith("s") else f"{name} = {n}, tp = {layout.tp}"
@@ -119,6 +127,8 @@ def problems(layout: ParallelConfig, shape: ModelConfig, batches: Sequence[Rows]
         yield f"pipeline_schedule = {layout.pipeline_schedule!r} with pp = 1"
     if layout.stages > 1 and shape.n_layers < max(layout.stages - 2, 1):
         yield f"{shape.n_layers} layers, {layout.stages} stages (first and last may have none)"
+    if in_layers_alone and layout.virtual_stages == 1 and shape.n_layers < layout.pp:
+        yield f"{shape.n_layers} layers, pp = {layout.pp}: with adapters each process needs a layer"
     for rows in batches:
         pieces = (2 * layout.cp if layout.cp > 1 else 1, layout.cp * layout.tp)
         if rows.sequence_length % (n := math.lcm(*pieces)):
@@ -146,17 +156,23 @@ def schedule_problems(layout: ParallelConfig, rows: int, most_rows: int) -> Iter
 
 
 def check_layout(
-    where: object, layout: ParallelConfig, shape: ModelConfig, batches: Sequence[Rows], most_rows: int, world: int | None = None
+    where: object,
+    layout: ParallelConfig,
+    shape: ModelConfig,
+    batches: Sequence[Rows],
+    most_rows: int,
+    world: int | None = None,
+    in_layers_alone: bool = False,
 ) -> None:
     """Raise ConfigError, with the numbers and the nearest layouts that would run, where this one cannot.
 
     `world` is how many processes there are, where a launcher has started them already.
     """
-    found = next(problems(layout, shape, batches, most_rows), "")
+    found = next(problems(layout, shape, batches, most_rows, in_layers_alone), "")
     if world is not None and layout.world != world:
         found = f"{layout} is {layout.world} processes, {world} were started"
     if found:
-        near = nearest_layouts(layout, shape, batches, most_rows, world or layout.world)
+        near = nearest_layouts(layout, shape, batches, most_rows, world or layout.world, in_layers_alone)
         allowed = "; ".join(settings_text(other, layout) for other in near)
         raise ConfigError(where, f"this layout cannot run: {found}", allowed=allowed or "no layout of so many processes")
 
@@ -171,7 +187,7 @@ def settings_text(layout: ParallelConfig, asked: ParallelConfig) -> str:
 
 
 def nearest_layouts(
-    layout: ParallelConfig, shape: ModelConfig, batches: Sequence[Rows], most_rows: int, world: int
+    layout: ParallelConfig, shape: ModelConfig, batches: Sequence[Rows], most_rows: int, world: int, in_layers_alone: bool = False
 ) -> list[ParallelConfig]:
     """Layouts of `world` processes that would run, nearest first; or of fewer, where none of so many would."""
     asked = (layout.tp, layout.cp, layout.pp, layout.dp)
@@ -187,7 +203,7 @@ def nearest_layouts(
             other = replace(other, micro_batches=min(layout.micro_batches, fewest))
             if pp == 1:
                 other = replace(other, pipeline_schedule="1F1B", virtual_stages=1)
-            if next(problems(other, shape, batches, most_rows), None) is None:
+            if next(problems(other, shape, batches, most_rows, in_layers_alone), None) is None:
                 away = sum(abs(math.log(a / b)) for a, b in zip((tp, cp, pp, dp), asked, strict=True))
                 found.append((away, tp, cp, pp, other))
         if found:

@@ -40,6 +40,11 @@ class Lora:
         """What the adapters' product is multiplied by."""
         return self.alpha / self.rank
 
+    @property
+    def in_layers_alone(self) -> bool:
+        """Whether a process without layers trains nothing."""
+        return "embeddings" not in self.whole
+
     def trains(self, name: str) -> bool:
         """Whether a parameter of the model itself is trained."""
         if "norm" in name:

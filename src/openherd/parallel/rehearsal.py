@@ -30,6 +30,7 @@ from torch.utils._pytree import tree_leaves
 from openherd.model.attention import attention
 from openherd.parallel.apply import Sharded, materialise
 from openherd.parallel.context import own_chunks
+from openherd.parallel.float8 import Float8Linear
 from openherd.parallel.layout import ParallelConfig, Rows
 from openherd.parallel.mesh import World, spread
 from openherd.parallel.pipeline import Pipeline
@@ -109,10 +110,9 @@ class _Norm(torch.autograd.Function):
 class Kept(TorchDispatchMode):
     """Sees what operations write, and which of it is still held by anyone: autograd, recomputation, the caller."""
 
-    def __init__(self, stage: Stage, attended: int) -> None:
-        """`attended` is how many tokens a query sees: tables of as many columns are masks, which flash attention does without."""
+    def __init__(self, stage: Stage) -> None:
         super().__init__()
-        self.stage, self.attended = stage, attended
+        self.stage = stage
         self.shards = storages(stage.parameters())
         self.written: dict[int, StorageWeakRef] = {}
         self.copies: dict[int, int] = {}  # memory with a cast tensor to that which it was cast from
@@ -122,7 +122,7 @@ class Kept(TorchDispatchMode):
             return False  # attention asks whether a row has several documents: it has one, and no mask
         out = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(out):
-            if not isinstance(tensor, Tensor) or (tensor.ndim == 4 and tensor.shape[-1] == self.attended):
+            if not isinstance(tensor, Tensor):
                 continue
             storage = local(tensor).untyped_storage()
             if storage._cdata not in self.written:
@@ -165,10 +165,10 @@ class Rank:
 def kept_of(model: Sharded, objective: Objective, rows: Rows) -> tuple[int, ...]:
     """What each stage of a process keeps of a micro-batch of these rows, found by running it.
 
-    Stages of as many layers and the same ends are alike: one of them is run.
+    Stages of as many layers, as many of them in FP8, and the same ends are alike: one of them is run.
     """
-    alike: dict[tuple[int, bool, bool], int] = {}
-    kinds = [(len(stage.model.layers), stage.first, stage.last) for stage in model.stages]
+    alike: dict[tuple[int, int, bool, bool], int] = {}
+    kinds = [(len(s.model.layers), sum(isinstance(m, Float8Linear) for m in s.modules()), s.first, s.last) for s in model.stages]
     for kind, stage in zip(kinds, model.stages, strict=True):
         if kind not in alike:
             alike[kind] = kept_bytes(stage, model.precision, objective, rows)
@@ -215,8 +215,10 @@ def gathered_bytes(stage: Stage, precision: str, n: int) -> int:
     if layout.dp * layout.cp == 1:
         if low == 4:
             return 0
-        # Autocast remembers what it has cast of trained weights alone; a frozen one's copy goes with its layer's activations.
-        matrices = [[p for p in layer if p.ndim > 1 and p.dtype == torch.float32] for layer in layers]
+        # Autocast remembers what it has cast of trained weights alone; a frozen one's copy goes with its layer's activations, and
+        # FP8 casts at each use.
+        apart = {id(module.weight) for module in stage.modules() if isinstance(module, Float8Linear)}
+        matrices = [[p for p in layer if p.ndim > 1 and p.dtype == torch.float32 and id(p) not in apart] for layer in layers]
         trained = sum(low * whole_elements(p, layout.tp) for layer in matrices for p in layer if p.requires_grad)
         frozen = [sum(low * whole_elements(p, layout.tp) for p in layer if not p.requires_grad) for layer in matrices]
         return trained + sum(frozen if layout.recompute == "none" else frozen[:1])
@@ -244,7 +246,7 @@ def kept_bytes(stage: Stage, precision: str, objective: Objective, rows: Rows) -
         split = rows.sequence_length // (layout.cp * layout.tp)
         given = tokens if stage.first else torch.zeros(rows.batch_sequences, split, stage.model.config.d_model, requires_grad=True)
         autocast = torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16")
-        with autocast, Kernels(), Kept(stage, rows.sequence_length) as kept:
+        with autocast, Kernels(), Kept(stage) as kept:
             out = stage(given, **batch)
         found = kept.bytes([given, *batch.values()])
         del out  # held until here, as the pipeline holds it

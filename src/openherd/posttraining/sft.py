@@ -167,7 +167,7 @@ def sft(config: SftConfig, *, base: Run, dialogs: Run, out: Output) -> dict[str,
 
     model = before.model("sft", config, [batch_rows])
     metrics = train(model, NextToken(), part, learning_rate_at, len(steps), config, out, what="sft")
-    write_trained(model, tokenizer, out)
+    metrics |= write_trained(model, tokenizer, out)
     with_loss = sum(sum(d.has_loss) for d in encoded)
     return {
         **metrics,

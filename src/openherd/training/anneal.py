@@ -43,9 +43,9 @@ class AnnealConfig(PhaseConfig):
 
     def __post_init__(self) -> None:
         self.pieces()
-        if self.averaged_checkpoints > self.steps:
-            found = f"averaged_checkpoints = {self.averaged_checkpoints}"
-            raise ConfigError("anneal", found, allowed=f"at most steps = {self.steps}")
+        if len(snapshot_steps(self.steps, self.averaged_checkpoints, self.average_over)) < self.averaged_checkpoints:
+            found = f"averaged_checkpoints = {self.averaged_checkpoints} in {self.average_over:g} of {self.steps} steps"
+            raise ConfigError("anneal", found, allowed="one for each of these steps; raise average_over (at most 1) or steps")
 
     def pieces(self) -> list[Piece]:
         """The steps. Raises ConfigError where a batch is no whole number of sequences."""
@@ -83,5 +83,5 @@ def anneal(config: AnnealConfig, *, base: Run, shards: Run | RemoteRun, out: Out
             snapshot_steps=snapshot_steps(config.steps, config.averaged_checkpoints, config.average_over),
         )
     averaged = average_snapshots(model, out)
-    write_trained(model, before.tokenizer, out)
+    metrics |= write_trained(model, before.tokenizer, out)
     return {**metrics, "averaged_checkpoints": averaged}

@@ -106,5 +106,5 @@ def continue_pretrain(config: ContinuePretrainConfig, *, base: Run, shards: Run 
         mixed = replace(config, source_weights=shares, replay={})
         pieces = config.pieces()
         metrics = train_phase("continue-pretrain", model, tokens, pieces, learning_rate_at, mixed, out, phases=before.phases)
-    write_trained(model, before.tokenizer, out)
+    metrics |= write_trained(model, before.tokenizer, out)
     return {**metrics, "shares": shares}

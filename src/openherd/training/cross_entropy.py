@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from openherd.parallel.tensor import VocabularyShard
 
 MOST_LOGITS = 1 << 26  # at once: a quarter of a GB in fp32
+LEAST = 1e-30  # a row of zeros is scaled by this
 
 
 def cross_entropy_sum(
@@ -30,6 +31,19 @@ def cross_entropy_sum(
     rows = max(most_logits // head_VD.shape[0], 1)
     loss: Tensor = _InParts.apply(hidden_ND, head_VD, labels_N, shard, rows, torch.is_grad_enabled())
     return loss
+
+
+def product(a_MN: Tensor, b_NK: Tensor) -> Tensor:
+    """a b of fp32 gradients and what is in the compute dtype, in that; with fp16 in fp32.
+
+    No loss scale reaches these gradients, most of which fp16 has no numbers for. So every row gets a scale of its own, by which its
+    sums cannot overflow: a power of two, which rounds nothing.
+    """
+    if b_NK.dtype != torch.float16:
+        return a_MN.to(b_NK.dtype) @ b_NK
+    largest_M1 = torch.linalg.vector_norm(a_MN, 1, dim=1, keepdim=True) * b_NK.abs().max()
+    scale_M1 = (torch.finfo(torch.float16).max / 2 / largest_M1.clamp(min=LEAST)).log2().floor().exp2()
+    return ((a_MN * scale_M1).half() @ b_NK).float() / scale_M1
 
 
 class _InParts(torch.autograd.Function):
@@ -50,7 +64,8 @@ class _InParts(torch.autograd.Function):
         loss = torch.zeros((), dtype=torch.float32, device=hidden_ND.device)
         with torch.autocast(device, enabled=False):
             hidden, head = hidden_ND.to(dtype), head_VD.to(dtype)
-            for_hidden = torch.empty_like(hidden) if with_gradients else None
+            sums = torch.float32 if dtype == torch.float16 else dtype
+            for_hidden = torch.empty_like(hidden, dtype=sums) if with_gradients else None
             for_head = torch.zeros_like(head, dtype=torch.float32) if with_gradients and ctx.needs_input_grad[1] else None
             for at in range(0, hidden.shape[0], rows):
                 part, labels = hidden[at : at + rows], labels_N[at : at + rows, None]
@@ -70,10 +85,9 @@ class _InParts(torch.autograd.Function):
                     # The gradient of the logits: their probabilities, less one at the label.
                     gradient = logits.sub_(of_all).exp_()
                     gradient.scatter_add_(1, labels, -here.float())
-                    gradient = gradient.to(dtype)
-                    for_hidden[at : at + rows] = gradient @ head
+                    for_hidden[at : at + rows] = product(gradient, head)
                     if for_head is not None:  # a frozen head asks for none
-                        for_head += gradient.T @ part
+                        for_head += product(gradient.T, part)
         if with_gradients:
             ctx.save_for_backward(for_hidden, for_head)
             ctx.dtypes = hidden_ND.dtype, head_VD.dtype

@@ -21,10 +21,11 @@ from openherd.model.device import Precision
 from openherd.model.flops import flops_per_token, parameters
 from openherd.parallel.apply import Sharded
 from openherd.parallel.checkpoint import MOMENTS
+from openherd.parallel.float8 import Float8, check_float8, float8_layers
 from openherd.parallel.layout import ParallelConfig, Rows, check_layout, micro_batches, stage_layers
 from openherd.parallel.lora import Lora
 from openherd.parallel.pipeline import own_stages
-from openherd.parallel.rehearsal import Action, Rank, kept_of, most_held, pretended, rank_of, schedule_of
+from openherd.parallel.rehearsal import META, Action, Rank, kept_of, most_held, pretended, rank_of, schedule_of
 from openherd.parallel.stage import Batch
 from openherd.parallel.tensor import Head
 from openherd.training.continued import ContinuePretrainConfig
@@ -43,6 +44,7 @@ class Trains(Protocol):
     """What the dry run reads of a training stage's settings."""
 
     precision: str
+    float8: Float8
     moments_dtype: MomentsDtype
     optimizer_offload: bool
     micro_batch_sequences: int
@@ -105,6 +107,7 @@ class DryRun:
     stage: str
     shape: ModelConfig
     precision: Precision
+    float8: Float8
     parallel: ParallelConfig
     micro_batch_sequences: int
     pieces: tuple[Piece, ...]  # of 0 steps where their number is not known before
@@ -146,19 +149,24 @@ def dry_runs(stages: Sequence[tuple[str, Trains, ModelConfig]]) -> list[DryRun]:
     found = []
     for name, config, base in stages:
         shape, layout, pieces = shape_of(config, base), config.parallel, config.pieces()
-        check_layout(name, layout, shape, [p.rows for p in pieces], config.micro_batch_sequences)
+        lora = adapters_of(config)
+        in_layers_alone = lora is not None and lora.in_layers_alone
+        check_layout(name, layout, shape, [p.rows for p in pieces], config.micro_batch_sequences, in_layers_alone=in_layers_alone)
         longest = max(p.sequence_length for p in pieces)
         if longest > shape.max_positions:
             raise ConfigError(name, f"sequences of {longest:,} tokens", allowed=f"{shape.max_positions:,}, the model's context")
         precision: Precision = "float32" if config.precision == "float32" else "bfloat16"  # auto: a GPU's
-        dry = DryRun(name, shape, precision, layout, config.micro_batch_sequences, tuple(pieces), ())
+        if config.float8 != "none":
+            check_float8(config.float8, shape, layout, META, precision if config.precision == "auto" else config.precision)
+        dry = DryRun(name, shape, precision, config.float8, layout, config.micro_batch_sequences, tuple(pieces), ())
         # What changes no memory is left out, so that stages that are alike are reckoned once.
         alike = replace(layout, compile=False, restarts=0, timeout_s=1.0, micro_batches=1)
         plain_shape = replace(shape, rope_theta=1.0, rope_scaling=None, max_positions=longest)
         moments = Moments(config.moments_dtype, config.optimizer_offload, config.checkpoint_behind)
-        lora = adapters_of(config)
         cases = cases_of([(Rows(each, p.sequence_length), n) for p in pieces for n, each in [dry.micro_batches(p)]])
-        processes = _most(reckoned(plain_shape, alike, precision, rows, ns, moments, lora) for rows, ns in cases.items())
+        processes = _most(
+            reckoned(plain_shape, alike, precision, config.float8, rows, ns, moments, lora) for rows, ns in cases.items()
+        )
         found.append(replace(dry, processes=tuple(processes)))
     return found
 
@@ -201,20 +209,22 @@ def _reckon(
     shape: ModelConfig,
     layout: ParallelConfig,
     precision: Precision,
+    float8: Float8,
     rows: Rows,
     numbers: tuple[int, ...],
     moments: Moments,
     lora: Lora | None,
 ) -> list[Process]:
     """Every place of the pipeline, of steps with so many micro-batches of these rows: of each the most it needs."""
-    again = 0 if layout.recompute == "none" else _layer_kept(shape, replace(layout, recompute="none"), precision, rows, lora)
-    places = [_kind(shape, layout, place) for place in range(layout.pp)]
+    keeping = replace(layout, recompute="none")
+    again = 0 if layout.recompute == "none" else _layer_kept(shape, keeping, precision, float8, rows, lora)
+    places = [_kind(shape, layout, float8, place) for place in range(layout.pp)]
     orders: dict[int, list[list[Action]]] = {}
     ranks: dict[Any, dict[int, Rank]] = {}
     for place, kind in enumerate(places):
         if kind not in ranks:
             with pretended(layout, place) as world:
-                model = Sharded(shape, world, precision, lora=lora)
+                model = Sharded(shape, world, precision, float8, lora)
                 orders = orders or {n: schedule_of(model, rows, n) for n in numbers}
                 kept = kept_of(model, EveryToken(), rows)
                 ranks[kind] = {n: rank_of(model, kept, rows, n) for n in numbers}
@@ -224,10 +234,11 @@ def _reckon(
     )
 
 
-def _kind(shape: ModelConfig, layout: ParallelConfig, place: int) -> Any:
-    """What processes at places that are alike have in common: layers and ends of their stages."""
-    of_stages = stage_layers(shape.n_layers, layout.stages)
-    return tuple((len(of_stages[i]), i == 0, i == layout.stages - 1) for i in own_stages(layout, place))
+def _kind(shape: ModelConfig, layout: ParallelConfig, float8: Float8, place: int) -> Any:
+    """What processes at places that are alike have in common: layers, those in FP8, and ends of their stages."""
+    of_stages, low = stage_layers(shape.n_layers, layout.stages), float8_layers(float8, shape.n_layers)
+    own = own_stages(layout, place)
+    return tuple((len(of_stages[i]), sum(n in low for n in of_stages[i]), i == 0, i == layout.stages - 1) for i in own)
 
 
 def _process(
@@ -258,13 +269,16 @@ def _process(
     )
 
 
-def _layer_kept(shape: ModelConfig, layout: ParallelConfig, precision: Precision, rows: Rows, lora: Lora | None) -> int:
-    """What one layer keeps of a micro-batch: of two layers more than of one."""
+def _layer_kept(
+    shape: ModelConfig, layout: ParallelConfig, precision: Precision, float8: Float8, rows: Rows, lora: Lora | None
+) -> int:
+    """What one layer keeps of a micro-batch: of two layers more than of one; with FP8 of two that compute in it."""
     kept: list[int] = []
+    every: Float8 = "none" if float8 == "none" else "every_feed_forward"
     for layers in (1, 2):
         alone = replace(layout, pp=1, pipeline_schedule="1F1B", virtual_stages=1)
         with pretended(alone, 0) as world:
-            model = Sharded(replace(shape, n_layers=layers), world, precision, lora=lora)
+            model = Sharded(replace(shape, n_layers=layers), world, precision, every, lora)
             kept += kept_of(model, EveryToken(), rows)
     return kept[1] - kept[0]
 
@@ -310,7 +324,7 @@ def dry_run_text(dry: DryRun, device_gib: float, host_ranks: int) -> str:
     hosts = min(host_ranks, layout.world)
     return "\n".join(
         [
-            f"{dry.stage}: {size} parameters, {dry.precision}, {spread}",
+            f"{dry.stage}: {size} parameters, {dry.precision}{f', float8 = {dry.float8}' if dry.float8 != 'none' else ''}, {spread}",
             "  GiB on the device, by place in the pipeline:",
             *in_columns(table),
             f"  {fits_text(dry, device_gib) or f'fits: {most.total / GIB:.1f} GiB of {device_gib:g}'}",

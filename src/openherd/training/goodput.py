@@ -23,11 +23,13 @@ from openherd.parallel.mesh import World
 LEDGER = "goodput.jsonl"
 ALIVE = ".alive"
 SLOW, SLOW_S = 1.5, 0.005  # a process is slow at so many times the usual time, and so many seconds over it
-HEARTBEAT_S = 0.5
+HEARTBEAT_S, SLOWEST_S = 0.5, 10.0
+LOOKERS = 64  # processes that look for those that are gone: each looks at the files of all
 CLASSES = {
     "productive": "steps applied for the first time",
     "data": "waiting for batches",
     "checkpoint": "waiting for checkpoints",
+    "writing": "averaging checkpoints and writing the model",
     "recompute": "steps done again, or not applied",
     "restart": "starting, and starting again",
     "stalled": "hanging until somebody noticed",
@@ -35,8 +37,8 @@ CLASSES = {
 
 
 def heartbeat_s(world: int) -> float:
-    """Seconds between a process's signs of life: a disk that many share is not to be flooded."""
-    return max(HEARTBEAT_S, world / 64)
+    """Seconds between a process's signs of life: a disk that many share is not to be flooded, and nobody waits for minutes."""
+    return min(max(HEARTBEAT_S, world / 64), SLOWEST_S)
 
 
 class Heartbeat:
@@ -74,12 +76,13 @@ def silent(out: Output, world: int, longer_than_s: float) -> dict[int, float]:
 
 
 def last_sign_of_life(out: Output, before: float) -> float:
-    """Unix time of the last heartbeat of processes that began before."""
+    """Unix time of the last heartbeat of processes that began before; they are gone, and so are their files then."""
     beats = [before]
     for file in (out.path / ALIVE).glob("*.*"):
         began = file.read_text(encoding="utf-8")
         if began and float(began) < before:
             beats.append(file.stat().st_mtime)
+            file.unlink()
     return max(beats)
 
 
@@ -188,6 +191,17 @@ def product_seconds(device: torch.device, repeats: int = 5) -> float:
         float((x @ x)[0, 0])  # waits for the device
         seconds.append(time.perf_counter() - start)
     return statistics.median(seconds)
+
+
+def close(out: Output) -> dict[str, dict[str, float]]:
+    """Account for the time since the last step, in which the model was written; returns what the manifest says of all time.
+
+    It is the last thing that a stage does: what follows is the manifest, for which every output is read once more.
+    """
+    log, now = MetricsLog(out.path / LEDGER), time.time()
+    seconds = round(now - float(log.read()[-1]["at"]), 4)
+    log.append({"at": round(now, 4), "s": seconds, "writing": seconds})
+    return {"goodput_s": goodput(out.path)}
 
 
 def goodput(path: Path) -> dict[str, float]:

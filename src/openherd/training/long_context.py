@@ -91,5 +91,5 @@ def long_context(config: LongContextConfig, *, base: Run, shards: Run | RemoteRu
             phases=before.phases,
             optimizer_from=before.state,
         )
-    write_trained(model, before.tokenizer, out)
+    metrics |= write_trained(model, before.tokenizer, out)
     return {**metrics, "context_before": before.shape.max_positions}

@@ -29,7 +29,7 @@ from openherd.parallel.apply import Sharded
 from openherd.parallel.checkpoint import Checkpointer, load_moments, load_state, save_state
 from openherd.parallel.mesh import World, flight_record, is_lost
 from openherd.parallel.stage import Batch, Objective
-from openherd.training.goodput import ALIVE, Heartbeat, Ledger, Pace, goodput, heartbeat_s, silent
+from openherd.training.goodput import ALIVE, LOOKERS, Heartbeat, Ledger, Pace, goodput, heartbeat_s, silent
 from openherd.training.optimizer import make_adamw, set_learning_rate
 from openherd.training.resilience import (
     Range,
@@ -126,13 +126,14 @@ def lost(error: Exception, world: World, out: Output, step: int) -> LostError:
     at = round(time.time(), 3)
     beat_s = heartbeat_s(world.layout.world)
     time.sleep(3 * beat_s)  # a process that died this moment has not been silent for long
-    gone = silent(out, world.layout.world, 2.5 * beat_s)
+    looks = world.rank < LOOKERS
+    gone = silent(out, world.layout.world, 2.5 * beat_s) if looks else {}
     file = out.path / FLIGHT / f"{world.rank}.json"
     last = flight_record(file)
     who = ", ".join(f"process {rank} has given no sign of life for {age:.0f} s" for rank, age in sorted(gone.items()))
     text = (str(error).strip().splitlines() or [type(error).__name__])[-1]
     reason = re.sub(r"^\[[^]]*\] ", "", text).partition(". ")[0]  # without gloo's own file, and its advice
-    who = who or "all give signs of life: the network, or slow work"
+    who = who or ("all give signs of life: the network, or slow work" if looks else f"the first {LOOKERS} look for who it is")
     do = f"all start again from the last checkpoint; {file} has this process's collectives"
     do += f", the last: {last}" if last else ""
     found = f"process {world.rank} lost others at step {step} ({reason}); {who}"
@@ -252,6 +253,8 @@ class Steps:
         self.pace.leave()
         if wrong:
             return self.reject(wrong, losses, gradient_norm, time.perf_counter() - started)
+        if self.watch.is_high(losses["loss_nats"]):
+            self.tell("high loss", step=step, loss_nats=losses["loss_nats"], limit_nats=self.watch.limit())
         learning_rate = self.learning_rate_at(step)
         set_learning_rate(self.optimizer, learning_rate)
         self.model.step(self.optimizer)
@@ -311,7 +314,7 @@ class Steps:
         if wrong == OVERFLOW:
             return self.pass_over({**record, "overflow": True}, seconds, wrong)
         limit = self.watch.limit()
-        self.watch.reject(step)
+        self.watch.reject(step, losses["loss_nats"])
         self.tell(wrong, step=step, loss_nats=finite(losses["loss_nats"]), gradient_norm=finite(gradient_norm), limit_nats=limit)
         self.skips = add_range(self.skips, step, step + 1)
         too_many = self.watch.bad_in_a_row > self.config.most_skipped_steps
@@ -365,9 +368,10 @@ class Steps:
         """
         ends, first = self.step, self.watch.suspicious_since
         assert first is not None
-        rollbacks = self.watch.rollbacks + 1
+        rollbacks, lone, doubt = self.watch.rollbacks + 1, self.watch.lone, self.watch.doubt
         found, target = self.first_whole(targets)
         self.read_state(found)
+        self.watch.lone, self.watch.doubt = lone, doubt
         self.skips = add_range(self.skips, first, ends + 1)
         self.keep_skips()
         self.watch.rollbacks, self.watch.clean_since = rollbacks, max(self.watch.clean_since, ends + 1)
@@ -495,6 +499,11 @@ def step_of(checkpoint: Path) -> int:
 def checkpoints(out: Output) -> list[Path]:
     """Where an unfinished run can go on, the best first: its final state, else its checkpoints from the newest to the oldest."""
     return [path for path in (out.path / STATE, *sorted((out.path / CHECKPOINTS).glob("step-*"), reverse=True)) if path.exists()]
+
+
+def steps_kept(run: Path) -> int:
+    """The steps of the newest checkpoint of a run directory; 0 without one."""
+    return max(map(step_of, checkpoints(Output(run))), default=0)
 
 
 START: dict[str, Any] = {"step": 0, "tokens": 0, "watch": "", "skips": "[]"}

@@ -34,7 +34,7 @@ from openherd.parallel.lora import Lora, with_adapters
 from openherd.parallel.mesh import World
 from openherd.parallel.stage import Batch
 from openherd.tokenizer.tokenizer import Tokenizer
-from openherd.training.goodput import goodput_text
+from openherd.training.goodput import close, goodput_text
 from openherd.training.loop import OTHERS, STATE, Part, train
 from openherd.training.objective import NextToken
 from openherd.training.settings import COMPUTE, TrainingConfig, open_world, read_compute
@@ -216,7 +216,8 @@ class Base:
         if (longest := max((r.sequence_length for r in rows), default=0)) > shape.max_positions:
             allowed = f"at most {shape.max_positions}, the model's context"
             raise ConfigError(name, f"sequence_length = {longest}", allowed=allowed)
-        check_layout(name, self.world.layout, shape, rows, config.micro_batch_sequences)
+        in_layers_alone = lora is not None and lora.in_layers_alone
+        check_layout(name, self.world.layout, shape, rows, config.micro_batch_sequences, in_layers_alone=in_layers_alone)
         model = Sharded(shape, self.world, self.precision, config.float8, lora)
         read = self.tensors.__getitem__
         model.fill(read if lora is None else with_adapters(read, lora, config.seed))
@@ -277,12 +278,13 @@ def train_phase(
     }
 
 
-def write_trained(model: Sharded, tokenizer: Tokenizer, out: Output) -> None:
-    """Write `model/`: weights, shape and tokenizer. Every process takes part, one tensor at a time."""
+def write_trained(model: Sharded, tokenizer: Tokenizer, out: Output) -> dict[str, Any]:
+    """Write `model/`: weights, shape and tokenizer. Every process takes part, one tensor at a time. Returns the metrics of all time."""
     if not out.leads:
         for name in model.names():
             model.whole(name)
-        return
+        return {}
     with out.write("model") as path:
         write_model(model.shape, torch.float32, model.whole, path, bos=tokenizer.bos_id, eos=sorted(tokenizer.stop_ids))
         tokenizer.save(path)
+    return close(out)

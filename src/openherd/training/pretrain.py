@@ -99,5 +99,4 @@ def pretrain(config: PretrainConfig, *, shards: Run | RemoteRun, tokenizer: Run,
         model = Sharded(shape, world, precision, config.float8)
         model.fill(initial_weights(shape, config.seed, embedding_std=config.embedding_std, depth_scaled=config.depth_scaled_init))
         metrics = train_phase("pretrain", model, tokens, pieces, learning_rate_at, config, out, phases={})
-    write_trained(model, words, out)
-    return metrics
+    return {**metrics, **write_trained(model, words, out)}

@@ -2,8 +2,9 @@
 
 A step is bad where its loss or gradient is not finite, or where its loss is a spike: above the median of the last accepted steps by
 many robust standard deviations (from the median of the steps' differences to the step before, which a falling loss does not
-widen). Only accepted steps enter that window, so neither a
-NaN nor a spike shifts it. A bad step is computed a second time on the same data: where that differs, a device failed and the second
+widen). Only accepted steps of the same shape enter that window, so neither a NaN nor a spike shifts it. Nor does a harder kind of
+text, which small batches hold now and then: after three spikes that stood alone, with a usual loss at the next step, a loss of
+their height is no spike any more. A bad step is computed a second time on the same data: where that differs, a device failed and the second
 outcome counts. A bad step is not applied; its data are passed over, and so they are on every later way through that step. A spike,
 or several steps in a row that are not finite, send the run back to its last good checkpoint: one that was followed by enough steps
 without any of this. The norm of AdamW's update doubles before a loss spikes (Marin 32B): where it grows the step is suspicious, no
@@ -18,7 +19,7 @@ import math
 import signal
 import statistics
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -32,6 +33,8 @@ SKIPS = "skips.json"  # ranges of steps whose data are passed over, for a run th
 LEAST = 32  # accepted steps before a spike is judged
 TO_SIGMA = 1.4826 / math.sqrt(2)  # median absolute difference of two normal values to their standard deviation
 SMALLEST_RISE = 0.5  # nats over the median: where losses hardly scatter, any change would be many deviations
+USUAL = 3  # spikes that stood alone make a loss as high as theirs a usual one,
+SCATTER = 1.5  # or that many times as far over the median
 
 Range = tuple[int, int]  # first, end
 
@@ -61,32 +64,57 @@ class Watch:
 
     def __init__(self, thresholds: Thresholds) -> None:
         self.thresholds = thresholds
-        self.losses: deque[float] = deque(maxlen=thresholds.spike_window)
-        self.updates: deque[float] = deque(maxlen=thresholds.spike_window)
+        self.shape = ""  # of the batches; by it:
+        self.windows: dict[str, tuple[deque[float], deque[float]]] = {}
+        self.lone: deque[float] = self.window()  # nats over the median, of spikes that stood alone
+        self.doubt: tuple[int, float] | None = None  # the same of the last spike, and its step, until a later step comes
         self.suspicious_since: int | None = None  # the first of the last steps in a row that gave cause for concern
         self.bad_in_a_row = 0
         self.clean_since = 0  # the step behind the last one that was bad or suspicious
         self.accepted: deque[int] = deque(maxlen=thresholds.good_after_steps)  # the last steps that were applied
         self.rollbacks = 0  # since enough steps were clean
-        self.shape: list[int] = []  # of the batches
+
+    def window(self, values: Iterable[float] = ()) -> deque[float]:
+        """The last of these values, as many as are looked at."""
+        return deque(values, maxlen=self.thresholds.spike_window)
+
+    @property
+    def losses(self) -> deque[float]:
+        """Of the last accepted steps of this shape."""
+        return self.windows.setdefault(self.shape, (self.window(), self.window()))[0]
+
+    @property
+    def updates(self) -> deque[float]:
+        """Norms of their updates."""
+        return self.windows.setdefault(self.shape, (self.window(), self.window()))[1]
 
     def verdict(self, loss: float, gradient_norm: float) -> str:
         """What is wrong with a step: 'not finite', 'spike', or nothing ('')."""
         if not (math.isfinite(loss) and math.isfinite(gradient_norm)):
             return "not finite"
+        return "spike" if self.is_high(loss) and not self.is_usual(loss) else ""
+
+    def is_high(self, loss: float) -> bool:
+        """Whether a loss is above the limit."""
         limit = self.limit()
-        return "spike" if limit is not None and loss > limit else ""
+        return limit is not None and loss > limit
+
+    def is_usual(self, loss: float) -> bool:
+        """Whether spikes that stood alone were as high, now and then: a rare kind of batch, and no fault."""
+        rise = loss - statistics.median(self.losses)
+        return sum(rise <= SCATTER * other for other in self.lone) >= USUAL
 
     def limit(self) -> float | None:
-        """The loss above which a step is a spike; None before there are enough steps to tell."""
+        """The loss above which a step is a spike, unless that is usual; None before there are enough steps to tell."""
         if not self.thresholds.spike_deviations or len(self.losses) < min(LEAST, self.thresholds.spike_window):
             return None
         middle, spread = robust(self.losses)
         return middle + max(self.thresholds.spike_deviations * spread, SMALLEST_RISE)
 
-    def reject(self, step: int) -> None:
+    def reject(self, step: int, loss: float) -> None:
         """A bad step: not applied, and in no window."""
         self.bad_in_a_row += 1
+        self.doubt = (step, loss - statistics.median(self.losses)) if math.isfinite(loss) and self.losses else None
         self.clean_since = step + 1
         if self.suspicious_since is None:
             self.suspicious_since = step
@@ -94,6 +122,9 @@ class Watch:
     def accept(self, step: int, loss: float, update_norm: float) -> bool:
         """An applied step; whether its update was suspiciously large."""
         self.bad_in_a_row = 0
+        if self.doubt is not None and step > self.doubt[0]:
+            self.lone.append(self.doubt[1])
+            self.doubt = None
         factor = self.thresholds.update_norm_factor
         enough = len(self.updates) >= min(LEAST, self.thresholds.spike_window)
         large = bool(factor) and enough and update_norm > factor * statistics.median(self.updates)
@@ -111,11 +142,8 @@ class Watch:
         return large
 
     def meet(self, shape: list[int]) -> None:
-        """A step's batch comes, of so many sequences and tokens: where its shape is another, so are losses and updates."""
-        if shape != self.shape:
-            self.losses.clear()
-            self.updates.clear()
-            self.shape = shape
+        """A step's batch comes, of so many tokens in all and a sequence: where its shape is another, so are losses and updates."""
+        self.shape = " of ".join(map(str, shape))
 
     def is_good(self, checkpoint_step: int) -> bool:
         """Whether enough steps were applied since a checkpoint, all of them clean."""
@@ -124,14 +152,13 @@ class Watch:
 
     def text(self) -> str:
         """All of it as JSON, for a checkpoint."""
-        state = {name: list(v) if isinstance(v, deque) else v for name, v in vars(self).items() if name != "thresholds"}
-        return json.dumps(state)
+        return json.dumps({name: value for name, value in vars(self).items() if name != "thresholds"}, default=list)
 
     def read(self, text: str) -> None:
         """Take up what `text` gave."""
-        for name, value in json.loads(text).items() if text else ():
-            kept = getattr(self, name)
-            setattr(self, name, deque(value, maxlen=kept.maxlen) if isinstance(kept, deque) else value)
+        vars(self).update(json.loads(text) if text else {})
+        self.windows = {shape: (self.window(losses), self.window(updates)) for shape, (losses, updates) in self.windows.items()}
+        self.lone = self.window(self.lone)
 
 
 def robust(values: Sequence[float] | deque[float]) -> tuple[float, float]:
