@@ -159,6 +159,7 @@ class Watch:
         vars(self).update(json.loads(text) if text else {})
         self.windows = {shape: (self.window(losses), self.window(updates)) for shape, (losses, updates) in self.windows.items()}
         self.lone = self.window(self.lone)
+        self.accepted = deque(self.accepted, maxlen=self.thresholds.good_after_steps)
 
 
 def robust(values: Sequence[float] | deque[float]) -> tuple[float, float]:
