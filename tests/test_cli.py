@@ -156,10 +156,7 @@ def test_what_is_wrong_is_one_line(arguments, line, capsys, tmp_path, monkeypatc
         ("pretrain.batch_tokens=[100, 200]", "pretrain: batch_tokens = 100; allowed: a multiple of the sequence length 128"),
         ("pretrain.ramp_tokens=[]", "0 ramp_tokens; allowed: as many sequence_lengths as batch_tokens"),
         ("long-context.stage_steps=[1]", "long-context: 2 sequence_lengths, stage_steps [1]; allowed: as many of one"),
-        (
-            "anneal.averaged_checkpoints=5000",
-            "anneal: averaged_checkpoints = 5000 in 0.25 of 300 steps; allowed: one for each of these",
-        ),
+        ("anneal.averaged_checkpoints=5000", "anneal: averaged_checkpoints = 5000 in 0.1 of 300 steps; allowed: one for each"),
         ("seed=x", "--set: seed = 'x'; allowed: an integer"),
         ("steps", "--set: 'steps'; allowed: stage.setting=value, or seed=value"),
     ],

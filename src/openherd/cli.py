@@ -186,7 +186,7 @@ def command_run(arguments: list[str]) -> int:
         prog="openherd run", description="Run a recipe. What is done is not done again; a changed setting re-runs what follows it."
     )
     parser.add_argument("recipe", type=Path, help="a TOML file")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="where the runs go")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="where the runs go; with --dry-run, where there may be data")
     parser.add_argument(
         "--set", action="append", default=[], metavar="STAGE.SETTING=VALUE", help="change one setting, or seed=N; repeatable"
     )
@@ -220,7 +220,7 @@ def dry_run(given: argparse.Namespace) -> int:
     from openherd import runner
     from openherd.training.dry_run import dry_run_text, fits_text, plain
 
-    found = runner.dry_run(runner.Recipe.read(given.recipe, given.set), given.stage, given.size)
+    found = runner.dry_run(runner.Recipe.read(given.recipe, given.set), given.stage, given.size, given.out)
     missing = [text for stage in found if (text := fits_text(stage, given.device_gb))]
     if given.json:
         print(json.dumps([plain(stage) for stage in found], indent=1))

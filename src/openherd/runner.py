@@ -635,12 +635,14 @@ def be_agent(file: Path) -> None:
     launch(job["arguments"], job["n"], job["restarts"], Path(job["error_file"]), file.parent, leave_s=job["leave_s"], agents=agents)
 
 
-def dry_run(recipe: Recipe, stages: Sequence[str], imported: str) -> "list[DryRun]":
+def dry_run(recipe: Recipe, stages: Sequence[str], imported: str, out: Path | None = None) -> "list[DryRun]":
     """Reckon a recipe's training stages, or those named, without data, processes or a device.
 
-    `imported` is the size of a model that is imported from where it is not yet. Raises ConfigError where a layout cannot run.
+    `imported` is the size of a model that is imported from where it is not yet; shards that a run in `out` has, or the recipe
+    names, tell the sources of the first batch. Raises ConfigError where a layout cannot run.
     """
-    from openherd.training.dry_run import dry_runs
+    from openherd.data.token_shards import TokenShards
+    from openherd.training.dry_run import dry_runs, first_sources
 
     trains = list(training_stages(recipe.resolve(Path("."), absent=True), lambda step: _imported_shape(step, imported)))
     names = [step.name for step, _ in trains]
@@ -649,7 +651,15 @@ def dry_run(recipe: Recipe, stages: Sequence[str], imported: str) -> "list[DryRu
             raise ConfigError("--stage", f"no training stage {name!r} in {recipe.path}", do=nearest(name, names))
     if not trains:
         raise ConfigError(recipe.path, "no training stage", do="give a recipe that trains")
-    return dry_runs([(step.name, step.config, base) for step, base in trains if not stages or step.name in stages])
+    places = all_places(out) if out is not None else {}
+    asked = [(step, base) for step, base in trains if not stages or step.name in stages]
+    found = dry_runs([(step.name, step.config, base) for step, base in asked])
+    for i, (step, _) in enumerate(asked):
+        shards = step.inputs.get("shards")
+        path = places.get(shards.name) if isinstance(shards, Step) else getattr(shards, "path", None)
+        if path is not None and (path / rundir.MANIFEST).exists():
+            found[i] = replace(found[i], sources=first_sources(step.config, TokenShards.open(Run.open(path))))
+    return found
 
 
 def training_stages(steps: Sequence[Step], imported: Callable[[Step], ModelConfig | None]) -> Iterator[tuple[Step, ModelConfig]]:

@@ -47,8 +47,8 @@ def test_a_dry_run_counts_the_tables_of_one_layer(precision, n_bytes, of_norms):
 
     def process(tokens):
         config = AnnealConfig(
-            steps=5, averaged_checkpoints=1, sequence_length=tokens, batch_tokens=rows * tokens, micro_batch_sequences=rows, precision=precision,
-            parallel=ParallelConfig(cp=cp, recompute="full"),
+            steps=5, averaged_checkpoints=1, sequence_length=tokens, batch_tokens=rows * tokens, micro_batch_sequences=rows,
+            precision=precision, parallel=ParallelConfig(cp=cp, recompute="full"),
         )  # fmt: skip
         return dry_runs([("test", config, SHAPE)])[0].processes[0]
 

@@ -104,18 +104,10 @@ def test_the_nearest_number_of_micro_batches_is_named():
 def test_adapters_need_a_layer_on_every_process():
     shape, layout = replace(SHAPE, n_layers=3), ParallelConfig(pp=4)
     check_layout("test", layout, shape, [Rows(32, 64)], 1)
-    with pytest.raises(
-        ConfigError, match=r"3 layers, pp = 4: with adapters each process needs a layer; allowed: pp = 2, dp_shard = 2"
-    ):
+    with pytest.raises(ConfigError, match=r"3 layers, pp = 4: with adapters each process needs a layer; allowed: pp = 2"):
         check_layout("test", layout, shape, [Rows(32, 64)], 1, in_layers_alone=True)
-    check_layout(
-        "test",
-        replace(layout, **{**INTERLEAVED, "virtual_stages": 2}),
-        replace(SHAPE, n_layers=6),
-        [Rows(32, 64)],
-        1,
-        in_layers_alone=True,
-    )
+    interleaved = replace(layout, pipeline_schedule="interleaved", virtual_stages=2)  # two stages each, of which one may be empty
+    check_layout("test", interleaved, replace(SHAPE, n_layers=6), [Rows(32, 64)], 1, in_layers_alone=True)
 
 
 def test_more_processes_than_asked_are_refused():

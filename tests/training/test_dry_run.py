@@ -10,6 +10,7 @@ import torch
 
 from openherd.cli import main
 from openherd.core.errors import ConfigError
+from openherd.data.token_shards import TokenShards
 from openherd.interchange.extension import ExtendTokenizerConfig
 from openherd.model.config import ModelConfig
 from openherd.model.transformer import Transformer
@@ -21,7 +22,7 @@ from openherd.parallel.rehearsal import META, Kept, Kernels, kept_bytes
 from openherd.runner import Recipe, dry_run
 from openherd.training.anneal import AnnealConfig
 from openherd.training.continued import ContinuePretrainConfig
-from openherd.training.dry_run import GIB, PARTS, EveryToken, cases_of, dry_run_text, dry_runs, fits_text, shape_of
+from openherd.training.dry_run import GIB, PARTS, EveryToken, cases_of, dry_run_text, dry_runs, first_sources, fits_text, shape_of
 from openherd.training.optimizer import make_adamw
 from openherd.training.phase import Piece
 
@@ -77,7 +78,7 @@ def test_bytes_of_a_step_are_those_of_plain_torch(precision, float8):
     assert process.weights == sum(p.nbytes for p in parameters)
     assert process.gradients == sum(p.grad.nbytes for p in parameters)
     assert process.moments == sum(t.nbytes for state in optimizer.state.values() for t in state.values() if t.ndim)
-    # Autocast has cast every matrix that is not multiplied in FP8: of so few logits the head's too, which is not kept where they are many.
+    # Autocast has cast every matrix but FP8's: of so few logits the head's too, which is not kept where they are many.
     head = SHAPE.vocabulary * SHAPE.d_model * 2 if precision == "bfloat16" else 0
     one_sum = 4
     assert process.activations + process.gathered + head == sum(saved.values()) + one_sum
@@ -372,6 +373,42 @@ inputs = { base = "anneal", dialogs = "dialogs" }
 sequence_length = 256
 batch_tokens = 512
 """
+
+
+def test_the_first_batches_and_a_process_s_tensors(tmp_path, capsys):
+    """By hand: 96 tokens of vocabulary, half of each matrix's rows; three steps, the last of them of another piece."""
+
+    class Short(Ramp):
+        def pieces(self):
+            return [Piece(16, 8, 2), Piece(24, 4, 8)]
+
+    settings = {"steps": 10, "learning_rate": 1e-3, "averaged_checkpoints": 1, "micro_batch_sequences": 2}
+    config = Short(**settings, parallel=ParallelConfig(dp_shard=2))
+    (found,) = dry_runs([("test", config, SHAPE)])
+    lines = [line.split() for line in dry_run_text(found, 80, 8).splitlines()]
+    at = lines.index(["first", "steps:"])
+    assert [" ".join(line) for line in lines[at + 2 : at + 5]] == [
+        "0 0.001 4 x 16 2 of 2 x 16 128",
+        "1 0.0009 4 x 16 2 of 2 x 16 128",
+        "2 0.0008 2 x 24 1 of 2 x 24 96",
+    ]
+    assert " ".join(lines[at + 5]) == "the first batch: of shards that are not here yet"
+    (shapes,) = (dict(p.shapes) for p in found.processes)
+    # Embedding and head; query, key, value and output of three layers; gate, up, down; norms.
+    assert shapes == {(48, 32): 2, (16, 32): 6, (8, 32): 6, (32, 32): 6, (16, 64): 3, (16,): 7}
+    assert "at 0: 2 of 48 x 32" in dry_run_text(found, 80, 8)
+    config = replace(config, micro_batch_sequences=1, parallel=ParallelConfig(pp=4))
+    (deep,) = dry_runs([("test", config, replace(SHAPE, n_layers=6))])
+    assert [text.split(":")[0].strip() for text in dry_run_text(deep, 80, 8).splitlines()[-3:]] == ["at 0", "at 1, 2", "at 3"]
+
+
+def test_the_sources_of_the_first_batch():
+    shards = TokenShards(Path(), 96, "", {"web": 900, "books": 300}, {}, {})
+    config = AnnealConfig(steps=5, averaged_checkpoints=1, sequence_length=16, batch_tokens=16 * 16)
+    assert first_sources(config, shards) == {"books": 0.25, "web": 0.75}
+    assert first_sources(replace(config, source_weights={"books": 1.0}), shards) == {"books": 1.0}
+    mixed = ContinuePretrainConfig(steps=5, warmup_steps=1, sequence_length=16, batch_tokens=16 * 16, replay={"web": 0.125})
+    assert first_sources(mixed, shards) == {"books": 0.875, "web": 0.125}
 
 
 def test_the_command(tmp_path, capsys):

@@ -325,7 +325,7 @@ def test_snapshots_are_averaged(tmp_path):
     assert snapshot_steps(3, 5, 0.25)[-1] == 3
     AnnealConfig(steps=10, averaged_checkpoints=2, average_over=0.25)
     AnnealConfig(steps=100, averaged_checkpoints=29, average_over=0.29)
-    with pytest.raises(ConfigError, match="averaged_checkpoints = 5 in 0.25 of 10 steps; allowed: one for each of these steps"):
+    with pytest.raises(ConfigError, match=r"averaged_checkpoints = 5 in 0\.25 of 10 steps; allowed: one for each of these steps"):
         AnnealConfig(steps=10, averaged_checkpoints=5, average_over=0.25)
 
 

@@ -113,7 +113,7 @@ def product_slowly(a_MK: Tensor, b_NK: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 class _Float8Linear(torch.autograd.Function):
-    """Three products; each quantises anew along what it sums over. What is kept of the weight is the weight, and no copy in bf16."""
+    """Three products; each quantises anew along what it sums over. The weight itself is kept, and no copy in bf16."""
 
     @staticmethod
     def forward(ctx: Any, x_MK: Tensor, weight_NK: Tensor) -> Tensor:

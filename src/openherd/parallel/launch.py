@@ -51,8 +51,8 @@ def launch(
     """Run `python ARGUMENTS` as `n` processes here, all again when one dies, at most `restarts` times in a row.
 
     Where `reached` says more than at the restart before, a new row begins; with several agents, which restart by themselves, all
-    restarts count. Asked to end, the processes have `leave_s` seconds. Raises the error that a process left, or OpenherdError where the restarts
-    have run out, or RequeueError after SIGTERM.
+    restarts count. Asked to end, the processes have `leave_s` seconds. Raises the error that a process left, or OpenherdError where
+    the restarts have run out, or RequeueError after SIGTERM.
     """
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
     from torch.distributed.elastic.multiprocessing.api import SignalException

@@ -40,8 +40,7 @@ class ParallelConfig:
         Field(description="activations computed again instead of kept: none, selective (all but products and attention), full"),
     ] = "none"
     restarts: Annotated[
-        int,
-        Field(description="how often all processes are started again after one of them died, without a further checkpoint", ge=0),
+        int, Field(description="how often all are started again after a process died, without a further checkpoint", ge=0)
     ] = 3
     elastic: Annotated[
         bool, Field(description="with other numbers of processes than asked, as many data-parallel ones as there are")

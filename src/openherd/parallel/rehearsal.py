@@ -8,6 +8,7 @@ otherwise than a GPU, the GPU's way is taken: `Kernels`, and rows of one documen
 
 import itertools
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -151,6 +152,7 @@ class Rank:
     layers: int
     tensors: int  # parameters of its own
     elements: int  # of those
+    shapes: tuple[tuple[tuple[int, ...], int], ...]  # of those, each with their number
     weights: int
     trained: int  # of these weights, those that are not frozen
     largest: int  # elements of the largest of these
@@ -187,6 +189,7 @@ def rank_of(model: Sharded, kept: tuple[int, ...], rows: Rows, n: int) -> Rank:
         layers=sum(len(stage.model.layers) for stage in model.stages),
         tensors=len(held),
         elements=sum(mine.numel() for _, _, mine in held),
+        shapes=tuple(Counter(tuple(mine.shape) for _, _, mine in held).items()),
         weights=sum(mine.nbytes for _, _, mine in held),
         trained=sum(mine.nbytes for _, _, mine in model.parts),
         largest=max((mine.numel() for _, _, mine in model.parts), default=0),

@@ -51,6 +51,10 @@ class AnnealConfig(PhaseConfig):
         """The steps. Raises ConfigError where a batch is no whole number of sequences."""
         return [piece("anneal", self.sequence_length, self.batch_tokens, self.steps)]
 
+    def learning_rate_at(self, step: int) -> float:
+        """Of a step, the first being 0."""
+        return linear_to_zero(step, peak=self.learning_rate, steps=self.steps)
+
 
 def snapshot_steps(steps: int, n: int, over: float) -> tuple[int, ...]:
     """Steps after which the averaged checkpoints are taken: evenly over the last `over` of the phase, the last step among them."""
@@ -75,7 +79,7 @@ def anneal(config: AnnealConfig, *, base: Run, shards: Run | RemoteRun, out: Out
             model,
             tokens,
             config.pieces(),
-            lambda step: linear_to_zero(step, peak=config.learning_rate, steps=config.steps),
+            config.learning_rate_at,
             config,
             out,
             phases=before.phases,

@@ -8,7 +8,6 @@ has added in.
 """
 
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -69,6 +68,11 @@ class ContinuePretrainConfig(PhaseConfig):
         """The steps. Raises ConfigError where a batch is no whole number of sequences."""
         return [piece("continue-pretrain", self.sequence_length, self.batch_tokens, self.steps)]
 
+    def learning_rate_at(self, step: int) -> float:
+        """Of a step, the first being 0."""
+        peak, floor = self.learning_rate, self.final_learning_rate
+        return warmup_cosine(step, peak=peak, floor=floor, warmup_steps=self.warmup_steps, decay_steps=self.steps)
+
     @property
     def lora(self) -> Lora | None:
         """The adapters; None where all weights are trained."""
@@ -99,12 +103,10 @@ def continue_pretrain(config: ContinuePretrainConfig, *, base: Run, shards: Run 
         found = "lora_rank on a base with new tokens, whose rows would stay means"
         raise ConfigError("continue-pretrain", found, allowed="lora_whole = ['embeddings'] with it")
     model = before.model("continue-pretrain", config, [p.rows for p in config.pieces()], lora=lora)
-    peak, floor = config.learning_rate, config.final_learning_rate
-    learning_rate_at = partial(warmup_cosine, peak=peak, floor=floor, warmup_steps=config.warmup_steps, decay_steps=config.steps)
     with open_shards(shards, before.tokenizer, config) as tokens:
         shares = with_replay(tokens, config)
         mixed = replace(config, source_weights=shares, replay={})
-        pieces = config.pieces()
-        metrics = train_phase("continue-pretrain", model, tokens, pieces, learning_rate_at, mixed, out, phases=before.phases)
+        pieces, rate = config.pieces(), config.learning_rate_at
+        metrics = train_phase("continue-pretrain", model, tokens, pieces, rate, mixed, out, phases=before.phases)
     metrics |= write_trained(model, before.tokenizer, out)
     return {**metrics, "shares": shares}

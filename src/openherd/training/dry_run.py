@@ -7,7 +7,8 @@ operations need while they run, buffers of NCCL, and what the allocator cannot u
 host's memory is reckoned apart.
 """
 
-from collections.abc import Iterable, Sequence
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from typing import Any, Protocol
@@ -16,6 +17,8 @@ import torch
 from torch import Tensor
 
 from openherd.core.errors import ConfigError
+from openherd.data.mix import Mix
+from openherd.data.token_shards import TokenShards
 from openherd.model.config import ModelConfig
 from openherd.model.device import Precision
 from openherd.model.flops import flops_per_token, parameters
@@ -28,14 +31,15 @@ from openherd.parallel.pipeline import own_stages
 from openherd.parallel.rehearsal import META, Action, Rank, kept_of, most_held, pretended, rank_of, schedule_of
 from openherd.parallel.stage import Batch
 from openherd.parallel.tensor import Head
-from openherd.training.continued import ContinuePretrainConfig
+from openherd.training.continued import ContinuePretrainConfig, with_replay
 from openherd.training.cross_entropy import MOST_LOGITS, cross_entropy_sum
 from openherd.training.long_context import LongContextConfig, rescaled
 from openherd.training.objective import NextToken
 from openherd.training.optimizer import DTYPES, MomentsDtype
-from openherd.training.phase import Piece
+from openherd.training.phase import PhaseConfig, Piece, all_weights
 
 GIB = 2**30
+FIRST_STEPS = 3  # of which the batches are shown
 LOGIT_BYTES = 12  # at once: a logit in fp32, its exponential, and a temporary or its gradient
 PARTS = ("weights", "gathered", "gradients", "summed", "moments", "activations", "recomputed", "pipeline", "logits")
 
@@ -54,6 +58,9 @@ class Trains(Protocol):
     def pieces(self) -> list[Piece]:
         """Its steps."""
 
+    def learning_rate_at(self, step: int) -> float:
+        """Of a step, the first being 0; asked where the number of steps is known."""
+
 
 class EveryToken(NextToken):
     """The objective of training, with a label on every token: the most it can cost."""
@@ -71,6 +78,7 @@ class Process:
     layers: int
     tensors: int  # parameters of its own
     elements: int  # of those
+    shapes: tuple[tuple[tuple[int, ...], int], ...]  # of those, each with their number
     weights: int
     gathered: int  # copies of weights that it computes with: bf16 and whole, of layers; FSDP's and fp32, of the rest
     gradients: int
@@ -112,6 +120,8 @@ class DryRun:
     micro_batch_sequences: int
     pieces: tuple[Piece, ...]  # of 0 steps where their number is not known before
     processes: tuple[Process, ...]
+    rates: tuple[float, ...]  # of the first steps; none where the number of steps is not known before
+    sources: Mapping[str, float]  # share of each in the first batch; empty where there are no shards yet
 
     @property
     def steps(self) -> int:
@@ -151,23 +161,24 @@ def dry_runs(stages: Sequence[tuple[str, Trains, ModelConfig]]) -> list[DryRun]:
         shape, layout, pieces = shape_of(config, base), config.parallel, config.pieces()
         lora = adapters_of(config)
         in_layers_alone = lora is not None and lora.in_layers_alone
-        check_layout(name, layout, shape, [p.rows for p in pieces], config.micro_batch_sequences, in_layers_alone=in_layers_alone)
+        rows = [p.rows for p in pieces]
+        check_layout(name, layout, shape, rows, config.micro_batch_sequences, in_layers_alone=in_layers_alone)
         longest = max(p.sequence_length for p in pieces)
         if longest > shape.max_positions:
             raise ConfigError(name, f"sequences of {longest:,} tokens", allowed=f"{shape.max_positions:,}, the model's context")
         precision: Precision = "float32" if config.precision == "float32" else "bfloat16"  # auto: a GPU's
         if config.float8 != "none":
             check_float8(config.float8, shape, layout, META, precision if config.precision == "auto" else config.precision)
-        dry = DryRun(name, shape, precision, config.float8, layout, config.micro_batch_sequences, tuple(pieces), ())
+        dry = DryRun(name, shape, precision, config.float8, layout, config.micro_batch_sequences, tuple(pieces), (), (), {})
         # What changes no memory is left out, so that stages that are alike are reckoned once.
         alike = replace(layout, compile=False, restarts=0, timeout_s=1.0, micro_batches=1)
         plain_shape = replace(shape, rope_theta=1.0, rope_scaling=None, max_positions=longest)
         moments = Moments(config.moments_dtype, config.optimizer_offload, config.checkpoint_behind)
         cases = cases_of([(Rows(each, p.sequence_length), n) for p in pieces for n, each in [dry.micro_batches(p)]])
-        processes = _most(
-            reckoned(plain_shape, alike, precision, config.float8, rows, ns, moments, lora) for rows, ns in cases.items()
-        )
-        found.append(replace(dry, processes=tuple(processes)))
+        low = precision, config.float8
+        processes = _most(reckoned(plain_shape, alike, *low, each, ns, moments, lora) for each, ns in cases.items())
+        rates = tuple(config.learning_rate_at(step) for step in range(min(dry.steps, FIRST_STEPS)))
+        found.append(replace(dry, processes=tuple(processes), rates=rates))
     return found
 
 
@@ -184,6 +195,14 @@ def adapters_of(config: Trains) -> Lora | None:
     if config.lora_bf16 and config.precision not in ("auto", "bfloat16"):
         raise ConfigError("continue-pretrain", f"lora_bf16 with precision {config.precision}", allowed="precision = 'bfloat16'")
     return replace(config.lora, alpha=1.0)  # which changes no memory
+
+
+def first_sources(config: PhaseConfig, shards: TokenShards) -> dict[str, float]:
+    """The share of each source in the sequences of a stage's first batch."""
+    replays = isinstance(config, ContinuePretrainConfig)
+    weights = with_replay(shards, config) if replays else all_weights(shards, config.source_weights)
+    n = config.pieces()[0].batch_sequences
+    return {name: count / n for name, count in Mix(weights).counts(n).items()}
 
 
 def cases_of(found: Sequence[tuple[Rows, int]]) -> dict[Rows, tuple[int, ...]]:
@@ -255,6 +274,7 @@ def _process(
         layers=rank.layers,
         tensors=rank.tensors,
         elements=rank.elements,
+        shapes=rank.shapes,
         weights=rank.weights,
         gathered=gathered,
         gradients=rank.trained,
@@ -304,6 +324,7 @@ def dry_run_text(dry: DryRun, device_gib: float, host_ranks: int) -> str:
     layout, most = dry.parallel, dry.largest
     n = parameters(dry.shape)
     size = f"{n / 1e9:.4g}B" if n >= 1e9 else f"{n / 1e6:.4g}M"
+    precision = dry.precision + (f", float8 = {dry.float8}" if dry.float8 != "none" else "")
     spread = f"{layout}" + (f" = {layout.world:,} processes" if layout.world > 1 else "")
     table = [["place", "layers", "tensors", "elements", *PARTS, "total"]]
     for p in dry.processes:
@@ -324,7 +345,7 @@ def dry_run_text(dry: DryRun, device_gib: float, host_ranks: int) -> str:
     hosts = min(host_ranks, layout.world)
     return "\n".join(
         [
-            f"{dry.stage}: {size} parameters, {dry.precision}{f', float8 = {dry.float8}' if dry.float8 != 'none' else ''}, {spread}",
+            f"{dry.stage}: {size} parameters, {precision}, {spread}",
             "  GiB on the device, by place in the pipeline:",
             *in_columns(table),
             f"  {fits_text(dry, device_gib) or f'fits: {most.total / GIB:.1f} GiB of {device_gib:g}'}",
@@ -333,8 +354,37 @@ def dry_run_text(dry: DryRun, device_gib: float, host_ranks: int) -> str:
             "  steps:",
             *in_columns(steps),
             f"  {total if dry.steps else 'as many steps as its data make'}",
+            *first_steps_text(dry),
+            "  a process's tensors:",
+            *shapes_text(dry.processes),
         ]
     )
+
+
+def first_steps_text(dry: DryRun) -> list[str]:
+    """The batches of the first steps, and where the first one's sequences come from, in lines."""
+    if not dry.rates:
+        return []
+    table = [["step", "learning rate", "a process", "micro-batches", "tokens of all"]]
+    pieces = itertools.chain.from_iterable([piece] * piece.steps for piece in dry.pieces)
+    for step, (rate, piece) in enumerate(zip(dry.rates, pieces, strict=False)):
+        many, each = dry.micro_batches(piece)
+        rows = f"{many * each:,} x {piece.sequence_length:,}", f"{many:,} of {each} x {piece.sequence_length:,}"
+        table.append([f"{step}", f"{rate:.4g}", *rows, f"{piece.batch_sequences * piece.sequence_length:,}"])
+    shares = ", ".join(f"{100 * share:.1f}% {name}" for name, share in dry.sources.items())
+    return ["  first steps:", *in_columns(table), f"  the first batch: {shares or 'of shards that are not here yet'}"]
+
+
+def shapes_text(processes: Sequence[Process]) -> list[str]:
+    """The shapes of what processes hold of the parameters, in a line for all places where they are alike."""
+    alike: dict[Any, list[int]] = {}
+    for p in processes:
+        alike.setdefault(p.shapes, []).append(p.place)
+    return [
+        f"    at {', '.join(map(str, places))}: "
+        + ", ".join(f"{n} of {' x '.join(f'{size:,}' for size in shape)}" for shape, n in shapes)
+        for shapes, places in alike.items()
+    ]
 
 
 def in_columns(table: Sequence[Sequence[str]]) -> list[str]:

@@ -10,7 +10,6 @@ annealing's checkpoints, with the optimizer's moments of the last of them.
 """
 
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -60,6 +59,11 @@ class LongContextConfig(PhaseConfig):
         stages = zip(self.sequence_lengths, self.stage_steps, strict=True)
         return [piece("long-context", length, self.batch_tokens, steps) for length, steps in stages]
 
+    def learning_rate_at(self, step: int) -> float:
+        """Of a step, the first being 0: constant behind the warm-up."""
+        peak, warmup = self.learning_rate, self.warmup_steps
+        return warmup_cosine(step, peak=peak, floor=peak, warmup_steps=warmup, decay_steps=warmup)
+
 
 def rescaled(shape: ModelConfig, config: LongContextConfig) -> ModelConfig:
     """The shape with the longer context and its RoPE change. Raises ConfigError for a factor under that of the base."""
@@ -77,7 +81,6 @@ def long_context(config: LongContextConfig, *, base: Run, shards: Run | RemoteRu
     """Go on from `base` with longer sequences (paper 3.4.2)."""
     before = Base.open(base, config, out)
     shape = rescaled(before.shape, config)
-    peak = config.learning_rate
     with open_shards(shards, before.tokenizer, config) as tokens:
         model = before.model("long-context", config, [p.rows for p in config.pieces()], shape)
         metrics = train_phase(
@@ -85,7 +88,7 @@ def long_context(config: LongContextConfig, *, base: Run, shards: Run | RemoteRu
             model,
             tokens,
             config.pieces(),
-            partial(warmup_cosine, peak=peak, floor=peak, warmup_steps=config.warmup_steps, decay_steps=config.warmup_steps),
+            config.learning_rate_at,
             config,
             out,
             phases=before.phases,

@@ -279,7 +279,7 @@ def train_phase(
 
 
 def write_trained(model: Sharded, tokenizer: Tokenizer, out: Output) -> dict[str, Any]:
-    """Write `model/`: weights, shape and tokenizer. Every process takes part, one tensor at a time. Returns the metrics of all time."""
+    """Write `model/`: weights, shape and tokenizer; returns metrics of the time. Every process takes part, one tensor at a time."""
     if not out.leads:
         for name in model.names():
             model.whole(name)

@@ -5,7 +5,6 @@ begins.
 """
 
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -62,6 +61,11 @@ class PretrainConfig(PhaseConfig):
         """The steps, by piece of the ramp."""
         return ramp(self)
 
+    def learning_rate_at(self, step: int) -> float:
+        """Of a step, the first being 0."""
+        peak, floor = self.learning_rate, self.final_learning_rate
+        return warmup_cosine(step, peak=peak, floor=floor, warmup_steps=self.warmup_steps, decay_steps=self.decay_steps)
+
     def shape(self, vocabulary: int) -> ModelConfig:
         """The model that is trained: RoPE as the paper describes it, and a context of the longest sequence."""
         longest = max(p.sequence_length for p in self.pieces())
@@ -88,15 +92,11 @@ def ramp(config: PretrainConfig) -> list[Piece]:
 def pretrain(config: PretrainConfig, *, shards: Run | RemoteRun, tokenizer: Run, out: Output) -> dict[str, Any]:
     """Train a new model on token shards (paper 3.4.1)."""
     words = Tokenizer.load(tokenizer.file("tokenizer/tokenizer.json").parent)
-    peak, floor = config.learning_rate, config.final_learning_rate
-    learning_rate_at = partial(
-        warmup_cosine, peak=peak, floor=floor, warmup_steps=config.warmup_steps, decay_steps=config.decay_steps
-    )
     pieces, shape = config.pieces(), config.shape(words.vocabulary)
     with open_shards(shards, words, config) as tokens:
         world, precision = open_world(config, out)
         check_layout("pretrain", world.layout, shape, [p.rows for p in pieces], config.micro_batch_sequences)
         model = Sharded(shape, world, precision, config.float8)
         model.fill(initial_weights(shape, config.seed, embedding_std=config.embedding_std, depth_scaled=config.depth_scaled_init))
-        metrics = train_phase("pretrain", model, tokens, pieces, learning_rate_at, config, out, phases={})
+        metrics = train_phase("pretrain", model, tokens, pieces, config.learning_rate_at, config, out, phases={})
     return {**metrics, **write_trained(model, words, out)}

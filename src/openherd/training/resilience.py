@@ -4,11 +4,13 @@ A step is bad where its loss or gradient is not finite, or where its loss is a s
 many robust standard deviations (from the median of the steps' differences to the step before, which a falling loss does not
 widen). Only accepted steps of the same shape enter that window, so neither a NaN nor a spike shifts it. Nor does a harder kind of
 text, which small batches hold now and then: after three spikes that stood alone, with a usual loss at the next step, a loss of
-their height is no spike any more. A bad step is computed a second time on the same data: where that differs, a device failed and the second
-outcome counts. A bad step is not applied; its data are passed over, and so they are on every later way through that step. A spike,
-or several steps in a row that are not finite, send the run back to its last good checkpoint: one that was followed by enough steps
-without any of this. The norm of AdamW's update doubles before a loss spikes (Marin 32B): where it grows the step is suspicious, no
-checkpoint becomes good, and data are passed over from there on if a spike follows.
+their height is no spike any more.
+
+A bad step is computed a second time on the same data: where that differs, a device failed and the second outcome counts. A bad
+step is not applied; its data are passed over, and so they are on every later way through that step. A spike, or several steps in a
+row that are not finite, send the run back to its last good checkpoint: one that was followed by enough steps without any of this.
+The norm of AdamW's update doubles before a loss spikes (Marin 32B): where it grows the step is suspicious, no checkpoint becomes
+good, and data are passed over from there on if a spike follows.
 
 The paper's run was restarted by hand three times in 54 days and had no divergence that needed it; the thresholds are ours.
 """
@@ -156,10 +158,10 @@ class Watch:
 
     def read(self, text: str) -> None:
         """Take up what `text` gave."""
-        vars(self).update(json.loads(text) if text else {})
+        for name, value in json.loads(text).items() if text else ():
+            kept = getattr(self, name)
+            setattr(self, name, deque(value, maxlen=kept.maxlen) if isinstance(kept, deque) else value)
         self.windows = {shape: (self.window(losses), self.window(updates)) for shape, (losses, updates) in self.windows.items()}
-        self.lone = self.window(self.lone)
-        self.accepted = deque(self.accepted, maxlen=self.thresholds.good_after_steps)
 
 
 def robust(values: Sequence[float] | deque[float]) -> tuple[float, float]:
