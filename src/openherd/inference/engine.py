@@ -171,6 +171,8 @@ class Engine:
         """The next token of each text that waits for one; returns their answers."""
         answers = [self.answers[text] for text in due]
         logits_BV = self.model.head(hidden_TD[torch.tensor([*due.values()], device=self.device)]).float()
+        if self.tokenizer:  # a padded model has rows that are no tokens
+            logits_BV[:, self.tokenizer.vocabulary :] = -torch.inf
         allowed_BV = self._allowed(answers, logits_BV)
         requests, prompts, outputs = zip(*((a.sampling, a.prompt, a.tokens) for a in answers), strict=True)
         sampled = sample(logits_BV, requests, prompts, outputs, allowed_BV)
