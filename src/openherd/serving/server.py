@@ -88,9 +88,12 @@ class Served:
     @classmethod
     def load(cls, name: str, directory: Path, cache_bytes: int = CACHE_BYTES, deterministic: bool = False) -> "Served":
         """Read a model directory. Raises InputError."""
-        tokenizer = Tokenizer.load(directory)
+        tokenizer, model = Tokenizer.load(directory), load_model(directory)
+        if tokenizer.vocabulary > model.config.vocabulary:
+            found = f"{tokenizer.vocabulary:,} tokens, of which the model knows {model.config.vocabulary:,}"
+            raise InputError(directory / "tokenizer.json", found, do="bring the tokenizer that the model was trained with")
         config = EngineConfig(cache_bytes=cache_bytes, deterministic=deterministic)
-        return cls(name, Engine(repacked(load_model(directory)), tokenizer, config), tokenizer)
+        return cls(name, Engine(repacked(model), tokenizer, config), tokenizer)
 
     @property
     def context(self) -> int:
@@ -114,7 +117,7 @@ class Served:
                 stop_strings=tuple(request.stop),
                 logprobs=logprobs,
             )
-            sampling.check_vocabulary(self.engine.model.config.vocabulary)
+            sampling.check_vocabulary(self.tokenizer.vocabulary)
         except ConfigError as error:
             raise RequestError.of(error, error.where.removeprefix("sampling.")) from None
         return sampling
@@ -282,7 +285,7 @@ class Service:
         )
 
     def _completion(self, served: Served, request: CompletionRequest) -> tuple[list[Wanted], list[str]]:
-        tokenizer, vocabulary = served.tokenizer, served.engine.model.config.vocabulary
+        tokenizer = served.tokenizer
         prompts, texts, sampling = [], [], []
         asked: Sequence[str | list[int]] = request.prompts
         for i, given in enumerate(asked):
@@ -293,7 +296,7 @@ class Service:
                 except InputError as error:
                     raise RequestError.of(error, param) from None
             else:
-                if (most := max(given)) >= min(vocabulary, tokenizer.vocabulary):
+                if (most := max(given)) >= tokenizer.vocabulary:
                     raise RequestError(400, f"{param}: token {most}; allowed: ids below {tokenizer.vocabulary}", param)
                 prompt, text = given, tokenizer.decode(token for token in given if token not in tokenizer.special_ids)
             room = served.room(len(prompt), request.max_tokens, self.config.max_tokens, param, "max_tokens")

@@ -66,6 +66,7 @@ class PromptScores:
         self.logprobs: list[float] = []
         self.top: list[list[tuple[int, float]]] = []
         self._engine, self._prompt, self._n_top = engine, prompt, n_top
+        self._vocabulary = engine.tokenizer.vocabulary if engine.tokenizer else None  # rows beyond are no tokens
         if len(prompt) > 1:
             engine.read(prompt[:-1], 0, self._read)
 
@@ -76,7 +77,7 @@ class PromptScores:
 
     def _read(self, hidden_TD: Tensor, first: int) -> None:
         for rows_TD in hidden_TD.split(LOGIT_ROWS):
-            log_probs_TV = self._engine.model.head(rows_TD).float().log_softmax(-1)
+            log_probs_TV = self._engine.model.head(rows_TD).float()[:, : self._vocabulary].log_softmax(-1)
             following = torch.tensor(self._prompt[first + 1 : first + 1 + len(rows_TD)], device=rows_TD.device)
             self.logprobs += log_probs_TV.gather(1, following[:, None])[:, 0].tolist()
             self.top += [likeliest(row_V, self._n_top) for row_V in log_probs_TV]
