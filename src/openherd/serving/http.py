@@ -157,7 +157,7 @@ class Gate:
             raise RequestError(403, f"host: {host[:80]!r}; allowed: {', '.join(self.hosts)}; --allowed-host adds a name", "host")
         if self.digests and scope["path"].startswith("/v1/") and scope["method"] != "OPTIONS":
             scheme, _, key = headers.get("authorization", "").partition(" ")
-            digest = hashlib.sha256(key.strip().encode()).digest()
+            digest = hashlib.sha256(key.strip().encode("latin-1")).digest()  # as its bytes came
             known = [hmac.compare_digest(digest, one) for one in self.digests]  # all of them, so that time says nothing
             if not any(known) or scheme.lower() != "bearer":
                 raise RequestError(
