@@ -516,7 +516,7 @@ def command_chat(arguments: list[str]) -> None:
         example = example_question(open_stage(given.directory, "dialogs"))
     except InputError:  # a model directory, or a run that made no dialogs
         example = ""
-    chat(directory, sampling_of(given), given.system, example)
+    chat(directory, sampling_of(given), given.system, example, given.weights, given.device)
 
 
 def command_generate(arguments: list[str]) -> None:
@@ -529,7 +529,9 @@ def command_generate(arguments: list[str]) -> None:
     from openherd.inference.chat import generate_one
 
     prompt = sys.stdin.read() if given.prompt == "-" else given.prompt
-    generate_one(model_directory(given.directory), prompt, sampling_of(given), given.system, given.text)
+    generate_one(
+        model_directory(given.directory), prompt, sampling_of(given), given.system, given.text, given.weights, given.device
+    )
 
 
 def command_serve(arguments: list[str]) -> None:
@@ -599,6 +601,8 @@ def generation_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end before this text; may be given again")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--system", default="", help="a system message")
+    parser.add_argument("--weights", default="auto", metavar="TYPE", help="auto (the faster one here), float32, bfloat16, int8")
+    parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda, mps")
 
 
 def sampling_of(given: argparse.Namespace) -> Any:
