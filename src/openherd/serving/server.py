@@ -31,9 +31,8 @@ from openherd.core.errors import ConfigError, InputError, OpenherdError
 from openherd.core.seeds import derive_seed
 from openherd.inference.constraint import Constraint
 from openherd.inference.engine import CACHE_BYTES, Engine, EngineConfig
-from openherd.inference.repack import repacked
+from openherd.inference.load import open_model
 from openherd.inference.sampling import Sampling
-from openherd.model.weights import load_model
 from openherd.serving.answers import ChatExchange, CompletionExchange
 from openherd.serving.guard import Guard
 from openherd.serving.http import CLOSED, LOOPBACK, ClientLeftError, EventStream, Gate, error_response, while_connected
@@ -89,14 +88,23 @@ class Served:
     created: int = field(default_factory=lambda: int(time.time()))
 
     @classmethod
-    def load(cls, name: str, directory: Path, cache_bytes: int = CACHE_BYTES, deterministic: bool = False) -> "Served":
-        """Read a model directory. Raises InputError."""
-        tokenizer, model = Tokenizer.load(directory), load_model(directory)
+    def load(
+        cls,
+        name: str,
+        directory: Path,
+        *,
+        weights: str = "auto",
+        device: str = "auto",
+        cache_bytes: int = CACHE_BYTES,
+        deterministic: bool = False,
+    ) -> "Served":
+        """Read a model directory. Raises InputError, ConfigError."""
+        tokenizer, model = Tokenizer.load(directory), open_model(directory, weights, device)
         if tokenizer.vocabulary > model.config.vocabulary:
             found = f"{tokenizer.vocabulary:,} tokens, of which the model knows {model.config.vocabulary:,}"
             raise InputError(directory / "tokenizer.json", found, do="bring the tokenizer that the model was trained with")
         config = EngineConfig(cache_bytes=cache_bytes, deterministic=deterministic)
-        return cls(name, Engine(repacked(model), tokenizer, config), tokenizer)
+        return cls(name, Engine(model, tokenizer, config), tokenizer)
 
     @property
     def context(self) -> int:
