@@ -2,13 +2,14 @@
 
 import { alive, models } from "./api.js";
 import { Composer } from "./composer.js";
-import { blank, fresh, isEmpty, messagesBefore, shown } from "./conversation.js";
+import { blank, fresh, isEmpty, messagesBefore, shown, titleOf } from "./conversation.js";
 import { announce, byId, element, notice } from "./dom.js";
 import { conversationRows, conversationsIn, pairRows, ratingRows, save } from "./files.js";
 import { Settings, samplingOf } from "./settings.js";
 import { panels, showList } from "./sidebar.js";
 import { Store } from "./store.js";
 import { Thread } from "./thread.js";
+import { close as closeAlternatives } from "./tokens.js";
 import { Writing } from "./writing.js";
 
 const UNDO_S = 12;
@@ -71,6 +72,7 @@ function list() {
     side.chosen();
   };
   showList(conversations, current, writing.busy(), opened, remove);
+  document.title = isEmpty(current) ? "openherd" : `${titleOf(current)} · openherd`;
 }
 
 function startNew() {
@@ -248,15 +250,15 @@ onClick("theme", () => {
   store.set({ theme: names[(names.indexOf(store.settings.theme) + 1) % names.length] });
   showTheme();
 });
-onClick("export-one", () => save("conversation.jsonl", conversationRows([current])));
-onClick("export-all", () => save("conversations.jsonl", conversationRows(store.sorted().filter((c) => !isEmpty(c)))));
-onClick("export-pairs", () => exportVotes("preferences.jsonl", pairRows(store.sorted()), "a thumb on one of two answers, or an edited answer"));
-onClick("export-ratings", () => exportVotes("ratings.jsonl", ratingRows(store.sorted()), "a thumb"));
+onClick("export-one", () => saveRows("conversation.jsonl", conversationRows([current].filter((c) => !isEmpty(c))), "a conversation"));
+onClick("export-all", () => saveRows("conversations.jsonl", conversationRows(store.sorted().filter((c) => !isEmpty(c))), "a conversation"));
+onClick("export-pairs", () => saveRows("preferences.jsonl", pairRows(store.sorted()), "a thumb on one of two answers, or an edited answer"));
+onClick("export-ratings", () => saveRows("ratings.jsonl", ratingRows(store.sorted()), "a thumb"));
 onClick("import", () => byId("import-file").click());
 
-function exportVotes(name, rows, needed) {
+function saveRows(name, rows, needed) {
   if (rows.length) save(name, rows);
-  notice("files", rows.length ? `${rows.length} saved as ${name}.` : `There is nothing to export yet: that takes ${needed}.`, null, UNDO_S);
+  notice("files", rows.length ? `${rows.length} saved in ${name}.` : `There is nothing to export yet: that takes ${needed}.`, null, UNDO_S);
 }
 
 byId("import-file").addEventListener("change", async ({ target }) => {
@@ -276,8 +278,8 @@ document.addEventListener("keydown", (event) => {
   if (event.key === "k" && (event.ctrlKey || event.metaKey) && !event.altKey && !event.shiftKey) {
     event.preventDefault();
     startNew();
-  } else if (event.key === "Escape" && !event.isComposing && !side.close()) {
-    writing.stop(current);
+  } else if (event.key === "Escape" && !event.isComposing) {
+    if (!closeAlternatives() && !side.close()) writing.stop(current);
   }
 });
 addEventListener("storage", (event) => {

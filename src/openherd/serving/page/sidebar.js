@@ -14,8 +14,9 @@ export function showList(conversations, current, busy, open, remove) {
     const isCurrent = id === current.id;
     const name = element("button", {
       type: "button", class: "title", "data-key": `open-${id}`, "aria-current": isCurrent && "true", click: () => open(conversation),
-    }, title, busy.has(id) ? element("span", { class: "busy" }, " writing…") : null);
-    return element("li", {}, name, iconButton("bin", `Delete: ${title}`, () => remove(conversation), { "data-key": `remove-${id}` }));
+    }, title);
+    const writing = busy.has(id) ? element("span", { class: "writing", role: "img", "aria-label": "is being written", title: "Is being written" }) : null;
+    return element("li", {}, name, writing, iconButton("bin", `Delete: ${title}`, () => remove(conversation), { "data-key": `remove-${id}` }));
   })));
 }
 

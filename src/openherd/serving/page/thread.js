@@ -129,7 +129,7 @@ export class Thread {
     if (answer.state === "error") {
       const retry = element("button", { type: "button", "data-key": `${index}-${side}-retry`, click: () => this.actions.retry(index, side) }, "Try again");
       const line = element("span", { class: "error", role: "alert" }, answer.error, " ", retry);
-      if (answer.field) line.append(" ", element("button", { type: "button", click: () => this.actions.toField(answer.field) }, "Settings"));
+      if (answer.field) line.append(" ", element("button", { type: "button", click: () => this.actions.toField(answer.field) }, "Open the settings"));
       return [line];
     }
     if (answer.state === "stop" && !answer.text) return [element("span", {}, "The model ended its answer without a word.")];

@@ -84,7 +84,10 @@ function walk(event) {
 /** Show what else could have stood in a token's place. */
 function open(target) {
   const popup = byId("alternatives");
-  if (!target?.token) return close();
+  if (!target?.token) {
+    close();
+    return;
+  }
   const [text, logprob, others] = target.token;
   const rows = others.some(([other]) => other === text) ? others : [[text, logprob], ...others];
   popup.replaceChildren(
@@ -105,7 +108,9 @@ function open(target) {
   popup.style.top = `${below ? line.bottom + 4 : line.top - own.height - 4}px`;
 }
 
-/** Put the alternatives away. */
+/** Put the alternatives away; returns whether they were shown. */
 export function close() {
+  const wasShown = !byId("alternatives").hidden;
   byId("alternatives").hidden = true;
+  return wasShown;
 }

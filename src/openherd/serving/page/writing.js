@@ -3,12 +3,19 @@
 import { ServerError, chat } from "./api.js";
 import { ALTERNATIVES, tokensOf } from "./tokens.js";
 
+const STAYED_MS = 3000; // after which a page that should be left is still there
+
 export class Writing {
   /** `onChange(conversation, answer)` is called with every piece, `onEnd(conversation, answer, error)` once; error may be null. */
   constructor(onChange, onEnd) {
     this.onChange = onChange;
     this.onEnd = onEnd;
     this.running = new Map(); // answer -> {conversation, controller}
+    this.isLeaving = false; // a page that is left ends its requests before it ends itself
+    addEventListener("beforeunload", () => {
+      this.isLeaving = true;
+      setTimeout(() => (this.isLeaving = false), STAYED_MS);
+    });
   }
 
   /** The answers being written of a conversation. */
@@ -44,9 +51,12 @@ export class Writing {
       }
       if (answer.state === "writing") answer.state = "stop";
     } catch (error) {
-      const stopped = error.name === "AbortError";
-      failure = stopped ? null : error;
-      Object.assign(answer, stopped ? { state: "stopped" } : { state: "error", error: lineOf(error), field: error.field ?? "" });
+      if (controller.signal.aborted) answer.state = "stopped";
+      else if (this.isLeaving) answer.state = "broken";
+      else {
+        failure = error;
+        Object.assign(answer, { state: "error", error: lineOf(error), field: error.field ?? "" });
+      }
     }
     this.running.delete(answer);
     this.onEnd(conversation, answer, failure);
