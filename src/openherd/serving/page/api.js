@@ -17,7 +17,7 @@ async function request(path, options) {
     response = await fetch(at(path), options);
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new ServerError("The server does not answer. See whether `openherd serve` still runs, then try again.");
+    throw new ServerError("The server does not answer. See whether openherd serve still runs, then try again.");
   }
   if (response.ok) return response;
   const body = await response.json().catch(() => ({}));

@@ -150,7 +150,7 @@ export class Thread {
       this.button("pencil", "Edit the answer", key("edit"), edit),
       this.button("good", "Good answer", key("good"), vote(1), { "aria-pressed": String(answer.vote > 0) }),
       this.button("bad", "Bad answer", key("bad"), vote(-1), { "aria-pressed": String(answer.vote < 0) }),
-    ] : [again])));
+    ] : answer.state === "error" ? [] : [again])));
   }
 
   button(name, label, key, click, attributes = {}) {
@@ -175,7 +175,7 @@ export class Thread {
         finish();
       }
     };
-    const area = element("textarea", { "aria-label": "Text", rows: Math.min(text.split("\n").length + 2, 16), keydown });
+    const area = element("textarea", { "aria-label": "Text", rows: Math.min(text.split("\n").length + 1, 16), keydown });
     area.value = text;
     article.replaceChildren(element("div", { class: "editor" }, area, element("div", { class: "choices" },
       element("button", { type: "button", class: "main", click: finish }, label),
