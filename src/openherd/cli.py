@@ -34,6 +34,7 @@ commands:
   run RECIPE --dry-run       its layouts, memory and steps; nothing is run
   chat DIR                   talk to the model of a run
   generate DIR PROMPT        continue or answer one prompt
+  serve DIR                  the same by HTTP, as OpenAI's clients ask; a page
   import SOURCE --out DIR    a Llama 3 of Hugging Face's or Meta's, checked
   export DIR --to FORMAT     hf, meta or gguf (llama.cpp, ollama), checked
   show DIR [--mask]          manifest, metrics, lineage; a dialog with its mask
@@ -531,6 +532,61 @@ def command_generate(arguments: list[str]) -> None:
     generate_one(model_directory(given.directory), prompt, sampling_of(given), given.system, given.text)
 
 
+def command_serve(arguments: list[str]) -> None:
+    """`openherd serve`"""
+    parser = Parser(
+        prog="openherd serve", description="Answer by HTTP: OpenAI's endpoints under /v1, a page to chat on at /, /metrics."
+    )
+    what = "a run, a stage's run directory, or a model directory"
+    parser.add_argument("directory", type=Path, metavar="DIR", help=f"{what}; its name is the model's")
+    parser.add_argument("--name", default="", help="another name for it")
+    parser.add_argument("--model", action="append", default=[], metavar="NAME=DIR", help="serve this one too; may be given again")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1: this machine alone)")
+    parser.add_argument("--port", type=int, default=8_000, help="0: any that is free (default 8000)")
+    parser.add_argument("--api-key", action="append", default=[], metavar="KEY", help="ask for a key under /v1; may be given again")
+    parser.add_argument(
+        "--allowed-host", action="append", default=[], metavar="NAME", help="a name the server is called by, behind a proxy for one"
+    )
+    parser.add_argument("--cors", action="append", default=[], metavar="ORIGIN", help="pages of this origin may call it too")
+    parser.add_argument("--max-queue", type=int, default=256, metavar="N", help="answers that may wait their turn (default 256)")
+    parser.add_argument("--max-tokens", type=int, default=0, metavar="N", help="of an answer (default 0: what the context holds)")
+    parser.add_argument("--max-body-mb", type=float, default=4.0, metavar="MB", help="of a request (default 4)")
+    parser.add_argument("--grace", type=float, default=30.0, metavar="S", help="seconds to finish in at the end (default 30)")
+    parser.add_argument("--cache-gb", type=float, default=1.0, metavar="GIB", help="keys and values of each model (default 1)")
+    parser.add_argument(
+        "--tool-format", default="json", choices=("json", "function", "python"), help="how the model writes calls (default json)"
+    )
+    parser.add_argument("--deterministic", action="store_true", help="an answer does not depend on what else is asked; slower")
+    given = parser.parse_args(arguments)
+    limits = {"max-queue": 0, "max-tokens": 0, "grace": 0, "cache-gb": 0, "max-body-mb": 0.001}
+    for name, least in limits.items():
+        if not least <= (value := getattr(given, name.replace("-", "_"))) < 1e9:
+            raise ConfigError(f"--{name}", f"{value:g}", allowed=f"{least:g} or more")
+    directories = {given.name or given.directory.resolve().name: given.directory}
+    for pair in given.model:
+        name, equals, directory = pair.partition("=")
+        if not equals or not name or name in directories:
+            raise ConfigError("--model", f"{pair!r}", allowed="NAME=DIR, each name once")
+        directories[name] = Path(directory)
+    from openherd.serving.server import Served, ServerConfig, serve
+
+    config = ServerConfig(
+        host=given.host,
+        port=given.port,
+        api_keys=tuple(given.api_key),
+        origins=tuple(given.cors),
+        allowed_hosts=tuple(given.allowed_host),
+        max_queue=given.max_queue,
+        max_tokens=given.max_tokens,
+        max_body_bytes=int(given.max_body_mb * 1e6),
+        grace_s=given.grace,
+        tool_format=given.tool_format,
+    )
+    cache_bytes = int(given.cache_gb * 2**30)
+    paths = {name: model_directory(directory) for name, directory in directories.items()}
+    serve([Served.load(name, path, cache_bytes, given.deterministic) for name, path in paths.items()], config)
+
+
 def generation_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of chat and generate."""
     parser.add_argument("directory", type=Path, metavar="DIR", help="a run, a stage's run directory, or a model directory")
@@ -608,6 +664,7 @@ COMMANDS = {
     "run": command_run,
     "chat": command_chat,
     "generate": command_generate,
+    "serve": command_serve,
     "show": command_show,
     "diff": command_diff,
     "sweep": command_sweep,

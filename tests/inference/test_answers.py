@@ -49,7 +49,8 @@ def written(model, tokenizer, **settings):
 @pytest.mark.parametrize("seed", range(10))
 def test_a_stop_string_ends_an_answer_before_it(model, tokenizer, seed):
     free = written(model, tokenizer, seed=seed)
-    whole = tokenizer.decode_bytes(free.tokens).decode("utf-8", errors="replace")
+    assert tokenizer.special_ids & set(free.tokens)  # which have no text
+    whole = tokenizer.decode(token for token in free.tokens if token not in tokenizer.special_ids)
     assert free.text == whole
     stop = whole[len(whole) // 2 : len(whole) // 2 + 3]
     if not stop or "\ufffd" in stop:
@@ -58,6 +59,16 @@ def test_a_stop_string_ends_an_answer_before_it(model, tokenizer, seed):
     assert stopped.finished == "stop"
     assert stopped.text == whole[: whole.index(stop)]
     assert len(stopped.tokens) <= len(free.tokens)
+
+
+def test_what_a_model_is_padded_with_is_never_said(tokenizer):
+    n = tokenizer.vocabulary
+    shape = ModelConfig(
+        n_layers=1, d_model=16, n_heads=2, n_kv_heads=1, head_width=8, d_feed_forward=24, vocabulary=8 * n, max_positions=256
+    )
+    found = written(tiny_model(shape, 0), tokenizer, logprobs=5, logit_bias={n: 100.0, 8 * n - 1: 100.0})
+    assert found.tokens
+    assert max(token for top in found.top for token, _ in top) < n > max(found.tokens)
 
 
 def test_pieces_that_are_streamed_are_the_answer(model, tokenizer):

@@ -43,7 +43,8 @@ class Answer:
     stop: Collection[int]
     constraint: Constraint | None = None
     tokens: list[int] = field(default_factory=list)
-    text: str = ""  # of them, as far as it is certain: whole characters, and no beginning of a stop string
+    # Of them, as far as it is certain: whole characters, and no beginning of a stop string. Special tokens have none.
+    text: str = ""
     logprobs: list[float] = field(default_factory=list)  # natural, of each token under the model alone
     # The likeliest tokens beside each, `sampling.logprobs` of them.
     top: list[list[tuple[int, float]]] = field(default_factory=list)
@@ -170,6 +171,8 @@ class Engine:
         """The next token of each text that waits for one; returns their answers."""
         answers = [self.answers[text] for text in due]
         logits_BV = self.model.head(hidden_TD[torch.tensor([*due.values()], device=self.device)]).float()
+        if self.tokenizer:  # a padded model has rows that are no tokens
+            logits_BV[:, self.tokenizer.vocabulary :] = -torch.inf
         allowed_BV = self._allowed(answers, logits_BV)
         requests, prompts, outputs = zip(*((a.sampling, a.prompt, a.tokens) for a in answers), strict=True)
         sampled = sample(logits_BV, requests, prompts, outputs, allowed_BV)
@@ -197,7 +200,7 @@ class Engine:
             answer.constraint.accept(token)
             if answer.constraint.finished:
                 answer.finished = "stop"
-        if self.tokenizer:
+        if self.tokenizer and token not in self.tokenizer.special_ids:
             answer.text += answer._text.push(self.tokenizer.decode_bytes([token]))
             if answer._text.stopped is not None:
                 answer.finished = "stop"
