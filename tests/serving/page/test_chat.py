@@ -222,6 +222,7 @@ def test_storage_that_is_forbidden(open_page, say):
     assert page.locator(".answer .body").inner_text() != ""
 
 
+@pytest.mark.slow
 def test_storage_that_is_full(open_page, say):
     page = open_page({"tokens": True})
     say(page, "Its probabilities give way")
@@ -337,6 +338,18 @@ def test_what_the_server_refuses_is_said_in_a_line(page, say):
     answer = say(page, "The server itself")
     assert "temperature" in answer.locator(".error").inner_text()
     assert answer.get_by_role("button", name="Open the settings").count() == 1
+
+
+def test_a_message_may_come_before_the_models_names(open_page, say):
+    page = open_page()
+    page.route("**/v1/models", lambda route: (page.wait_for_timeout(300), route.fallback()))
+    page.evaluate("localStorage.removeItem('openherd.settings')")
+    page.reload()
+    page.get_by_label("Message", exact=True).fill("Early")
+    page.keyboard.press("Enter")
+    page.get_by_label("Good answer").wait_for()
+    assert page.get_by_label("Message", exact=True).input_value() == ""
+    assert page.locator(".answer header").inner_text() == page.locator("#models select").input_value()
 
 
 def test_an_api_key(page, say):

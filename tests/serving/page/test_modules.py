@@ -77,21 +77,21 @@ def test_a_growing_text_ends_as_the_whole(blank):
     assert blank.evaluate(SHOW, [TEXT, [TEXT[:i] for i in range(len(TEXT))]]) == whole
 
 
-@pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
-def test_a_models_text_stays_text(blank, text):
-    # A lone surrogate cannot be sent to the browser as it is.
-    text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    _, shown, tags, ran = blank.evaluate(SHOW, [text, None])
-    assert ran is None
-    assert set(tags) <= ALLOWED
-    for part in ("script>", "<img src=x", "javascript:", "<iframe", "<svg", "<h1", "<u>"):
-        assert (part in shown) == (part in text)
+def test_a_models_text_stays_text(blank):
+    for text in HOSTILE:
+        # A lone surrogate cannot be sent to the browser as it is.
+        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        _, shown, tags, ran = blank.evaluate(SHOW, [text, None])
+        assert ran is None
+        assert set(tags) <= ALLOWED
+        for part in ("script>", "<img src=x", "javascript:", "<iframe", "<svg", "<h1", "<u>"):
+            assert (part in shown) == (part in text)
 
 
-@pytest.mark.parametrize("text", ["> " * 5000, "- " * 5000, "`" * 20000, "*a" * 10000, "#" * 9, "\n" * 5000, "1. x\n" * 3000, "[" * 9999])
-def test_markdown_ends(blank, text):
-    _, shown, _, _ = blank.evaluate(SHOW, [text, None])
-    assert shown is not None
+def test_markdown_ends(blank):
+    for text in ("> " * 5000, "- " * 5000, "`" * 20000, "*a" * 10000, "#" * 9, "\n" * 5000, "1. x\n" * 3000, "[" * 9999):
+        _, shown, _, _ = blank.evaluate(SHOW, [text, None])
+        assert shown is not None
 
 
 def test_events_in_any_pieces(blank):

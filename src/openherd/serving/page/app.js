@@ -46,6 +46,7 @@ const thread = new Thread({
 let current = null;
 let available = [];
 let isAsking = false;
+let loading = null; // a promise while the server is asked for its models
 
 // Conversations
 
@@ -147,7 +148,12 @@ function write(index, exchange, sides = exchange.sides.keys()) {
   byId("draft").focus();
 }
 
+/** Returns whether the message was taken: one that comes before the names of the models waits in its field for them. */
 function send(text) {
+  if (loading && !modelOf(0)) {
+    loading.then(() => composer.send());
+    return false;
+  }
   current.draft = "";
   write(current.exchanges.length, exchangeOf(text));
   return true;
@@ -184,9 +190,16 @@ function ended(conversation, answer, error) {
 
 // The server
 
-async function loadModels() {
+function loadModels() {
+  loading = askForModels().finally(() => (loading = null));
+  return loading;
+}
+
+async function askForModels() {
   try {
     available = await models(store.apiKey);
+    // The names are known from the first moment when the page is opened again.
+    store.set({ models: store.settings.models.map((name, at) => name || modelOf(at)) });
     notice("server", "");
   } catch (error) {
     if (error.status === 401) askForKey();

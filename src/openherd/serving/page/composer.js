@@ -8,6 +8,7 @@ export class Composer {
   /** `onSend(text)` returns whether the text was taken; `onDraft(text)` is told of every change. */
   constructor(onSend, onStop, onDraft) {
     this.field = byId("draft");
+    this.onSend = onSend;
     this.isBusy = false;
     this.field.addEventListener("input", () => {
       this.fit();
@@ -16,11 +17,11 @@ export class Composer {
     this.field.addEventListener("keydown", (event) => {
       if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
       event.preventDefault();
-      this.send(onSend);
+      this.send();
     });
     byId("composer").addEventListener("submit", (event) => {
       event.preventDefault();
-      this.send(onSend);
+      this.send();
     });
     byId("stop-writing").addEventListener("click", () => {
       onStop();
@@ -28,8 +29,9 @@ export class Composer {
     });
   }
 
-  send(onSend) {
-    if (!this.isBusy && this.field.value.trim() && onSend(this.field.value)) this.show("");
+  /** Send what is written, where there is something and nothing is being answered. */
+  send() {
+    if (!this.isBusy && this.field.value.trim() && this.onSend(this.field.value)) this.show("");
   }
 
   /** Put a draft into the field. */
