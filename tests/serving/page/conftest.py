@@ -65,7 +65,18 @@ class Server:
             port = free.getsockname()[1]
         self.address = f"http://127.0.0.1:{port}/"
         self.log = folder / "log.txt"
-        self.command = [sys.executable, "-m", "openherd", "serve", str(first), "--port", str(port), "--model", f"second={second}", *options]
+        self.command = [
+            sys.executable,
+            "-m",
+            "openherd",
+            "serve",
+            str(first),
+            "--port",
+            str(port),
+            "--model",
+            f"second={second}",
+            *options,
+        ]
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -131,7 +142,10 @@ def open_page(browser: Any, server: Server) -> Iterator[Callable[..., Any]]:
             options = {"viewport": {"width": 1280, "height": 800}, "reduced_motion": "reduce", **options}
             context = browser.new_context(**options)
             context.set_default_timeout(20_000)
-            context.route(re.compile(rf"^(?!{re.escape(server.address)}|blob:)"), lambda route: outside.append(route.request.url) or route.abort())
+            context.route(
+                re.compile(rf"^(?!{re.escape(server.address)}|blob:)"),
+                lambda route: outside.append(route.request.url) or route.abort(),
+            )
             kept = json.dumps(json.dumps(SETTINGS | (settings or {})))
             context.add_init_script(f"try {{ localStorage['openherd.settings'] ??= {kept} }} catch {{}}\n{init}")
             contexts.append(context)

@@ -22,7 +22,8 @@ def rows_of(page, button: str) -> list[dict]:
 def text_of(answer) -> str:
     """An answer as the page keeps it, whatever is drawn."""
     return answer.page.evaluate(
-        "id => JSON.parse(localStorage[`openherd.conversation.${id}`]).exchanges.at(-1).sides[0].answers.at(-1).text", current(answer.page)
+        "id => JSON.parse(localStorage[`openherd.conversation.${id}`]).exchanges.at(-1).sides[0].answers.at(-1).text",
+        current(answer.page),
     )
 
 
@@ -35,7 +36,9 @@ def current(page) -> str:
 def answered_by(page, status: int = 200, body: str = "", **headers: str) -> None:
     """Have the next chat completions answered with this."""
     kind = "application/json" if body.startswith("{") else "text/event-stream"
-    page.route("**/v1/chat/completions", lambda route: route.fulfill(status=status, body=body, headers={"Content-Type": kind, **headers}))
+    page.route(
+        "**/v1/chat/completions", lambda route: route.fulfill(status=status, body=body, headers={"Content-Type": kind, **headers})
+    )
 
 
 def stream_of(text: str, end: str = "data: [DONE]\n\n") -> str:
@@ -132,7 +135,8 @@ def test_settings_reach_the_request(page, say):
     page.get_by_role("button", name="Settings", exact=True).click()
     page.get_by_label("System prompt").fill("Be brief.")
     given = {
-        "Temperature": "0.5", "Top-p": "0.9", "Top-k": "40", "Min-p": "0.02", "Repetition penalty": "1.1", "Presence penalty": "0.1",
+        "Temperature": "0.5", "Top-p": "0.9", "Top-k": "40", "Min-p": "0.02", "Repetition penalty": "1.1",
+        "Presence penalty": "0.1",
         "Frequency penalty": "-0.1", "Most tokens": "12", "Seed": "7", "Stop at": "END\\n\nnever",
     }  # fmt: skip
     for label, value in given.items():
@@ -144,7 +148,8 @@ def test_settings_reach_the_request(page, say):
     assert body == {
         "messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello"}],
         "stream": True, "stream_options": {"include_usage": True}, "temperature": 0.5, "top_p": 0.9, "top_k": 40, "min_p": 0.02,
-        "repetition_penalty": 1.1, "presence_penalty": 0.1, "frequency_penalty": -0.1, "max_tokens": 12, "seed": 7, "stop": ["END\n", "never"],
+        "repetition_penalty": 1.1, "presence_penalty": 0.1, "frequency_penalty": -0.1, "max_tokens": 12, "seed": 7,
+        "stop": ["END\n", "never"],
     }  # fmt: skip
     assert answer.locator(".error").count() == 0
     page.get_by_role("button", name="Leave all of these to the server").click()
@@ -211,7 +216,9 @@ def test_the_server_is_killed_and_started_again_under_an_open_page(open_page, se
 
 
 def test_storage_that_is_forbidden(open_page, say):
-    page = open_page(init="Object.defineProperty(window, 'localStorage', { get() { throw new DOMException('no', 'SecurityError') } })")
+    page = open_page(
+        init="Object.defineProperty(window, 'localStorage', { get() { throw new DOMException('no', 'SecurityError') } })"
+    )
     page.get_by_text("This browser keeps nothing for this page").wait_for()
     page.get_by_role("button", name="Settings", exact=True).click()
     page.get_by_label("Most tokens").fill("8")
@@ -265,9 +272,15 @@ def test_two_models_and_preferences(open_page, say):
     assert page.evaluate("document.activeElement.getAttribute('aria-label')") == "Good answer"
     [pair] = rows_of(page, "Export preference pairs")
     prompt = [{"role": "user", "content": "Which is better?"}]
-    texts = [page.evaluate(f"""JSON.parse(localStorage['openherd.conversation.{current(page)}']).exchanges[0].sides[{i}].answers[0].text""") for i in (0, 1)]
+    texts = [
+        page.evaluate(
+            f"""JSON.parse(localStorage['openherd.conversation.{current(page)}']).exchanges[0].sides[{i}].answers[0].text"""
+        )
+        for i in (0, 1)
+    ]
     assert pair == {
-        "prompt": prompt, "chosen": [{"role": "assistant", "content": texts[1]}], "rejected": [{"role": "assistant", "content": texts[0]}],
+        "prompt": prompt, "chosen": [{"role": "assistant", "content": texts[1]}],
+        "rejected": [{"role": "assistant", "content": texts[0]}],
         "chosen_model": names[1], "rejected_model": names[0], "edited": False,
     }  # fmt: skip
     assert rows_of(page, "Export single ratings") == [
@@ -283,7 +296,13 @@ def test_tokens(open_page, server, say):
     answer = say(page, "Hello")
     tokens = answer.locator(".tokens .token")
     assert tokens.count() == 24
-    asked = {"messages": [{"role": "user", "content": "Hello"}], "temperature": 0, "max_tokens": 24, "logprobs": True, "top_logprobs": 5}
+    asked = {
+        "messages": [{"role": "user", "content": "Hello"}],
+        "temperature": 0,
+        "max_tokens": 24,
+        "logprobs": True,
+        "top_logprobs": 5,
+    }
     entry = server.ask(model=page.locator("#models select").input_value(), **asked)["choices"][0]["logprobs"]["content"][3]
     tokens.nth(3).hover()
     alternatives = page.locator("#alternatives .alternative")
@@ -359,7 +378,9 @@ def test_an_api_key(page, say):
     def guard(route):
         if with_key.search(route.request.headers.get("authorization", "")):
             return route.fallback()
-        return route.fulfill(status=401, json={"error": {"message": "no key", "type": "authentication_error", "param": None, "code": None}})
+        return route.fulfill(
+            status=401, json={"error": {"message": "no key", "type": "authentication_error", "param": None, "code": None}}
+        )
 
     page.route("**/v1/**", guard)
     page.reload()
@@ -379,7 +400,13 @@ def test_import_and_export(page, open_page, say, tmp_path):
     rows = rows_of(page, "Export all conversations")
     assert [message["role"] for message in rows[0]["messages"]] == ["user", "assistant"]
     file = tmp_path / "conversations.jsonl"
-    dialog = {"messages": [{"role": "system", "content": "S"}, {"role": "user", "content": "Q"}, {"role": "assistant", "content": "<b>A</b>"}]}
+    dialog = {
+        "messages": [
+            {"role": "system", "content": "S"},
+            {"role": "user", "content": "Q"},
+            {"role": "assistant", "content": "<b>A</b>"},
+        ]
+    }
     file.write_text("".join(json.dumps(row) + "\n" for row in [dialog, *rows]), encoding="utf-8")
     other = open_page()
     other.locator("#import-file").set_input_files(file)
@@ -391,10 +418,12 @@ def test_import_and_export(page, open_page, say, tmp_path):
     bad = {
         "not json": "line 1: not JSON",
         '{"text": 1}': "line 1: neither a conversation nor a dialog",
-        '{"messages": [{"role": "tool", "content": "x"}]}': "of role \"tool\"",
+        '{"messages": [{"role": "tool", "content": "x"}]}': 'of role "tool"',
         '{"messages": [{"role": "user", "content": [1]}]}': "messages[0].content is not text",
         "": "no conversation in it",
-        '{"conversation": {"id": "x", "exchanges": [{"prompt": 5, "sides": [{"answers": [{"text": {}, "tokens": [[1]]}]}]}]}}': "imported: 1",
+        json.dumps(
+            {"conversation": {"id": "x", "exchanges": [{"prompt": 5, "sides": [{"answers": [{"text": {}}]}]}]}}
+        ): "imported: 1",
     }
     for text, line in bad.items():
         file.write_text(text, encoding="utf-8")

@@ -3,7 +3,17 @@
 import pytest
 
 PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
-WIDE = "A line of code\n\n```python\n" + "x = 1  # " + "long " * 60 + "\n```\n\n" + "unbroken" * 60 + "\n\n1. one\n   - two " + "`" + "c" * 90 + "`\n"
+WIDE = (
+    "A line of code\n\n```python\n"
+    + "x = 1  # "
+    + "long " * 60
+    + "\n```\n\n"
+    + "unbroken" * 60
+    + "\n\n1. one\n   - two "
+    + "`"
+    + "c" * 90
+    + "`\n"
+)
 # Every text against what lies behind it: colours are drawn on one pixel, as the browser blends them.
 CONTRAST = """() => {
     const canvas = new OffscreenCanvas(1, 1).getContext("2d", { willReadFrequently: true });
@@ -24,12 +34,15 @@ CONTRAST = """() => {
         .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
     const found = [];
     for (const element of document.querySelectorAll("body *")) {
-        const own = [...element.childNodes].some((n) => n.nodeType === 3 && n.textContent.trim()) || element.matches("input, textarea, .icon");
+        const hasText = [...element.childNodes].some((n) => n.nodeType === 3 && n.textContent.trim());
+        const isSeen = element.checkVisibility({ opacityProperty: true, visibilityProperty: true });
         const style = getComputedStyle(element);
         const box = element.getBoundingClientRect();
-        if (!own || !element.checkVisibility({ opacityProperty: true, visibilityProperty: true }) || box.width < 2 || element.closest("[aria-disabled=true], option")) continue;
+        if (!hasText && !element.matches("input, textarea, .icon")) continue;
+        if (!isSeen || box.width < 2 || element.closest("[aria-disabled=true], option")) continue;
         const colours = behind(element);
-        const field = element.matches("input, textarea") && !element.value ? getComputedStyle(element, "::placeholder").color : style.color;
+        const isEmpty = element.matches("input, textarea") && !element.value;
+        const field = isEmpty ? getComputedStyle(element, "::placeholder").color : style.color;
         const [a, b] = [light(blended([...colours, field])), light(blended(colours))];
         const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
         found.push([ratio, `${element.tagName}.${element.className} ${element.textContent.trim().slice(0, 30)}`]);
@@ -39,7 +52,9 @@ CONTRAST = """() => {
 
 
 def is_within_the_screen(page) -> bool:
-    return page.evaluate("document.documentElement.scrollWidth <= innerWidth && document.querySelector('#thread').scrollWidth <= document.querySelector('#thread').clientWidth")
+    return page.evaluate(
+        "[document.documentElement, document.getElementById('thread')].every((e) => e.scrollWidth <= e.clientWidth)"
+    )
 
 
 def test_a_phone_has_no_horizontal_scroll(open_page, say):
@@ -63,7 +78,9 @@ def test_a_phone_has_no_horizontal_scroll(open_page, say):
         page.keyboard.press("Escape")
         assert page.evaluate("document.activeElement.getAttribute('aria-label')") == name
     small = [
-        box for button in page.get_by_role("button").all() if (box := button.bounding_box()) and min(box["width"], box["height"]) < 24
+        box
+        for button in page.get_by_role("button").all()
+        if (box := button.bounding_box()) and min(box["width"], box["height"]) < 24
     ]
     assert small == []
 
@@ -84,6 +101,8 @@ def test_contrast(open_page, say, theme):
     assert len(found) > 50
     assert [(round(ratio, 2), what) for ratio, what in found if ratio < 4.5] == []
     assert page.evaluate("getComputedStyle(document.documentElement).colorScheme") == theme
+    page.evaluate("document.documentElement.style.setProperty('--muted', '#808080')")
+    assert any(ratio < 4.5 for ratio, _ in page.evaluate(CONTRAST)), "the test sees no pale text"
 
 
 def test_the_theme_follows_the_system_until_it_is_chosen(open_page):
@@ -108,7 +127,9 @@ def test_keyboard_alone(page):
     def tab_to(name: str, key: str = "Tab") -> None:
         for _ in range(40):
             page.keyboard.press(key)
-            outline = page.evaluate("(e => getComputedStyle(e).outlineStyle + getComputedStyle(e.closest('form') ?? e).boxShadow)(document.activeElement)")
+            outline = page.evaluate(
+                "((e, of) => of(e).outlineStyle + of(e.closest('form') ?? e).boxShadow)(document.activeElement, getComputedStyle)"
+            )
             assert page.evaluate("document.activeElement === document.body") or outline != "nonenone", f"{focused()} shows no focus"
             if focused() == name:
                 return
@@ -157,7 +178,12 @@ def test_nothing_from_outside_and_nothing_in_line(page, server):
     page.expected.append("Content Security Policy|violates|Failed to fetch|Refused")
     refused = page.evaluate("fetch('https://example.org/').then(() => false, () => true)")
     assert refused
-    assert page.evaluate("(() => { const s = document.createElement('script'); s.textContent = 'window.ran = 1'; document.body.append(s); return window.ran })()") is None
+    assert (
+        page.evaluate(
+            "(s => { s.text = 'window.ran = 1'; document.body.append(s); return window.ran })(document.createElement('script'))"
+        )
+        is None
+    )
     sources = page.evaluate("performance.getEntriesByType('resource').map((e) => e.name)")
     assert len(sources) > 10
     assert [source for source in sources if not source.startswith(server.address)] == []
