@@ -27,7 +27,7 @@ from typing import Any
 
 PEER = Path(__file__).resolve().parent.parent / ".venv-llama" / "bin" / "python"
 CASES = ("decode_1", "decode_16", "prefill", "requests", "samples", "first")
-WAYS = ("ours_bf16", "ours_fp32", "llama_bf16", "llama_f32", "llama_q8_0", "transformers_bf16")
+WAYS = ("ours_bf16", "ours_fp32", "ours_int8", "llama_bf16", "llama_f32", "llama_q8_0", "transformers_bf16")
 VOCABULARY, PROMPT, WRITTEN, LONG = 32_000, 128, 64, 1_024
 Measure = Callable[[str, float], float]
 KEPT: list[Any] = []  # what C calls must stay
@@ -50,11 +50,14 @@ def ours(directory: Path, dtype: str) -> Measure:
     import torch
 
     from openherd.inference.engine import Engine
-    from openherd.inference.repack import repacked
+    from openherd.inference.native import library
+    from openherd.inference.repack import int8
     from openherd.inference.sampling import Sampling
     from openherd.model.weights import load_model
 
-    model = repacked(load_model(directory, dtype={"bf16": torch.bfloat16, "fp32": torch.float32}[dtype]))
+    library.load()
+    model = load_model(directory, dtype=torch.float32 if dtype == "fp32" else torch.bfloat16)
+    model = int8(model) if dtype == "int8" else model
 
     def run(prompts: list[list[int]], written: list[int], temperature: float = 0.0) -> float:
         engine = Engine(model)

@@ -70,8 +70,10 @@ def slow_row(source: BatchSource, index: int) -> dict[str, np.ndarray]:
     name, start = source.window(index)
     places = np.arange(start, start + source.sequence_length + 1)
     tokens = source.shards.read(name, start, start + source.sequence_length + 1)
-    document = np.searchsorted(source.shards.starts[name], places, side="right") - 1
-    begun = np.maximum(source.shards.starts[name][document], start)
+    once = source.shards.starts[name]
+    starts = np.append(once, once + source.shards.tokens[name])  # behind the last document comes the first
+    document = np.searchsorted(starts, places, side="right") - 1
+    begun = np.maximum(starts[document], start)
     labels = np.where(document[1:] == document[:-1], tokens[1:], IGNORED)
     found = {"tokens_BT": tokens[:-1], "labels_BT": labels, "positions_BT": (places - begun)[:-1]}
     return {key: np.stack([row]) for key, row in {**found, "documents_BT": document[:-1] - document[0]}.items()}

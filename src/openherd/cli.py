@@ -516,7 +516,7 @@ def command_chat(arguments: list[str]) -> None:
         example = example_question(open_stage(given.directory, "dialogs"))
     except InputError:  # a model directory, or a run that made no dialogs
         example = ""
-    chat(directory, sampling_of(given), given.system, example)
+    chat(directory, sampling_of(given), given.system, example, given.weights, given.device)
 
 
 def command_generate(arguments: list[str]) -> None:
@@ -529,7 +529,9 @@ def command_generate(arguments: list[str]) -> None:
     from openherd.inference.chat import generate_one
 
     prompt = sys.stdin.read() if given.prompt == "-" else given.prompt
-    generate_one(model_directory(given.directory), prompt, sampling_of(given), given.system, given.text)
+    generate_one(
+        model_directory(given.directory), prompt, sampling_of(given), given.system, given.text, given.weights, given.device
+    )
 
 
 def command_serve(arguments: list[str]) -> None:
@@ -557,6 +559,7 @@ def command_serve(arguments: list[str]) -> None:
         "--tool-format", default="json", choices=("json", "function", "python"), help="how the model writes calls (default json)"
     )
     parser.add_argument("--deterministic", action="store_true", help="an answer does not depend on what else is asked; slower")
+    loading_arguments(parser)
     given = parser.parse_args(arguments)
     limits = {"max-queue": 0, "max-tokens": 0, "grace": 0, "cache-gb": 0, "max-body-mb": 0.001}
     for name, least in limits.items():
@@ -582,9 +585,9 @@ def command_serve(arguments: list[str]) -> None:
         grace_s=given.grace,
         tool_format=given.tool_format,
     )
-    cache_bytes = int(given.cache_gb * 2**30)
+    more = {"weights": given.weights, "device": given.device, "deterministic": given.deterministic}
     paths = {name: model_directory(directory) for name, directory in directories.items()}
-    serve([Served.load(name, path, cache_bytes, given.deterministic) for name, path in paths.items()], config)
+    serve([Served.load(name, path, cache_bytes=int(given.cache_gb * 2**30), **more) for name, path in paths.items()], config)
 
 
 def generation_arguments(parser: argparse.ArgumentParser) -> None:
@@ -599,6 +602,13 @@ def generation_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end before this text; may be given again")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--system", default="", help="a system message")
+    loading_arguments(parser)
+
+
+def loading_arguments(parser: argparse.ArgumentParser) -> None:
+    """Those of everything that opens a model to answer with."""
+    parser.add_argument("--weights", default="auto", metavar="TYPE", help="auto (the faster one here), float32, bfloat16, int8")
+    parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda, mps")
 
 
 def sampling_of(given: argparse.Namespace) -> Any:

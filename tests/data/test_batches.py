@@ -2,6 +2,7 @@
 
 import json
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -50,22 +51,36 @@ def test_permutations_differ_and_look_shuffled():
 
 def test_an_epoch_visits_every_window_once(tmp_path):
     shards = TokenShards.open(make_shards(tmp_path, {"a": documents(0, 90)}))
-    source = BatchSource(shards, 3, "p", 16, {"a": 1.0})
-    n = source.windows["a"]
-    for epoch in range(3):
-        starts = sorted(source.window(epoch * n + i)[1] for i in range(n))
-        assert np.diff(starts).tolist() == [16] * (n - 1)
-        assert 0 <= starts[0] < 16
-        assert starts[-1] + 17 <= shards.tokens["a"] < starts[-1] + 17 + 2 * 16
-    offsets = {source.window(epoch * n)[1] % 16 for epoch in range(8)}
-    assert len(offsets) > 1
+    n_tokens = shards.tokens["a"]
+    for parts in (1, 4):
+        source = BatchSource(shards, 3, "p", 16 // parts, {"a": 1.0}, parts=parts, stretch=range(3 * (n_tokens // 16)))
+        each = n_tokens // 16
+        seen = np.zeros((3, n_tokens), int)
+        for part in range(parts):
+            for epoch in range(3):
+                for i in range(each):
+                    start = source.window((3 * part + epoch) * each + i)[1]
+                    seen[epoch, np.arange(start, start + 16 // parts) % n_tokens] += 1
+        assert seen.max() == 1
+        assert (seen == 0).sum(axis=1).tolist() == [n_tokens % 16] * 3
+        with pytest.raises(IndexError):
+            source.window(parts * 3 * each)
+    starts = {source.window(epoch * each)[1] % 16 for epoch in range(3)}
+    assert len(starts) > 1
 
 
-def test_epochs_are_counted(shards):
-    plain = BatchSource(shards, 3, "p", 16, {"a": 1.0, "b": 2.0})
-    sources = [plain.window(i)[0] for i in range(400)]
-    assert plain.epochs(400) == {name: sources.count(name) / plain.windows[name] for name in "ab"}
-    assert BatchSource(shards, 3, "p", 16, {"a": 1.0, "b": 2.0}, skipped=[(100, 150)]).epochs(350) == plain.epochs(400)
+@pytest.mark.parametrize(("n", "length"), [(64, 64), (65, 64), (191, 64), (255, 64), (1000, 64), (7, 1)])
+def test_every_token_is_reached_as_often_as_any_other(n, length):
+    """Of a small source too, up to its last token: as often as samples times their length over its tokens says."""
+    shards = TokenShards(Path(), n, "", {"a": n}, {"a": np.array([0])}, {"a": np.arange(n)})
+    source = BatchSource(shards, 0, "p", length, {"a": 1.0})
+    samples = 400 * source.windows["a"]
+    seen = np.zeros(n, int)
+    for start in (source.window(i)[1] for i in range(samples)):
+        seen[np.arange(start, start + length) % n] += 1
+    due = samples * length / n
+    assert seen.sum() == samples * length
+    assert np.abs(seen - due).max() <= 6 * (400 * (due / 400) * (1 - due / 400)) ** 0.5 + 1e-6  # each epoch shows it once or not
 
 
 def test_rows_against_a_slow_twin(tmp_path):
@@ -73,7 +88,8 @@ def test_rows_against_a_slow_twin(tmp_path):
     shards = TokenShards.open(make_shards(tmp_path, sources))
     source = BatchSource(shards, 0, "p", 24, {"a": 2.0, "b": 1.0})
     batch = source.batch(5, 40)
-    streams = {name: [(d, t) for d, document in enumerate(docs) for t in document] for name, docs in sources.items()}
+    # Behind the last document comes the first, as another one.
+    streams = {name: [(d, t) for d, document in enumerate(docs + docs) for t in document] for name, docs in sources.items()}
     for row in range(40):
         name, start = source.window(5 + row)
         position, document = -1, None
@@ -98,8 +114,10 @@ def slow_batch(source, first, n):
         name, start = source.window(index)
         places = np.arange(start, start + source.sequence_length + 1)
         tokens = source.shards.read(name, start, start + source.sequence_length + 1)
-        document = np.searchsorted(source.shards.starts[name], places, side="right") - 1
-        begun = np.maximum(source.shards.starts[name][document], start)
+        once = source.shards.starts[name]
+        starts = np.concatenate([once, once + source.shards.tokens[name]])  # behind the last document comes the first
+        document = np.searchsorted(starts, places, side="right") - 1
+        begun = np.maximum(starts[document], start)
         rows["tokens_BT"].append(tokens[:-1])
         rows["labels_BT"].append(np.where(document[1:] == document[:-1], tokens[1:], IGNORED))
         rows["positions_BT"].append((places - begun)[:-1])
@@ -158,7 +176,7 @@ def test_a_range_that_ends_before_it_begins_is_refused(shards):
 
 def test_corrupt_shards_are_refused(tmp_path):
     run = make_shards(tmp_path, {"a": documents(7, 20)})
-    with pytest.raises(InputError, match=r"source 'a' has .* tokens; allowed: at least 2,000"):
+    with pytest.raises(InputError, match=r"source 'a' has .* tokens; allowed: at least 1,000"):
         BatchSource(TokenShards.open(run), 0, "p", 1000, {"a": 1.0})
     file = tmp_path / "shards" / "a.bin"
     whole = file.read_bytes()

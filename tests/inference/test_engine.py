@@ -1,5 +1,6 @@
 """The engine against the twin without a cache, alone against among others, and windows against one long forward pass."""
 
+import copy
 import random
 from dataclasses import replace
 
@@ -8,8 +9,9 @@ import torch
 
 from openherd.core.errors import ConfigError
 from openherd.inference.engine import Engine, EngineConfig, generate, log_probabilities, score
+from openherd.inference.graphs import Graphs
+from openherd.inference.native import Compiling, library
 from openherd.inference.reference import generate_greedy
-from openherd.inference.repack import repacked
 from openherd.inference.sampling import Sampling
 from openherd.model.attention import CausalAttend
 from openherd.model.config import ModelConfig
@@ -52,14 +54,16 @@ def test_greedy_equals_generation_without_a_cache(model):
     assert engine.scheduler.blocks.available() == engine.scheduler.blocks.count
 
 
-@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @torch.no_grad()
-def test_deterministic_is_alone_what_it_is_in_a_batch(dtype, packed):
+def test_deterministic_is_alone_what_it_is_in_a_batch(dtype, compiled):
     """To the last bit: tokens, log-probabilities, hidden states; with prompts in parts, shared beginnings and preemptions."""
-    shape = replace(CONFIG, d_model=64, n_heads=4, head_width=16, d_feed_forward=96, max_positions=200)
+    shape = replace(CONFIG, d_model=64, n_heads=4, head_width=32, d_feed_forward=128, max_positions=200)
     model = tiny_model(shape, 1).to(dtype)
-    model = repacked(model) if packed else model
+    if compiled and not library.load():
+        pytest.skip(f"the kernel cannot be compiled here: {library.error}")
+    model = Compiling(model) if compiled else model
     draw = random.Random(0)
     opening = prompts([40])[0]
     asked = [
@@ -82,12 +86,36 @@ def test_deterministic_is_alone_what_it_is_in_a_batch(dtype, packed):
         found = {i: (answers[i].tokens, answers[i].logprobs, torch.cat(hidden[i]).tolist()) for i in which}
         return found, sum(text.preempted for text in texts)
 
-    together, preempted = answered(EngineConfig(block=4, most_tokens=37, most_texts=7), 240, *range(12))
+    together, preempted = answered(
+        EngineConfig(block=16 if compiled else 4, most_tokens=37, most_texts=7), 160 if compiled else 240, *range(12)
+    )
     assert preempted
     for i in range(12):
-        assert answered(EngineConfig(), 200, i)[0][i] == together[i]
-    if dtype == torch.float32 and not packed:  # which is not so by itself
+        assert answered(EngineConfig(), 208, i)[0][i] == together[i]
+    if dtype == torch.float32 and not compiled:  # which is not so by itself
         assert answered(EngineConfig(), 2_000, *range(12), deterministic=False)[0] != together
+
+
+@pytest.mark.parametrize(
+    "device",
+    [
+        "cpu",
+        pytest.param("cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]),
+    ],
+)
+def test_steps_of_fixed_shapes_write_the_same(model, device):
+    """On CUDA they are captured as graphs; on a processor the same operations are launched one by one."""
+    given = prompts([3, 17, 1, 9, 9, 30])
+    slow = [generate_greedy(model, p, 12, stop={7}) for p in given]
+    engine = small(copy.deepcopy(model).to(device))
+    engine.graphs = Graphs(engine.model, engine.attend, capture=device == "cuda")
+    engine.attend.whole = True  # and attention of prompts as on CUDA
+    answers = [engine.add(p, greedy(12), stop={7}) for p in given]
+    texts = list(engine.answers)
+    engine.run()
+    assert [a.tokens for a in answers] == slow
+    assert sum(text.preempted for text in texts) > 0
+    assert {rows for rows, _ in engine.graphs.steps} > {1, 4}  # 3 and 5 texts among them, with rows of none
 
 
 @pytest.mark.parametrize("seed", range(8))

@@ -1,4 +1,4 @@
-"""A model with packed weights against the model itself."""
+"""Models with other products against the model itself."""
 
 from dataclasses import replace
 
@@ -7,7 +7,7 @@ import torch
 
 from openherd.inference.engine import generate
 from openherd.inference.reference import generate_greedy
-from openherd.inference.repack import PackedLinear, can_pack, repacked
+from openherd.inference.repack import Int8Linear, int8, tiled
 from openherd.inference.sampling import Sampling
 from openherd.model.config import ModelConfig
 from tiny import tiny_model
@@ -15,26 +15,45 @@ from tiny import tiny_model
 CONFIG = ModelConfig(n_layers=2, d_model=32, n_heads=4, n_kv_heads=2, head_width=8, d_feed_forward=48, vocabulary=50)
 
 
-@pytest.mark.skipif(not can_pack(torch.float32), reason="torch here has no oneDNN")
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_int8_is_off_by_half_a_step_at_most():
+    weight = torch.randn(7, 64) * torch.tensor([1e-30, 1e-3, 1, 50, 1e4, 1, 0])[:, None]
+    made = Int8Linear(weight)
+    step = weight.abs().amax(1, keepdim=True) / 127
+    assert ((made.rows_FD * made.scale_F[:, None] - weight).abs() <= 0.5001 * step).all()
+    assert torch.allclose(made(torch.eye(64)).T, made.rows_FD * made.scale_F[:, None])
+
+
 @pytest.mark.parametrize("tied", [False, True])
 @torch.no_grad()
-def test_packed_weights_compute_the_same(dtype, tied):
-    model = tiny_model(replace(CONFIG, tied_embeddings=tied), 3).to(dtype)
-    packed = repacked(model)
-    linear = [m for m in packed.modules() if isinstance(m, torch.nn.Linear)]
-    assert not linear
-    assert sum(isinstance(m, PackedLinear) for m in packed.modules()) == 2 * 7 + 1
-    assert packed.embed.weight is model.embed.weight
+def test_a_model_with_int8_weights(tied):
+    model = tiny_model(replace(CONFIG, tied_embeddings=tied), 3)
+    made = int8(model)
+    assert sum(isinstance(m, Int8Linear) for m in made.modules()) == 2 * 7 + 1
+    assert made.embed.weight is model.embed.weight
     tokens = torch.arange(40).view(2, 20)
-    exact = tiny_model(replace(CONFIG, tied_embeddings=tied), 3)(tokens)
-    allowed = 1e-5 if dtype == torch.float32 else 2 * float((model(tokens).float() - exact).abs().max())
-    assert float((packed(tokens).float() - exact).abs().max()) < allowed
+    rounded = tiny_model(replace(CONFIG, tied_embeddings=False), 3)
+    rounded.load_state_dict(model.state_dict())
+    for own, other in zip(rounded.modules(), made.modules(), strict=True):
+        if isinstance(other, Int8Linear):
+            own.weight.data = other.rows_FD * other.scale_F[:, None]
+    assert torch.allclose(made(tokens), rounded(tokens), atol=1e-5)
+    assert not torch.allclose(made(tokens), model(tokens), atol=1e-5)
+
+
+@pytest.mark.parametrize("made", [tiled, lambda model: tiled(int8(model))])
+@torch.no_grad()
+def test_rows_that_do_not_depend_on_each_other(made):
+    model = tiny_model(CONFIG, 3)
+    whole, parts = made(model).embed(torch.arange(40)[None]), []
+    head = made(model).head
+    for n in (1, 2, 37):
+        parts.append(head(whole[:, sum(p.shape[1] for p in parts) :][:, :n]))
+    assert torch.equal(torch.cat(parts, 1), head(whole))
 
 
 @torch.no_grad()
-def test_the_engine_writes_the_same_with_packed_weights():
-    model = tiny_model(CONFIG, 3)
+def test_the_engine_writes_with_int8_weights_what_they_mean():
+    model = int8(tiny_model(CONFIG, 3))
     prompts = [[1, 2, 3], [4] * 20]
     wanted = [generate_greedy(model, prompt, 12, ()) for prompt in prompts]
-    assert generate(repacked(model), prompts, Sampling(max_new_tokens=12), ()) == wanted
+    assert generate(model, prompts, Sampling(max_new_tokens=12), ()) == wanted

@@ -129,8 +129,8 @@ def test_completions(client, alone):
     for choice in whole.choices:
         mine = [c for part in parts for c in part.choices if c.index == choice.index]
         assert "".join(c.text for c in mine) == choice.text
-        assert sum((c.logprobs.tokens for c in mine), []) == choice.logprobs.tokens
-        assert sum((c.logprobs.text_offset for c in mine), []) == choice.logprobs.text_offset
+        assert [token for c in mine for token in c.logprobs.tokens] == choice.logprobs.tokens
+        assert [offset for c in mine for offset in c.logprobs.text_offset] == choice.logprobs.text_offset
     tokenizer = alone.tokenizer
     prompt = [tokenizer.bos_id, *tokenizer.encode("def main")]
     first = alone(prompt, Sampling(max_new_tokens=9, seed=3, temperature=1.0, logprobs=2))

@@ -31,7 +31,10 @@ def pretrain(made, tmp_path):
         (["--steps", 100_000], "times; allowed: most_epochs = 4; give more data, train less, or raise most_epochs"),
         (["--steps", 0], "steps = 0; allowed: greater than or equal to 1"),
         (["--batch-tokens", "[100]"], "pretrain: batch_tokens = 100; allowed: a multiple of the sequence length 32"),
-        (["--sequence-lengths", "[4096]", "--batch-tokens", "[4096]"], "allowed: at least 8,192 for sequences of 4,096"),
+        (
+            ["--sequence-lengths", "[65536]", "--batch-tokens", "[65536]", "--most-epochs", "1e6"],
+            "allowed: at least 65,536 for seq",
+        ),
         (["--source-weights", "{wab = 1.0}"], "source_weights: no source 'wab'; did you mean 'web'?"),
         (["--source-weights", "{web = 0.0}"], "source_weights: {'web': 0.0}; allowed: weights of at least 0, one of them more"),
         (["--source-weights", "{web = nan}"], "source_weights = {'web': nan}; allowed: finite numbers"),
@@ -229,13 +232,18 @@ def test_a_damaged_unfinished_run(name, text, line, run, stopped, pretrain, caps
     assert file_sha256(run / "model" / "model.safetensors") == stopped[1]
 
 
-def test_a_checkpoint_of_another_model(made, run, pretrain, tmp_path, capsys):
+def test_a_checkpoint_of_another_model(run, stopped, pretrain, tmp_path, capsys):
     other = ["--size", "herd-2m", "--steps", "2", "--out", tmp_path / "other"]
     assert told(*pretrain, *other) == 0
     place = run / ".checkpoints" / "step-00000005"
     shutil.copytree(tmp_path / "other" / "state", place)
-    assert told(*pretrain) == 0  # passed over for the one before
-    assert f"{place}: not a checkpoint of this model (" in capsys.readouterr().err
+    line = refused(capsys, *pretrain)
+    assert f"{place}: not a checkpoint of this model (" in line
+    assert line.endswith("remove it and run again")
+    assert (place / "checksums.json").exists()
+    shutil.rmtree(place)
+    assert told(*pretrain) == 0
+    assert file_sha256(run / "model" / "model.safetensors") == stopped[1]
 
 
 def test_other_settings_in_an_unfinished_run(run, pretrain, capsys):

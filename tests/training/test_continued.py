@@ -14,6 +14,7 @@ from openherd.core.rundir import Job, Output, Run, file_sha256
 from openherd.data.batches import BatchSource
 from openherd.data.token_files import block_sums
 from openherd.data.token_shards import START, TOKEN, TokenShards
+from openherd.model.attention import CausalAttend
 from openherd.model.config import ModelConfig
 from openherd.model.weights import load_model
 from openherd.parallel.checkpoint import load_moments
@@ -107,9 +108,33 @@ def test_it_goes_on_from_an_imported_model(base, shards, tmp_path):
     assert loss_of(after, shards, run.metrics["shares"]) < records[0]["loss_nats"]
 
 
+def test_a_phase_behind_one_of_its_kind_has_an_order_of_its_own(base, shards, tmp_path):
+    """Continued pre-training, annealing, and both again, the model handed on: the first batches of each, told by their loss."""
+    annealing = AnnealConfig(
+        steps=2, averaged_checkpoints=1, sequence_length=16, batch_tokens=64, device="cpu", most_epochs=1e6, micro_batch_sequences=4
+    )
+    run = base
+    for i, phases in enumerate(
+        ({}, {"continue-pretrain": 1}, {"continue-pretrain": 1, "anneal": 1}, {"continue-pretrain": 2, "anneal": 1})
+    ):
+        stage, config, name = [(continue_pretrain, CONFIG, "continue-pretrain"), (anneal, annealing, "anneal")][i % 2]
+        before = load_model(run.file("model/config.json").parent)
+        assert run.metrics.get("phases", {}) == phases
+        run = finished(tmp_path / str(i), stage, config, base=run, shards=shards)
+        weights = run.metrics.get("shares") or TokenShards.open(shards).tokens
+        nth = f"{name}-2.16" if i > 1 else f"{name}.16"
+        batch = {
+            key: torch.from_numpy(rows)
+            for key, rows in BatchSource(TokenShards.open(shards), 0, nth, 16, weights).batch(0, 4).items()
+        }
+        logits_BTV = before(batch["tokens_BT"], batch["positions_BT"], CausalAttend(batch["documents_BT"]))
+        loss = torch.nn.functional.cross_entropy(logits_BTV.flatten(0, 1), batch["labels_BT"].flatten())
+        assert run.records()[0]["loss_nats"] == pytest.approx(loss.item(), abs=1e-5)
+
+
 def loss_of(model, shards, shares):
     """The first batch's loss by transformers, document by document."""
-    batch = BatchSource(TokenShards.open(shards), 0, "continue-pretrain.0", 16, shares).batch(0, 4)
+    batch = BatchSource(TokenShards.open(shards), 0, "continue-pretrain.16", 16, shares).batch(0, 4)
     total = count = 0
     for row in range(4):
         for document in np.unique(batch["documents_BT"][row]):

@@ -123,7 +123,7 @@ def test_an_overflow_lowers_the_scale_and_is_as_if_it_had_not_been(tmp_path):
     plain, _, _ = run(tmp_path / "b", "float16", good=good, scale=LossScale(FIRST, moves=True))
     assert [r["step"] for r in records if r.get("overflow")] == list(bad)
     assert metrics["overflow_steps"] == 5
-    assert metrics["skipped_steps"] == 5
+    assert not metrics.keys() & {"skipped_steps", "skipped"}, "no data are passed over on another way"
     assert records[-1]["loss_scale"] == FIRST / 2**5
     for (name, p), (_, q) in zip(overflown.trained(), plain.trained(), strict=True):
         assert torch.allclose(p, q, atol=2e-4), name  # at another scale fp16 rounds otherwise what is near its smallest numbers

@@ -177,7 +177,7 @@ def updates(run):
 
 def test_a_second_long_context_run_has_data_of_its_own(by_name):
     shards, run = TokenShards.open(by_name["token-shards"]), by_name["long-context-again"]
-    assert run.metrics["long_context_runs"] == 2
+    assert run.metrics["phases"] == {"pretrain": 1, "anneal": 1, "long-context": 2}
     steps, weights = [piece("", 128, 256, 3)], all_weights(shards, {})
     first, second = (batches(shards, steps, 0, name, weights)(0, 0, 1) for name in ("long-context", "long-context-2"))
     assert not torch.equal(first["tokens_BT"], second["tokens_BT"])

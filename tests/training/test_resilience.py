@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import resource
+import shutil
 import signal
 import statistics
 from dataclasses import replace
@@ -15,7 +16,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from openherd.core.errors import InputError, OpenherdError, RequeueError
+from openherd.core.errors import InputError, LostError, OpenherdError, RequeueError
 from openherd.core.metrics import MetricsLog
 from openherd.core.rundir import Output
 from openherd.data.batches import IGNORED
@@ -26,7 +27,7 @@ from openherd.parallel.apply import Sharded
 from openherd.parallel.layout import ParallelConfig
 from openherd.parallel.mesh import World
 from openherd.training.goodput import CLASSES, Pace, goodput, goodput_text
-from openherd.training.loop import average_snapshots, checkpoints, own_tokens, train
+from openherd.training.loop import average_snapshots, checkpoints, own_tokens, step_of, train
 from openherd.training.objective import NextToken
 from openherd.training.phase import Piece, batches
 from openherd.training.resilience import Watch, add_range, is_in, is_marked_good
@@ -192,6 +193,87 @@ def test_a_damaged_checkpoint_never_displaces_a_whole_one(tmp_path, undisturbed)
     assert [e["event"] for e in events(out)] == ["damaged checkpoint", "resumed", "resumed"]
 
 
+@pytest.mark.parametrize("where", ["dcp.load", "file_sha256"])
+def test_a_disk_that_does_not_answer_costs_no_checkpoint(tmp_path, undisturbed, monkeypatch, where):
+    def rate(step):
+        if step == 20:
+            raise KeyboardInterrupt
+        return 1e-2
+
+    with pytest.raises(KeyboardInterrupt):
+        go(tmp_path, rate=rate)
+    with monkeypatch.context() as patched:
+
+        def stale(*_, **__):
+            raise OSError(116, "Stale file handle")
+
+        patched.setattr(f"openherd.parallel.checkpoint.{where}", stale)
+        with pytest.raises(LostError, match=r"step-00000016: not read \(.*Stale file handle.*it is kept: run again"):
+            go(tmp_path)
+    assert [path.name for path in checkpoints(Output(tmp_path))] == ["step-00000016", "step-00000008"]
+    weights, _, out = go(tmp_path)
+    assert same(weights, undisturbed[0])
+    assert [(e["event"], e["step"]) for e in events(out)] == [("resumed", 16)]
+
+
+def test_all_go_on_from_what_the_first_process_sees(tmp_path, undisturbed, monkeypatch):
+    """Whose disk may not show the newest yet, though this one's does."""
+
+    def rate(step):
+        if step == 20:
+            raise KeyboardInterrupt
+        return 1e-2
+
+    def gather(world, value):
+        return [value[1:] if isinstance(value, list) else value, value]
+
+    with pytest.raises(KeyboardInterrupt):
+        go(tmp_path, rate=rate)
+    with monkeypatch.context() as patched:
+        patched.setattr(World, "gather", gather)
+        weights, _, out = go(tmp_path)
+    assert same(weights, undisturbed[0])
+    assert [(e["event"], e["step"]) for e in events(out)] == [("resumed", 8)]
+
+
+def test_a_rollback_that_is_cut_short_is_made_again(tmp_path, monkeypatch):
+    """The update of step 38 breaks the weights once, a checkpoint of them is kept; the run ends when the rollback removes it."""
+    broken, real = [], shutil.rmtree
+
+    def rate(step):
+        if step == 38 and not broken:
+            broken.append(step)
+            return 1.0
+        return 1e-2
+
+    def killed(path, *more, **options):
+        if Path(path).name == "step-00000039" and (tmp_path / "a" / "events.jsonl").exists():
+            raise KeyboardInterrupt
+        real(path, *more, **options)
+
+    config = replace(CONFIG, checkpoint_steps=13, checkpoint_behind=False)
+    with monkeypatch.context() as patched:
+        patched.setattr("openherd.training.loop.shutil.rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            go(tmp_path / "a", rate=rate, config=config)
+    assert checkpoints(Output(tmp_path / "a"))[0].name == "step-00000039"
+    weights, metrics, out = go(tmp_path / "a", rate=rate, config=config)
+    assert [(e["event"], e["step"]) for e in events(out)] == [("spike", 39), ("resumed", 39), ("spike", 39), ("rollback", 39)]
+    assert metrics["skipped"] == [(39, 40)]
+    assert same(weights, go(tmp_path / "b", skips=[(39, 40)])[0])
+
+
+def test_a_checkpoint_due_at_a_step_passed_over_follows_the_next(tmp_path):
+    def rate(step):
+        if step == 40:
+            raise KeyboardInterrupt
+        return 1e-2
+
+    with pytest.raises(KeyboardInterrupt):
+        go(tmp_path, rate=rate, skips=[(7, 8), (15, 16), (31, 33)], config=replace(CONFIG, keep_checkpoints=9))
+    assert [step_of(path) for path in checkpoints(Output(tmp_path))] == [40, 34, 24, 17, 9]
+
+
 def test_a_killed_run_remembers_what_it_passes_over(tmp_path):
     """Between a rollback and the next checkpoint nothing else would know of it."""
 
@@ -299,6 +381,29 @@ def test_asked_to_leave_it_keeps_the_step_and_goes_on(tmp_path, undisturbed):
 
 
 @pytest.mark.parametrize("behind", [False, True])
+@pytest.mark.parametrize(("asked_at", "kept"), [(20, "the one before, of step 16, is kept"), (5, "none is kept")])
+def test_asked_to_leave_while_the_disk_refuses(tmp_path, undisturbed, behind, asked_at, kept):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def rate(step):
+        if step == asked_at:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (12_000, hard))
+            os.kill(os.getpid(), signal.SIGTERM)
+        return 1e-2
+
+    config = replace(CONFIG, checkpoint_behind=behind)
+    try:
+        with pytest.raises(
+            RequeueError, match=rf"asked to leave .* after step {asked_at + 2}, .*refused a checkpoint; {kept}; the same"
+        ):
+            go(tmp_path, rate=rate, config=config)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    weights, _, _ = go(tmp_path, config=config)
+    assert same(weights, undisturbed[0])
+
+
+@pytest.mark.parametrize("behind", [False, True])
 def test_a_disk_that_refuses_a_checkpoint_ends_nothing(tmp_path, undisturbed, capsys, behind):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
 
@@ -312,7 +417,7 @@ def test_a_disk_that_refuses_a_checkpoint_ends_nothing(tmp_path, undisturbed, ca
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert [e["event"] for e in events(out)] == ["checkpoint failed"]
-    assert "the checkpoint before is kept, training goes on" in capsys.readouterr().err
+    assert "File too large; the checkpoint before is kept" in capsys.readouterr().err
     assert same(weights, undisturbed[0])
 
 
@@ -404,8 +509,34 @@ def test_a_large_update_is_where_the_passing_over_begins():
     assert found.accept(34, 3.0, 2.5)
     found.reject(35)
     assert found.suspicious_since == 33
-    assert not found.is_good(30, 36)
-    assert found.is_good(30, 42)
+    for step in range(36, 41):
+        found.accept(step, 3.0, 1.0)
+    assert not found.is_good(30)
+    found.accept(41, 3.0, 1.0)
+    assert found.is_good(30)
+    assert found.is_good(36)
+    assert not found.is_good(37)
+
+
+def test_only_applied_steps_make_a_checkpoint_good():
+    """Steps that are passed over, or overflow, or were there before a rollback, say nothing of the weights since."""
+    found = watch()
+    for step in range(20):
+        found.accept(step, 3.0, 1.0)
+    assert found.is_good(14)
+    for step in range(60, 65):  # 20 to 60 are passed over
+        found.accept(step, 3.0, 1.0)
+    assert not found.is_good(20)
+    found.accept(90, 3.0, 1.0)  # so are 65 to 90
+    assert found.is_good(20)
+    again = watch()
+    again.read(found.text())
+    again.clean_since = 95  # a rollback from there: the steps up to it are done again
+    for step in range(91, 100):
+        again.accept(step, 3.0, 1.0)
+    assert not again.is_good(91)
+    again.accept(100, 3.0, 1.0)
+    assert again.is_good(91)
 
 
 @given(st.lists(st.tuples(st.integers(0, 30), st.integers(1, 5)), max_size=8))

@@ -28,12 +28,16 @@ class InputError(OpenherdError):
     """An input is missing, empty or damaged."""
 
 
+class DamagedError(InputError):
+    """A file is not what was written to it: another copy, or an earlier one, is needed."""
+
+
 class StaleError(OpenherdError):
     """A directory holds the work of other settings or other inputs."""
 
 
 class LostError(OpenherdError):
-    """Other processes of the run are gone or hang: all are started again."""
+    """Other processes of the run are gone or hang, or a disk does not answer: all are started again."""
 
     exit_code = 70
 

@@ -2,13 +2,33 @@
 
 import ctypes
 import os
+import platform
 import sys
+from functools import cache
+from pathlib import Path
 from typing import NamedTuple
 
 
 def cores() -> int:
     """Cores that this process may use: those it is pinned to, where the system says so."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@cache
+def processor() -> str:
+    """The processor's name and what it can do, in words that are the same on its likes alone."""
+    found = [platform.machine(), platform.processor()]
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        found += sorted({line for line in lines if line.startswith(("model name", "flags", "CPU part", "Features"))})
+    except OSError:  # no Linux
+        pass
+    return "\n".join(found)
+
+
+def cache_folder() -> Path:
+    """Where this user's machine remembers what can be made anew."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "openherd"
 
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # of glibc's malloc.h

@@ -1,12 +1,15 @@
 """Batches as a pure function of seed, phase and sample index (paper 3.4.1).
 
-A source's stream of tokens is cut into windows of `sequence_length`, each with one token more for the last label. An epoch visits
-every window once, in the order of a seeded permutation that takes no memory (a Feistel network, walked until it lands inside); the
-windows of each epoch start at another offset, so that their borders differ. Less than two windows at the stream's ends are left out
-of an epoch. Tokens attend within their own document, whose positions count from 0, or from the window's start where it began
-before; the first token of a document is nobody's label. The state of the data is the sample's index and the skipped ranges.
+A source's stream of tokens is a ring: behind its last document comes its first. It is cut into windows, each with one token more
+for the last label. An epoch visits every window once, in the order of a seeded permutation that takes no memory (a Feistel
+network, walked until it lands inside); the windows of each epoch start at another token, so that their borders differ, and less
+than one window is left out, in each epoch elsewhere. A sample is a window, or one of the equal parts into which it is cut, so that
+shorter and longer sequences can go on in one epoch. Tokens attend within their own document, whose positions count from 0, or from
+the window's start where it began before; the first token of a document is nobody's label. The state of the data is the sample's
+index and the skipped ranges.
 """
 
+import sys
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
@@ -22,6 +25,7 @@ if TYPE_CHECKING:  # it brings pyarrow, which training on what is already there 
 IGNORED = -100  # the label of a position without loss
 ROUNDS = 4
 MASK = 2**64 - 1
+ALL = range(sys.maxsize)
 
 
 def scramble(value: int, key: int) -> int:
@@ -70,17 +74,24 @@ class BatchSource:
         sequence_length: int,
         weights: Mapping[str, float],
         skipped: Iterable[tuple[int, int]] = (),
+        *,
+        parts: int = 1,
+        stretch: range = ALL,
     ) -> None:
-        """`skipped` are ranges (first, end) of sample indices that are left out; later samples move up. Raises InputError for a
-        source of too few tokens."""
+        """The samples are the first of the `parts` of each window of `stretch`, then the second of each, and so on.
+
+        `skipped` are ranges (first, end) of sample indices that are left out; later samples move up. Raises InputError for a source
+        of too few tokens.
+        """
         self.shards, self.seed, self.phase, self.sequence_length = shards, seed, phase, sequence_length
         self.mix = Mix(weights)
         self.skipped = merge(skipped)
-        self.windows = {name: (shards.tokens[name] - sequence_length) // sequence_length for name in self.mix.names}
+        self.parts, self.stretch, self.window_length = parts, stretch, parts * sequence_length
+        self.windows = {name: shards.tokens[name] // self.window_length for name in self.mix.names}
         for name, n in self.windows.items():
             if n < 1:
                 found = f"source {name!r} has {shards.tokens[name]:,} tokens"
-                needed = f"at least {2 * sequence_length:,} for sequences of {sequence_length:,}"
+                needed = f"at least {self.window_length:,} for sequences of {self.window_length:,}"
                 raise InputError(shards.path, found, allowed=needed)
 
     def _planned(self, index: int) -> int:
@@ -90,17 +101,16 @@ class BatchSource:
                 index += end - first
         return index
 
-    def epochs(self, n: int) -> dict[str, float]:
-        """How many times the first `n` samples go through each source, what is skipped counted with them."""
-        return {name: count / self.windows[name] for name, count in self.mix.counts(self._planned(n)).items()}
-
     def window(self, index: int) -> tuple[str, int]:
-        """The source of sample `index`, and the token in its stream at which the window starts."""
-        name, nth = self.mix.sample(self._planned(index))
+        """The source of sample `index`, and the token in its stream at which the sample starts."""
+        part, nth = divmod(self._planned(index), len(self.stretch))
+        if part >= self.parts:
+            raise IndexError(index)
+        name, nth = self.mix.sample(self.stretch[nth])
         epoch, within = divmod(nth, self.windows[name])
         key = derive_seed(self.seed, self.phase, name, epoch)
-        offset = key % self.sequence_length
-        return name, offset + permute(within, self.windows[name], key) * self.sequence_length
+        start = key + permute(within, self.windows[name], key) * self.window_length + part * self.sequence_length
+        return name, start % self.shards.tokens[name]
 
     def want(self, first: int, n: int) -> None:
         """Begin to fetch the tokens of samples `first` to `first + n`, where they lie elsewhere."""
@@ -122,6 +132,8 @@ class BatchSource:
             # Where documents begin within the window and at its last label, counted from its start.
             begin, end = starts.searchsorted((start, start + length), side="right")
             begins = starts[begin:end] - start
+            if (behind := start + length - self.shards.tokens[name]) >= 0:  # tokens of the beginning, behind the end
+                begins = np.append(begins, starts[: starts.searchsorted(behind, side="right")] + length - behind)
             tokens_BT[row], labels_BT[row] = tokens[:-1], tokens[1:]
             labels_BT[row, begins - 1] = IGNORED
             bounds = np.concatenate(([0], begins, [length]))

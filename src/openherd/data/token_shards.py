@@ -165,8 +165,10 @@ class TokenShards:
             raise InputError(files.where(INDEX), f"a corrupt index ({error!r})", do=AGAIN) from None
 
     def read(self, source: str, start: int, end: int) -> np.ndarray:
-        """Tokens [start, end) of a source's stream, int64. Raises InputError where they are not as they were written, and
-        for ids outside the vocabulary."""
+        """Tokens [start, end) of a source's stream, int64; behind its end it begins again. Raises InputError where they are not as
+        they were written, and for ids outside the vocabulary."""
+        if (behind := end - self.tokens[source]) > 0:
+            return np.concatenate([self.read(source, start, self.tokens[source]), self.read(source, 0, behind)])
         found = self._files[source][start:end].astype(np.int64)
         if len(found) and found.max() >= self.vocabulary:
             where = f"{self.path}, source {source!r}"
@@ -180,9 +182,11 @@ class TokenShards:
 
     def want(self, source: str, start: int, end: int) -> None:
         """Begin to fetch tokens that will be read, where they lie elsewhere."""
-        tokens = self._files[source]
+        tokens, n = self._files[source], self.tokens[source]
         if isinstance(tokens, RemoteTokens):
-            tokens.want(start, end)
+            tokens.want(start, min(end, n))
+            if end > n:
+                tokens.want(0, end - n)
 
 
 def _read_starts(files: Files, name: str, n_documents: int, n_tokens: int) -> np.ndarray:

@@ -6,14 +6,15 @@ from pathlib import Path
 
 from openherd.core.errors import InputError
 from openherd.inference.engine import stream
+from openherd.inference.load import open_model
+from openherd.inference.native import Compiling
 from openherd.inference.sampling import Sampling
 from openherd.model.transformer import Transformer
-from openherd.model.weights import load_model
 from openherd.tokenizer.dialog import Message, encode_dialog
 from openherd.tokenizer.tokenizer import Tokenizer
 
 
-def answer(model: Transformer, tokenizer: Tokenizer, prompt: Sequence[int], sampling: Sampling) -> str:
+def answer(model: Transformer | Compiling, tokenizer: Tokenizer, prompt: Sequence[int], sampling: Sampling) -> str:
     """Print the continuation of a prompt as it comes; returns it. Raises InputError where the prompt fills the model's context."""
     if len(prompt) >= model.config.max_positions:
         raise InputError("prompt", f"{len(prompt):,} tokens", allowed=f"under {model.config.max_positions:,}, the model's context")
@@ -31,9 +32,11 @@ def say(pieces: Iterator[str]) -> str:
     return "".join(whole)
 
 
-def generate_one(directory: Path, prompt: str, sampling: Sampling, system: str, as_text: bool) -> None:
+def generate_one(
+    directory: Path, prompt: str, sampling: Sampling, system: str, as_text: bool, weights: str = "auto", device: str = "auto"
+) -> None:
     """Answer one prompt of a user, or continue a text."""
-    model, tokenizer = load_model(directory), Tokenizer.load(directory)
+    model, tokenizer = open_model(directory, weights, device), Tokenizer.load(directory)
     if as_text:
         ids = [tokenizer.bos_id, *tokenizer.encode(prompt)]
     else:
@@ -46,12 +49,12 @@ def opening(system: str) -> list[Message]:
     return [{"role": "system", "content": system}] if system else []
 
 
-def chat(directory: Path, sampling: Sampling, system: str, example: str = "") -> None:
+def chat(directory: Path, sampling: Sampling, system: str, example: str = "", weights: str = "auto", device: str = "auto") -> None:
     """Read lines, answer each; '/new' forgets the conversation, '/quit' or the end of input leaves.
 
     The oldest turns go when the conversation outgrows the model's context. `example` is a question to begin with.
     """
-    model, tokenizer = load_model(directory), Tokenizer.load(directory)
+    model, tokenizer = open_model(directory, weights, device), Tokenizer.load(directory)
     interactive = sys.stdin.isatty()
     if interactive:
         sys.stdout.write(f"Ask something{f', such as: {example}' if example else '.'}\n/new starts again, /quit leaves.\n")

@@ -18,6 +18,8 @@ from openherd.core.progress import Progress
 from openherd.core.seeds import derive_seed
 from openherd.inference.cache import Blocks
 from openherd.inference.constraint import Constraint
+from openherd.inference.graphs import Graphs
+from openherd.inference.native import BLOCK, Compiling, is_native
 from openherd.inference.paged import PagedAttend, Part
 from openherd.inference.repack import tiled
 from openherd.inference.sampling import Sampling, sample
@@ -64,6 +66,7 @@ class EngineConfig:
     cache_bytes: int = CACHE_BYTES
     most_tokens: int = 512  # in one step: what a prompt may stall the others
     most_texts: int = 64
+    graphs: bool = True  # on CUDA, of steps in which each text has one token
     deterministic: bool = False  # the same request gets the same answer to the last bit, whatever else is computed; slower
 
 
@@ -72,16 +75,23 @@ class Engine:
 
     def __init__(
         self,
-        model: Transformer,
+        model: Transformer | Compiling,
         tokenizer: Tokenizer | None = None,
         config: EngineConfig | None = None,
         *,
         tokens: int | None = None,
     ) -> None:
         """With a tokenizer answers have text, and stop strings end them. `tokens` is for how many there is work at most: a small
-        job takes a small cache."""
+        job takes a small cache. A model that is being compiled goes over to the kernel between two steps; where the same answer is
+        asked for every time, it is awaited first."""
         config = config or EngineConfig()
-        self.model, self.tokenizer = tiled(model) if config.deterministic else model, tokenizer
+        self.tokenizer = tokenizer
+        self.compiling: Compiling | None = None
+        if isinstance(model, Compiling):  # where the same answer is asked for every time, there is one way to it
+            self.compiling, model = model, model.wait() if config.deterministic else model.model
+        self.model = tiled(model) if config.deterministic and not is_native(model) else model
+        if config.block % BLOCK and (self.compiling or is_native(model)):
+            raise ValueError(f"blocks of {config.block} tokens: the kernel takes multiples of {BLOCK}")
         weight, shape = model.embed.weight, model.config
         self.device = weight.device
         of_token = 2 * shape.n_layers * shape.n_kv_heads * shape.head_width * weight.element_size()
@@ -90,6 +100,8 @@ class Engine:
         if tokens is not None:
             count = min(count, -(-tokens // config.block))
         self.attend = PagedAttend(shape, count, config.block, weight.dtype, self.device, config.deterministic)
+        graphs = self.device.type == "cuda" and config.graphs and not config.deterministic
+        self.graphs = Graphs(self.model, self.attend) if graphs else None
         self.scheduler = Scheduler(Blocks(count, config.block), most_tokens=config.most_tokens, most_texts=config.most_texts)
         self.answers: dict[Text, Answer] = {}
         self.readers: dict[Text, Reader] = {}
@@ -146,11 +158,9 @@ class Engine:
         parts = self.scheduler.schedule()
         if not parts:
             return []
-        tokens = [token for text, n in parts.items() for token in text.tokens[text.computed : text.computed + n]]
-        positions = [i for text, n in parts.items() for i in range(text.computed, text.computed + n)]
-        self.attend.place([Part(text.blocks, text.computed, n) for text, n in parts.items()])
-        given, at = (torch.tensor([values], device=self.device) for values in (tokens, positions))
-        hidden_TD = self.model.trunk(self.model.embed(given), at, self.attend)[0]
+        if self.compiling is not None and not is_native(self.model):
+            self.model = self.compiling.model
+        hidden_TD = self._compute(parts)
         due: dict[Text, int] = {}  # a row for each text that waits for its next token
         row = 0
         for text, n in parts.items():
@@ -166,6 +176,17 @@ class Engine:
             if text in self.readers and not text.remaining:
                 self._forget(text)
         return self._write(due, hidden_TD) if due else []
+
+    def _compute(self, parts: Mapping[Text, int]) -> Tensor:
+        """Final hidden states of a step's tokens, text after text, shape (tokens, D)."""
+        tokens = [token for text, n in parts.items() for token in text.tokens[text.computed : text.computed + n]]
+        placed = [Part(text.blocks, text.computed, n) for text, n in parts.items()]
+        if self.graphs is not None and len(tokens) == len(parts) and not self.readers:  # what readers get may not be overwritten
+            return self.graphs.run(tokens, placed)
+        self.attend.place(placed)
+        positions = [i for part in placed for i in range(part.first, part.first + part.n)]
+        given, at = (torch.tensor([values], device=self.device) for values in (tokens, positions))
+        return self.model.trunk(self.model.embed(given), at, self.attend)[0]
 
     def _write(self, due: Mapping[Text, int], hidden_TD: Tensor) -> list[Answer]:
         """The next token of each text that waits for one; returns their answers."""
@@ -230,14 +251,14 @@ class Engine:
             self.step()
 
 
-def needed(model: Transformer, lengths: Sequence[int]) -> int:
+def needed(model: Transformer | Compiling, lengths: Sequence[int]) -> int:
     """Tokens of cache for texts of these lengths, each in whole blocks."""
-    block = EngineConfig().block
-    return sum(-(-min(n, model.config.max_positions) // block) * block for n in lengths)
+    block, most = EngineConfig().block, model.config.max_positions
+    return sum(-(-min(n, most) // block) * block for n in lengths)
 
 
 def stream(
-    model: Transformer, tokenizer: Tokenizer, prompt: Sequence[int], sampling: Sampling, stop: Collection[int]
+    model: Transformer | Compiling, tokenizer: Tokenizer, prompt: Sequence[int], sampling: Sampling, stop: Collection[int]
 ) -> Iterator[str]:
     """The text of one continuation, as it is made, in pieces of whole characters."""
     engine = Engine(model, tokenizer, tokens=needed(model, [len(prompt) + sampling.max_new_tokens]))

@@ -14,7 +14,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
+from torch.nn.attention.bias import causal_lower_right
 
+from openherd.inference.native import Cache
 from openherd.inference.repack import TILE
 from openherd.model.causal import exact, shares
 from openherd.model.config import ModelConfig
@@ -52,6 +55,14 @@ class PagedAttend:
         shape = (config.n_layers, config.n_kv_heads, blocks * size + UNIT, config.head_width)
         self.keys_GSH = torch.zeros(shape, dtype=dtype, device=device)
         self.values_GSH = torch.zeros_like(self.keys_GSH)
+        self.nowhere = blocks * size  # a place of no text
+        self.parts: Sequence[Part] = ()
+        self.placed = False  # in the tables of this class
+        self.apart: list[tuple[slice | Tensor, list[Piece]]] = []  # of each text with several tokens: its places, its queries
+        # Of texts with one token, of one length: rows, places (texts L), and -inf behind each text's end.
+        self.together: list[tuple[Tensor, slice | Tensor, Tensor]] = []
+        self.tables: tuple[Tensor, ...] = ()  # those of the kernel
+        self.whole = device.type == "cuda" and not deterministic  # a text's queries at once, by torch's own attention
         self.piece = TILE if deterministic else UNIT
         self.heads = config.n_heads // config.n_kv_heads
         ahead = exact(self.keys_GSH.new_full((self.piece, UNIT), -torch.inf)).triu_(1)
@@ -59,12 +70,32 @@ class PagedAttend:
 
     def place(self, parts: Sequence[Part]) -> None:
         """Which texts the next call's tokens belong to, in their order."""
-        device = self.keys_GSH.device
+        self.parts, self.placed, self.tables = parts, False, ()
+
+    def place_together(self, new_T: Tensor, rows: Tensor, where: Tensor, behind: Tensor) -> None:
+        """The same from tensors that are there, for texts of one token each: see `_place` for what they are."""
+        self.placed, self.new_T, self.apart, self.together = True, new_T, [], [(rows, where, behind)]
+
+    def cache(self, layer: int) -> Cache:
+        """For the kernel of our own."""
+        if not self.tables:
+            most = max(len(part.blocks) for part in self.parts)
+            blocks = [[*part.blocks, *[0] * (most - len(part.blocks))] for part in self.parts]
+            of_rows = [(i, part.first + j) for i, part in enumerate(self.parts) for j in range(part.n)]
+            self.tables = (torch.tensor(blocks, dtype=torch.int32), torch.tensor(of_rows, dtype=torch.int32).T.contiguous())
+        blocks_of, (text, position) = self.tables
+        keys, values = self.keys_GSH[layer], self.values_GSH[layer]
+        addresses = [tensor.data_ptr() for tensor in (keys, values, blocks_of, text, position)]
+        return Cache(*addresses[:2], keys.shape[1], self.size, blocks_of.shape[1], *addresses[2:])
+
+    def _place(self) -> None:
+        parts, device = self.parts, self.keys_GSH.device
+        self.placed = True
         most = max(rounded(part.first + part.n) // self.size + 1 for part in parts)
         table = torch.tensor([[*part.blocks, *[0] * (most - len(part.blocks))] for part in parts])
         places = (table[:, :, None] * self.size + torch.arange(self.size)).flatten(1)
         self.new_T = torch.cat([places[i, part.first : part.first + part.n] for i, part in enumerate(parts)]).to(device)
-        self.apart: list[tuple[slice | Tensor, list[Piece]]] = []  # of each text with several tokens: its places, its queries
+        self.apart = []
         alike: dict[int, list[tuple[int, int]]] = {}  # by length, of texts with one token: its row, and its place in `parts`
         row = 0
         for i, part in enumerate(parts):
@@ -74,7 +105,7 @@ class PagedAttend:
             else:
                 alike.setdefault(length, []).append((row, i))
             row += part.n
-        self.together: list[tuple[Tensor, slice | Tensor, Tensor]] = []  # rows, places (texts L), and -inf behind each text's end
+        self.together = []
         for length, found in alike.items():
             rows, texts = torch.tensor(found).T
             ends = torch.tensor([parts[i].first + 1 for _, i in found])
@@ -107,6 +138,8 @@ class PagedAttend:
 
     def __call__(self, layer: int, q_BTNH: Tensor, k_BTGH: Tensor, v_BTGH: Tensor) -> Tensor:
         """Shape (1, T, N, H)."""
+        if not self.placed:
+            self._place()
         dtype = self.keys_GSH.dtype
         self.keys_GSH[layer].index_copy_(1, self.new_T, k_BTGH[0].transpose(0, 1).to(dtype))
         self.values_GSH[layer].index_copy_(1, self.new_T, v_BTGH[0].transpose(0, 1).to(dtype))
@@ -115,6 +148,11 @@ class PagedAttend:
         out_TGRH = torch.empty_like(q_TGRH)
         for where, pieces in self.apart:
             k_GLH, v_GLH = self._read(layer, where)
+            if self.whole:
+                row, end = pieces[0].rows.start, pieces[-1].begin + pieces[-1].place.stop
+                own_TGRH = q_TGRH[row : pieces[-1].rows.stop]
+                out_TGRH[row : row + len(own_TGRH)] = whole(own_TGRH, k_GLH[:, :end], v_GLH[:, :end])
+                continue
             exact_k = exact(k_GLH)
             for piece in pieces:
                 end = rounded(piece.begin + self.piece)
@@ -131,6 +169,13 @@ class PagedAttend:
             out_IRH = scores_IRL.softmax(-1).to(dtype) @ v_ILH
             out_TGRH.index_copy_(0, rows, out_IRH.unflatten(0, (groups, n)).transpose(0, 1))
         return out_TGRH.to(q_BTNH.dtype).view(q_BTNH.shape)
+
+
+def whole(q_TGRH: Tensor, k_GLH: Tensor, v_GLH: Tensor) -> Tensor:
+    """What the last T tokens of a text look at, by torch's own attention."""
+    q_BNTH, mask = q_TGRH.flatten(1, 2).transpose(0, 1)[None], causal_lower_right(len(q_TGRH), k_GLH.shape[1])
+    out_BNTH = F.scaled_dot_product_attention(q_BNTH, k_GLH[None], v_GLH[None], attn_mask=mask, enable_gqa=True)
+    return out_BNTH[0].transpose(0, 1).view_as(q_TGRH)
 
 
 def rounded(tokens: int) -> int:

@@ -1,11 +1,6 @@
-"""Weights laid out for computing with few rows, in place of the model's own (paper 6).
-
-On a processor oneDNN keeps a matrix in blocks, as its kernels read it. The blocks are a copy in memory; the model's own weights are
-mapped from their file and need not stay.
-"""
+"""Other products in place of the model's own: int8 weights, and products whose rows do not depend on each other (paper 6)."""
 
 from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 import torch
@@ -17,27 +12,19 @@ from openherd.model.transformer import Transformer
 TILE = 16  # rows, where the outcome of one must not depend on how many there are
 
 
-class PackedLinear(nn.Module):
-    """x W^T by oneDNN."""
+class Int8Linear(nn.Module):
+    """x W^T with weights of 8 bits and a scale for each row; a step is the row's largest weight / 127, and none is off by more than
+    half a step."""
 
     def __init__(self, weight_FD: Tensor) -> None:
         super().__init__()
-        self.packed = torch.ops.mkldnn._reorder_linear_weight(weight_FD.detach().contiguous())
+        weight_FD = weight_FD.detach().float()
+        self.scale_F = weight_FD.abs().amax(1).clamp_min(torch.finfo(torch.float32).tiny) / 127
+        self.rows_FD = (weight_FD / self.scale_F[:, None]).round().to(torch.int8)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         """Shape (..., D) to (..., F)."""
-        y_BTF: Tensor = torch.ops.mkldnn._linear_pointwise(x_BTD, self.packed, None, "none", [], "")
-        return y_BTF
-
-
-@cache
-def can_pack(dtype: torch.dtype) -> bool:
-    """Whether torch here has such a layout for a dtype, and computes with it."""
-    x, weight = torch.randn(3, 64).to(dtype), torch.randn(96, 64).to(dtype)
-    try:
-        return torch.allclose(PackedLinear(weight)(x).float(), (x.float() @ weight.float().T), atol=0.2, rtol=0.05)
-    except (RuntimeError, NotImplementedError, AttributeError):
-        return False
+        return F.linear(x_BTD, self.rows_FD.to(x_BTD.dtype)) * self.scale_F.to(x_BTD.dtype)
 
 
 class TiledLinear(nn.Module):
@@ -56,29 +43,28 @@ class TiledLinear(nn.Module):
         return out[: len(rows)].view(*x_BTD.shape[:-1], -1)
 
 
-def repacked(model: Transformer) -> Transformer:
-    """A model that computes the same from packed weights; the model itself where they cannot be packed."""
-    weight = model.embed.weight
-    if weight.device.type != "cpu" or not can_pack(weight.dtype):
-        return model
-    return with_linear(model, lambda linear: PackedLinear(linear.weight))
+def int8(model: Transformer) -> Transformer:
+    """A model whose products have int8 weights; embeddings and norms stay as they are."""
+    return with_modules(model, lambda module: Int8Linear(module.weight) if isinstance(module, nn.Linear) else None)
 
 
 def tiled(model: Transformer) -> Transformer:
     """A model that computes the same, of each row independently of the others."""
-    return with_linear(model, TiledLinear)
+    return with_modules(model, lambda module: TiledLinear(module) if isinstance(module, nn.Linear | Int8Linear) else None)
 
 
 @torch.no_grad()
-def with_linear(model: Transformer, made: Callable[[Any], nn.Module]) -> Transformer:
-    """A model with other products; it shares what is none."""
+def with_modules(model: Transformer, made: Callable[[Any], nn.Module | None]) -> Transformer:
+    """A model that has what `made` makes of a module in its place, and shares the modules of which it makes nothing."""
     with torch.device("meta"):
         other = Transformer(model.config)
-    own = dict(other.named_modules())
-    for name, module in model.named_modules():
-        parent, _, child = name.rpartition(".")
-        if isinstance(module, (nn.Linear, PackedLinear)):
-            setattr(own[parent], child, made(module))
-        elif name and not [*module.children()]:
-            setattr(own[parent], child, module)
+    done: list[str] = []
+    for name, module in model.named_modules(remove_duplicate=False):
+        if not name or any(name.startswith(f"{above}.") for above in done):
+            continue
+        new = made(module)
+        if new is not None or not [*module.children()]:
+            parent, _, child = name.rpartition(".")
+            setattr(other.get_submodule(parent), child, module if new is None else new)
+            done.append(name)
     return other

@@ -25,10 +25,10 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._dtensor_spec import DTensorSpec, TensorMeta
 
-from openherd.core.errors import InputError
+from openherd.core.errors import DamagedError, InputError, LostError
 from openherd.core.rundir import file_sha256, flush_to_disk
 from openherd.parallel.apply import Sharded
-from openherd.parallel.mesh import World
+from openherd.parallel.mesh import World, is_lost
 
 CHECKSUMS = "checksums.json"
 FULL_BYTES = 1 << 20  # a disk with less free space is full
@@ -162,7 +162,7 @@ class Checkpointer:
                 local = tensor.to_local() if isinstance(tensor, DTensor) else tensor
                 if (kind, name) not in self.copies:
                     self.copies[kind, name] = torch.empty_like(local, device="cpu", pin_memory=local.is_cuda)
-                self.copies[kind, name].copy_(local, non_blocking=True)
+                self.copies[kind, name].copy_(local, non_blocking=local.is_cuda)
                 copied[kind][name] = _like(tensor, self.copies[kind, name])
         if self.model.world.device.type == "cuda":
             torch.cuda.synchronize()
@@ -190,7 +190,8 @@ class Checkpointer:
 def load_state(directory: Path, model: Sharded, optimizer: torch.optim.Optimizer | None, extra: dict[str, Any]) -> dict[str, Any]:
     """Read a checkpoint into `model` and `optimizer`; returns the plain values, whose names and types `extra` gives.
 
-    Raises InputError where the checkpoint is damaged or of another model.
+    Raises DamagedError where the checkpoint is not what was written, InputError where it is of another model, LostError where a
+    disk or another process does not answer.
     """
     state = {**state_of(model, optimizer), "extra": {**extra, UPDATES: 0}}
     _read(directory, model.world, state)
@@ -205,7 +206,7 @@ def load_state(directory: Path, model: Sharded, optimizer: torch.optim.Optimizer
 def load_moments(directory: Path, model: Sharded, optimizer: torch.optim.Optimizer) -> None:
     """Read a checkpoint's optimizer moments alone: the weights stay, and so do betas, epsilon and weight decay.
 
-    Raises InputError where the checkpoint is damaged or of another model.
+    Raises as `load_state`.
     """
     state = {**state_of(model, optimizer), "extra": {UPDATES: 0}}
     del state["weights"]
@@ -233,17 +234,29 @@ def _meet_twins(model: Sharded, optimizer: torch.optim.Optimizer | None, weights
 
 
 def verify(directory: Path, world: World) -> None:
-    """Raises InputError on every process where a file of a checkpoint is not what was written. Each looks at some files."""
-    do, found = f"remove {directory}", ""
+    """Raises DamagedError on every process where a file of a checkpoint is not what was written, LostError where a disk does not
+    answer. Each looks at some files."""
+    where, damaged, unread = directory, "", ""
     try:
         sums = json.loads((directory / CHECKSUMS).read_text(encoding="utf-8"))
         wrong = [n for n in sorted(sums)[world.rank :: world.layout.world] if file_sha256(directory / n) != sums[n]]
-        found = f"{directory / wrong[0]}\tdamaged: its SHA-256 is not the one written with it" if wrong else ""
-    except (OSError, ValueError, AttributeError) as error:
-        do, found = "remove it and run again", f"{directory}\ta damaged checkpoint ({error})"
-    if first := next(filter(None, world.gather(found)), ""):
-        where, _, what = first.partition("\t")
-        raise InputError(where, what, do=do)
+        if wrong:
+            where, damaged = directory / wrong[0], "damaged: its SHA-256 is not the one written with it"
+    except (FileNotFoundError, ValueError, AttributeError) as error:
+        damaged = f"a damaged checkpoint ({error})"
+    except OSError as error:
+        unread = str(error)
+    found = world.gather((where, damaged, unread))
+    for _, _, reason in found:
+        if reason:
+            raise _unread(directory, reason)
+    for where, damaged, _ in found:
+        if damaged:
+            raise DamagedError(where, damaged, do=f"remove {directory} and run again")
+
+
+def _unread(directory: Path, reason: str) -> LostError:
+    return LostError(directory, f"not read ({reason})", do="it is kept: run again, and remove it where that does not help")
 
 
 def _read(directory: Path, world: World, state: dict[str, Any]) -> None:
@@ -253,6 +266,9 @@ def _read(directory: Path, world: World, state: dict[str, Any]) -> None:
             dcp.load(state, checkpoint_id=directory, no_dist=world.mesh is None, process_group=world.checkpoint_group)
     except (dcp.api.CheckpointException, RuntimeError, ValueError, OSError) as error:  # the first is no Exception
         reason = str(error).strip().splitlines()[-1:] or [type(error).__name__]
+        causes = [cause for cause, _ in error.failures.values()] if isinstance(error, dcp.api.CheckpointException) else [error]
+        if any(isinstance(cause, OSError) or is_lost(cause) for cause in causes):
+            raise _unread(directory, reason[0]) from None
         raise InputError(directory, f"not a checkpoint of this model ({reason[0]})", do="remove it and run again") from None
 
 

@@ -25,7 +25,7 @@ from openherd.tokenizer.tokenizer import Tokenizer
 from openherd.tokenizer.tools import Preamble
 from openherd.training.loop import train
 from openherd.training.objective import NextToken
-from openherd.training.phase import Base, Piece, write_trained
+from openherd.training.phase import PHASES, Base, Piece, write_trained
 from openherd.training.schedule import warmup_cosine
 from openherd.training.settings import TrainingConfig
 
@@ -171,6 +171,7 @@ def sft(config: SftConfig, *, base: Run, dialogs: Run, out: Output) -> dict[str,
     with_loss = sum(sum(d.has_loss) for d in encoded)
     return {
         **metrics,
+        PHASES: before.phases,
         "dialogs": len(encoded),
         "dialogs_too_long": too_long,
         "share_of_tokens_with_loss": with_loss / sum(lengths),

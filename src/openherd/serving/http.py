@@ -157,7 +157,7 @@ class Gate:
             raise RequestError(403, f"host: {host[:80]!r}; allowed: {', '.join(self.hosts)}; --allowed-host adds a name", "host")
         if self.digests and scope["path"].startswith("/v1/") and scope["method"] != "OPTIONS":
             scheme, _, key = headers.get("authorization", "").partition(" ")
-            digest = hashlib.sha256(key.strip().encode()).digest()
+            digest = hashlib.sha256(key.strip().encode("latin-1")).digest()  # as its bytes came
             known = [hmac.compare_digest(digest, one) for one in self.digests]  # all of them, so that time says nothing
             if not any(known) or scheme.lower() != "bearer":
                 raise RequestError(
@@ -170,9 +170,8 @@ class Gate:
         kind = headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind != "application/json":
             raise RequestError(415, f"content-type: {kind[:80]!r}; allowed: application/json", "content-type")
-        too_long = RequestError(
-            413, f"body: over {self.max_body:,} bytes, the most that is read", "body", "request_too_large", {"Connection": "close"}
-        )
+        # The connection stays: one that is closed while the client still writes is reset, and the answer is lost with it.
+        too_long = RequestError(413, f"body: over {self.max_body:,} bytes, the most that is read", "body", "request_too_large")
         length = headers.get("content-length", "0")
         if not length.isdecimal() or int(length[:20]) > self.max_body:
             raise too_long

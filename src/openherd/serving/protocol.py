@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from fastapi import HTTPException
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
 from openherd.core.config import nearest
@@ -137,6 +137,19 @@ def as_text(content: Any) -> Any:
     return [content] if isinstance(content, str) else content
 
 
+def kind_of(value: Any) -> str:
+    """Which member of a union a value means to be, so that what is wrong with it is said of that one."""
+    if not isinstance(value, list):
+        return "object" if isinstance(value, dict | BaseModel) else "text"
+    return {int: "ids", list: "lists"}.get(type(value[0]), "texts") if value else "texts"
+
+
+Content = Annotated[
+    Annotated[str, Tag("text")] | Annotated[list[TextPart], Field(max_length=1_024), Tag("parts")],
+    Discriminator(lambda value: "parts" if isinstance(value, list) else "text"),
+]
+
+
 class FunctionCall(Request):
     """A call that the assistant made."""
 
@@ -158,7 +171,7 @@ class ChatMessage(Request):
 
     model_config = ConfigDict(extra="ignore", strict=True)
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | Annotated[list[TextPart], Field(max_length=1_024)] | None = None
+    content: Content | None = None
     tool_calls: list[Call] = Field([], max_length=MOST_CHOICES)
     tool_call_id: str = ""
     name: str = ""
@@ -273,7 +286,9 @@ class ChatRequest(Generation):
     logprobs: bool = False
     top_logprobs: int = Field(0, ge=0, le=MOST_TOP_LOGPROBS)
     tools: list[Tool] = Field([], max_length=MOST_CHOICES)
-    tool_choice: Literal["none", "auto", "required"] | ToolChoice = "auto"
+    tool_choice: Annotated[
+        Annotated[Literal["none", "auto", "required"], Tag("text")] | Annotated[ToolChoice, Tag("object")], Discriminator(kind_of)
+    ] = "auto"
     response_format: ResponseFormat | None = None
     modalities: list[Literal["text"]] = Field(["text"], max_length=1)
     chat_template_kwargs: Object = Field({}, description="tool_format, builtin_tools, date_string and the like")
@@ -293,12 +308,19 @@ class ChatRequest(Generation):
 
 
 Ids = Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1)]
+Prompt = Annotated[
+    Annotated[str, Tag("text")]
+    | Annotated[list[str], Field(min_length=1, max_length=MOST_CHOICES), Tag("texts")]
+    | Annotated[Ids, Tag("ids")]
+    | Annotated[list[Ids], Field(max_length=MOST_CHOICES), Tag("lists")],
+    Discriminator(kind_of),
+]
 
 
 class CompletionRequest(Generation):
     """A request to continue texts."""
 
-    prompt: str | Annotated[list[str], Field(min_length=1, max_length=MOST_CHOICES)] | Ids | list[Ids]
+    prompt: Prompt
     max_tokens: int = Field(16, ge=0, le=2**31, description="of an answer; 0 with echo alone makes sense")
     logprobs: int | None = Field(None, ge=0, le=MOST_TOP_LOGPROBS, description="of each token, and so many likely others")
     echo: bool = Field(False, description="put the prompt before the answer")

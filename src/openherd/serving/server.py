@@ -6,6 +6,7 @@ thread; see `worker`, `answers` and `http`.
 
 import asyncio
 import contextlib
+import json
 import secrets
 import signal
 import socket
@@ -20,6 +21,7 @@ import uvicorn
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import PlainTextResponse, Response
+from pydantic import TypeAdapter, ValidationError
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.staticfiles import StaticFiles
@@ -29,9 +31,8 @@ from openherd.core.errors import ConfigError, InputError, OpenherdError
 from openherd.core.seeds import derive_seed
 from openherd.inference.constraint import Constraint
 from openherd.inference.engine import CACHE_BYTES, Engine, EngineConfig
-from openherd.inference.repack import repacked
+from openherd.inference.load import open_model
 from openherd.inference.sampling import Sampling
-from openherd.model.weights import load_model
 from openherd.serving.answers import ChatExchange, CompletionExchange
 from openherd.serving.guard import Guard
 from openherd.serving.http import CLOSED, LOOPBACK, ClientLeftError, EventStream, Gate, error_response, while_connected
@@ -58,6 +59,7 @@ from openherd.tokenizer.tools import Preamble, ToolFormat
 PAGE = Path(__file__).with_name("page")
 ENDPOINTS = ("/v1/chat/completions", "/v1/completions", "/v1/models", "/metrics", "/health", "/openapi.json", "/")
 T = TypeVar("T")
+PREAMBLE = TypeAdapter(Preamble)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,14 +88,23 @@ class Served:
     created: int = field(default_factory=lambda: int(time.time()))
 
     @classmethod
-    def load(cls, name: str, directory: Path, cache_bytes: int = CACHE_BYTES, deterministic: bool = False) -> "Served":
-        """Read a model directory. Raises InputError."""
-        tokenizer, model = Tokenizer.load(directory), load_model(directory)
+    def load(
+        cls,
+        name: str,
+        directory: Path,
+        *,
+        weights: str = "auto",
+        device: str = "auto",
+        cache_bytes: int = CACHE_BYTES,
+        deterministic: bool = False,
+    ) -> "Served":
+        """Read a model directory. Raises InputError, ConfigError."""
+        tokenizer, model = Tokenizer.load(directory), open_model(directory, weights, device)
         if tokenizer.vocabulary > model.config.vocabulary:
             found = f"{tokenizer.vocabulary:,} tokens, of which the model knows {model.config.vocabulary:,}"
             raise InputError(directory / "tokenizer.json", found, do="bring the tokenizer that the model was trained with")
         config = EngineConfig(cache_bytes=cache_bytes, deterministic=deterministic)
-        return cls(name, Engine(repacked(model), tokenizer, config), tokenizer)
+        return cls(name, Engine(model, tokenizer, config), tokenizer)
 
     @property
     def context(self) -> int:
@@ -163,9 +174,14 @@ def preamble_of(request: ChatRequest, tool_format: ToolFormat) -> Preamble:
     tools = [] if request.tool_choice == "none" else [tool.model_dump(exclude_unset=True) for tool in request.tools]
     settings = {"tool_format": tool_format, **request.chat_template_kwargs}
     try:
-        return Preamble.of({"tools": tools, "chat_template_kwargs": settings})
-    except (InputError, TypeError) as error:
-        raise RequestError(400, f"chat_template_kwargs: {error}", "chat_template_kwargs") from None
+        preamble = Preamble.of({"tools": tools, "chat_template_kwargs": settings})
+        return PREAMBLE.validate_json(json.dumps(vars(preamble)), strict=True)  # as JSON, lists are sequences too
+    except InputError as error:
+        raise RequestError.of(error, "chat_template_kwargs") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        param = "tools" if first["loc"][:1] == ("tools",) else "chat_template_kwargs"
+        raise RequestError(400, f"{'.'.join(map(str, (param, *first['loc'])))}; allowed: {first['msg']}", param) from None
 
 
 def constraint_of(request: ChatRequest, preamble: Preamble, tokenizer: Tokenizer) -> tuple[Constraint | None, bool]:
@@ -456,19 +472,18 @@ class Server(uvicorn.Server):
 
     def end(self) -> None:
         """Finish what is being written, for some seconds, and end; asked a second time, drop it."""
-        if self._ending is None:
-            self._ending = asyncio.get_running_loop().create_task(self._end(self._grace_s))
-        else:
-            self._grace_s = 0.0
+        if self._ending and not self.should_exit:
             self._ending.cancel()
-            self._ending = asyncio.get_running_loop().create_task(self._end(0.0))
+            self._grace_s = 0.0
+        if not self.should_exit:
+            self._ending = asyncio.get_running_loop().create_task(self._end(self._grace_s))
 
     async def _end(self, grace_s: float) -> None:
         n = len(self._worker.tickets)
         if n and grace_s:
-            self._say(f"finishing {n} requests, {grace_s:g} s at most; Ctrl-C again drops them\n")
+            self._say(f"requests to finish: {n}, in {grace_s:g} s; Ctrl-C again drops them\n")
         dropped = await self._worker.drain(grace_s)
-        self._say(f"stopped; {dropped} requests were dropped\n" if dropped else "stopped; nothing was dropped\n")
+        self._say(f"stopped; requests dropped: {dropped}\n" if dropped else "stopped; nothing was dropped\n")
         self.should_exit = True
 
 

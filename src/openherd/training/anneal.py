@@ -78,6 +78,7 @@ def anneal(config: AnnealConfig, *, base: Run, shards: Run | RemoteRun, out: Out
             lambda step: linear_to_zero(step, peak=config.learning_rate, steps=config.steps),
             config,
             out,
+            phases=before.phases,
             optimizer_from=before.state,
             snapshot_steps=snapshot_steps(config.steps, config.averaged_checkpoints, config.average_over),
         )

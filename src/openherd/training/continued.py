@@ -104,6 +104,7 @@ def continue_pretrain(config: ContinuePretrainConfig, *, base: Run, shards: Run 
     with open_shards(shards, before.tokenizer, config) as tokens:
         shares = with_replay(tokens, config)
         mixed = replace(config, source_weights=shares, replay={})
-        metrics = train_phase("continue-pretrain", model, tokens, config.pieces(), learning_rate_at, mixed, out)
+        pieces = config.pieces()
+        metrics = train_phase("continue-pretrain", model, tokens, pieces, learning_rate_at, mixed, out, phases=before.phases)
     write_trained(model, before.tokenizer, out)
     return {**metrics, "shares": shares}

@@ -5,8 +5,8 @@ mention the frequency scaling that its released code applies (factor 8); whether
 is applied from the first stage on, to the context that the model had before any scaling: of a base that is scaled already, such as
 Llama 3.1 or an earlier run of this stage, the factor is raised or left. `rope_theta` raises the base instead or as well (the
 tutorial's 500K to 8M is one setting away). Its gates are a stage of their own, `context-gate`; where they fail, another run of
-this stage behind this one goes on with fresh data. The tutorial anneals first: the base is then the mean of annealing's
-checkpoints, with the optimizer's moments of the last of them.
+this stage behind this one goes on, on the same sources in another order. The tutorial anneals first: the base is then the mean of
+annealing's checkpoints, with the optimizer's moments of the last of them.
 """
 
 from dataclasses import dataclass, replace
@@ -21,8 +21,6 @@ from openherd.core.rundir import Output, Run
 from openherd.model.config import ModelConfig, RopeScaling
 from openherd.training.phase import Base, PhaseConfig, Piece, open_shards, piece, train_phase, write_trained
 from openherd.training.schedule import warmup_cosine
-
-RUNS = "long_context_runs"  # one after the other, this one among them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,19 +77,19 @@ def long_context(config: LongContextConfig, *, base: Run, shards: Run | RemoteRu
     """Go on from `base` with longer sequences (paper 3.4.2)."""
     before = Base.open(base, config, out)
     shape = rescaled(before.shape, config)
-    runs = base.metrics.get(RUNS, 0) + 1
     peak = config.learning_rate
     with open_shards(shards, before.tokenizer, config) as tokens:
         model = before.model("long-context", config, [p.rows for p in config.pieces()], shape)
         metrics = train_phase(
-            "long-context" if runs == 1 else f"long-context-{runs}",  # a second run after the first has data of its own
+            "long-context",
             model,
             tokens,
             config.pieces(),
             partial(warmup_cosine, peak=peak, floor=peak, warmup_steps=config.warmup_steps, decay_steps=config.warmup_steps),
             config,
             out,
+            phases=before.phases,
             optimizer_from=before.state,
         )
     write_trained(model, before.tokenizer, out)
-    return {**metrics, "context_before": before.shape.max_positions, RUNS: runs}
+    return {**metrics, "context_before": before.shape.max_positions}

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from openherd.core.errors import InputError, LostError, OpenherdError, RequeueError
+from openherd.core.errors import DamagedError, InputError, LostError, OpenherdError, RequeueError
 from openherd.core.metrics import MetricsLog
 from openherd.core.progress import Progress
 from openherd.core.rundir import Output
@@ -162,6 +162,7 @@ class Steps:
         self.world = model.world
         self.watch, self.pace, self.ledger = Watch(config), Pace(model.world), Ledger(out)
         self.step = self.tokens = 0
+        self.kept_at = 0  # the step at which a checkpoint was last due
         self.skips: list[Range] = []
 
     def resume(self, optimizer_from: Path | None, skips: Sequence[Range]) -> None:
@@ -179,19 +180,25 @@ class Steps:
 
     def newest(self) -> dict[str, Any]:
         """Read the newest checkpoint that is whole; returns its plain values, START's without one."""
-        found = checkpoints(self.out)
+        found = self.of_first(checkpoints(self.out))
         return self.first_whole(found)[0] if found else self.start()
+
+    def of_first(self, paths: list[Path]) -> list[Path]:
+        """The first process's paths: what others see of a shared disk can be older."""
+        found: list[Path] = self.world.gather(paths)[0]
+        return found
 
     def first_whole(self, paths: Sequence[Path]) -> tuple[dict[str, Any], Path]:
         """Read the first of these checkpoints that is whole; returns its plain values, and which it is.
 
-        Says on standard error which were damaged. Removes them, and all that was kept at later steps: it holds what led there, and
-        a damaged one would become good and displace the last that is whole. Raises InputError where all are damaged.
+        Says on standard error which were damaged. Removes them, and all that was kept at later steps, the newest first: it holds
+        what led there, and a damaged one would become good and displace the last that is whole. Raises DamagedError where all are
+        damaged; one that a disk does not give, or of another model, stays and is raised.
         """
         for i, path in enumerate(paths):
             try:
                 found = load_state(path, self.model, self.optimizer, self.start())
-            except InputError as error:
+            except DamagedError as error:
                 if i == len(paths) - 1:
                     raise
                 self.tell("damaged checkpoint", path=path.name)
@@ -211,7 +218,8 @@ class Steps:
 
     def read_state(self, found: Mapping[str, Any]) -> None:
         """Take up what a checkpoint says beside weights and moments."""
-        self.step, self.tokens = int(found["step"]), int(found["tokens"])
+        self.step = self.kept_at = int(found["step"])
+        self.tokens = int(found["tokens"])
         self.watch.read(found["watch"])
         self.model.loss_scale.take_up(found)
         for first, end in json.loads(found["skips"]):
@@ -259,7 +267,10 @@ class Steps:
             self.keep(leave)
         self.ledger.step(step, applied=True)
         if leave and self.step < self.steps:
-            found = f"asked to leave (SIGTERM) after step {self.step}, which is kept"
+            kept = next(map(step_of, self.of_first(checkpoints(self.out))), 0)
+            before = f"the one before, of step {kept}, is kept" if kept else "none is kept"
+            what = "which is kept" if kept == self.step else f"of which the disk refused a checkpoint; {before}"
+            found = f"asked to leave (SIGTERM) after step {self.step}, {what}"
             raise RequeueError(self.out.path, found, do="the same command goes on from there")
         return f"loss {losses['loss_nats']:.3f}"
 
@@ -345,17 +356,20 @@ class Steps:
         self.settle()
         self.world.wait()
         before = [path for path in checkpoints(self.out) if step_of(path) <= first]
-        return sorted(before, key=lambda path: not is_marked_good(path))
+        return self.of_first(sorted(before, key=lambda path: not is_marked_good(path)))
 
     def roll_back(self, targets: Sequence[Path]) -> str:
-        """Back to the first checkpoint that is whole; the data from the first suspicious step on are passed over."""
-        step, first = self.step, self.watch.suspicious_since
+        """Back to the first checkpoint that is whole; the data from the first suspicious step on are passed over.
+
+        That is written last: where a run ends before, it meets the same spike again.
+        """
+        ends, first = self.step, self.watch.suspicious_since
         assert first is not None
-        self.skips = add_range(self.skips, first, step + 1)
-        self.keep_skips()
-        rollbacks, ends = self.watch.rollbacks + 1, self.step
+        rollbacks = self.watch.rollbacks + 1
         found, target = self.first_whole(targets)
         self.read_state(found)
+        self.skips = add_range(self.skips, first, ends + 1)
+        self.keep_skips()
         self.watch.rollbacks, self.watch.clean_since = rollbacks, max(self.watch.clean_since, ends + 1)
         self.tell("rollback", step=ends, to_step=self.step, good=is_marked_good(target), skipped=[first, ends + 1])
         self.rewind()
@@ -367,14 +381,16 @@ class Steps:
         step = self.step
         if self.world.leads:
             self.rotate()
-        if (step % self.config.checkpoint_steps == 0 or leave) and step < self.steps:
+        every = self.config.checkpoint_steps
+        if (step // every > self.kept_at // every or leave) and step < self.steps:
+            self.kept_at = step
             self.settle()
             for slow in self.pace.slow():
                 self.tell("slow process", step=step, **slow)
-            with contextlib.nullcontext() if leave else self.told_refusal():
+            with self.told_refusal():
                 self.checkpointer.save(self.out.path / CHECKPOINTS / name_of(step), self.extra(step))
-            if leave:
-                self.checkpointer.wait()
+                if leave:
+                    self.checkpointer.wait()
 
     def settle(self) -> None:
         """Until the last checkpoint is written."""
@@ -383,19 +399,19 @@ class Steps:
 
     @contextlib.contextmanager
     def told_refusal(self) -> Iterator[None]:
-        """Where the disk refuses a checkpoint, training goes on: the one before is still there."""
+        """Where the disk refuses a checkpoint, it is told: the one before is still there."""
         try:
             yield
         except OSError as error:
             self.tell("checkpoint failed", step=self.step, reason=error.strerror)
             if self.world.leads:
-                sys.stderr.write(f"  {error.filename}: {error.strerror}; the checkpoint before is kept, training goes on\n")
+                sys.stderr.write(f"  {error.filename}: {error.strerror}; the checkpoint before is kept\n")
 
     def rotate(self) -> None:
         """Mark the checkpoints that have become good, and remove old ones: never the last good one, nor the next to become it."""
         found = checkpoints(self.out)
         for path in found:
-            if not is_marked_good(path) and self.watch.is_good(step_of(path), self.step):
+            if not is_marked_good(path) and self.watch.is_good(step_of(path)):
                 mark_good(path)
         good = next((i for i, path in enumerate(found) if is_marked_good(path)), len(found))
         for i, old in enumerate(found):
@@ -435,13 +451,15 @@ class Steps:
         seconds = sum(r["time_s"] for r in records)
         losses_nats = [r["loss_nats"] for r in records if not r.get("skipped")] or [math.nan]
         last = losses_nats[-max(len(losses_nats) // 20, 1) :]
+        overflows = sum(r.get("overflow", False) for r in records)
+        skipped = sum(r.get("skipped", False) for r in records) - overflows
         return {
             "steps": self.steps,
             "tokens": self.tokens,
             "loss_nats_last_5_percent": sum(last) / len(last),
             "final_loss_nats": losses_nats[-1],
-            **({"skipped_steps": n, "skipped": self.skips} if (n := sum(r.get("skipped", False) for r in records)) else {}),
-            **({"overflow_steps": n} if (n := sum(r.get("overflow", False) for r in records)) else {}),
+            **({"skipped_steps": skipped, "skipped": self.skips} if skipped else {}),
+            **({"overflow_steps": overflows} if overflows else {}),
             "tokens_per_s": self.tokens / seconds if seconds else 0.0,
             "precision": self.model.precision,
             "goodput_s": goodput(self.out.path),

@@ -6,7 +6,8 @@ optimizer's, which the next phase takes up.
 """
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,6 +39,7 @@ from openherd.training.loop import OTHERS, STATE, Part, train
 from openherd.training.objective import NextToken
 from openherd.training.settings import COMPUTE, TrainingConfig, open_world, read_compute
 
+PHASES = "phases"  # of a run's metrics: how many runs of each phase made its model, one behind the other
 WANTED_STEPS = 8  # whose tokens are fetched before they are read, where the shards lie elsewhere; ours
 
 
@@ -85,8 +87,20 @@ def piece(name: str, sequence_length: int, batch_tokens: int, steps: int) -> Pie
 
 
 def batches(shards: TokenShards, pieces: Sequence[Piece], seed: int, phase: str, weights: dict[str, float]) -> Part:
-    """The rows of one process in a step: a pure function of seed, phase and step; the process is only a slice."""
-    sources = [BatchSource(shards, seed, f"{phase}.{i}", p.sequence_length, weights) for i, p in enumerate(pieces)]
+    """The rows of one process in a step: a pure function of seed, phase and step; the process is only a slice.
+
+    A piece goes on where those before have come to, and its samples are parts of the windows of the longest sequences that its own
+    divide: so a ramp visits each window once an epoch.
+    """
+    sources: list[BatchSource] = []
+    taken: Counter[int] = Counter()  # windows, by their length
+    for p in pieces:
+        longest = max(q.sequence_length for q in pieces if q.sequence_length % p.sequence_length == 0)
+        parts = longest // p.sequence_length
+        end = taken[longest] - (-p.batch_sequences * p.steps // parts)
+        stretch, taken[longest] = range(taken[longest], end), end
+        name = f"{phase}.{longest}"
+        sources.append(BatchSource(shards, seed, name, p.sequence_length, weights, parts=parts, stretch=stretch))
 
     def rows(step: int, place: int, n: int) -> tuple[BatchSource, int, int, int]:
         """A process's source, first sample and number of rows, and how many of these are another's: of an uneven share."""
@@ -150,7 +164,7 @@ def all_weights(shards: TokenShards, given: dict[str, float]) -> dict[str, float
 
 
 def check_epochs(shards: TokenShards, pieces: Sequence[Piece], weights: dict[str, float], most: float) -> dict[str, float]:
-    """How often each source is seen. Raises ConfigError where that is more than `most`."""
+    """How often each token of a source is seen, on average. Raises ConfigError where that is more than `most`."""
     tokens = sum(p.tokens for p in pieces)
     total = sum(weights.values())
     epochs = {name: tokens * weight / total / shards.tokens[name] for name, weight in weights.items()}
@@ -173,6 +187,7 @@ class Base:
     tokenizer: Tokenizer
     state: Path | None  # of the optimizer; None where it has none that fits all weights
     precision: str
+    phases: dict[str, int]  # how many runs of each made it
 
     @classmethod
     def open(cls, run: Run, config: TrainingConfig, out: Output) -> "Base":
@@ -182,7 +197,8 @@ class Base:
         state = run.path / STATE if trained and not run.manifest["settings"].get("lora_rank") else None
         directory = model_of(run)[0]
         shape, tensors = read_tensors(directory)
-        return cls(world, shape, tensors, Tokenizer.load(directory), state, precision)
+        phases = run.metrics.get(PHASES, {})
+        return cls(world, shape, tensors, Tokenizer.load(directory), state, precision, phases)
 
     def model(
         self,
@@ -216,20 +232,24 @@ def train_phase(
     config: PhaseConfig,
     out: Output,
     *,
+    phases: Mapping[str, int],
     optimizer_from: Path | None = None,
     snapshot_steps: tuple[int, ...] = (),
 ) -> dict[str, Any]:
-    """Train `model` in place on the pieces of one phase; returns metrics. Raises ConfigError where a source is seen too often."""
+    """Train `model` in place on the pieces of one phase; returns metrics. `phases` are those behind it: where this one is among
+    them, the data come in another order than then. Raises ConfigError where a source is seen too often."""
     if shards.vocabulary > model.shape.vocabulary:  # a model may have more, some tables of embeddings are rounded up
         raise ConfigError(
             shards.path, f"tokens of a vocabulary of {shards.vocabulary:,}", allowed=f"{model.shape.vocabulary:,}, the model's"
         )
+    nth = phases.get(phase, 0) + 1
+    order = phase if nth == 1 else f"{phase}-{nth}"
     weights = all_weights(shards, config.source_weights)
     epochs = check_epochs(shards, pieces, weights, config.most_epochs)
     metrics = train(
         model,
         NextToken(),
-        batches(shards, pieces, config.seed, phase, weights),
+        batches(shards, pieces, config.seed, order, weights),
         learning_rate_at,
         sum(p.steps for p in pieces),
         config,
@@ -253,6 +273,7 @@ def train_phase(
         "context": model.shape.max_positions,
         "flops": flops,
         "epochs": epochs,
+        PHASES: {**phases, phase: nth},
     }
 
 

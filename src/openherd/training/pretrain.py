@@ -98,6 +98,6 @@ def pretrain(config: PretrainConfig, *, shards: Run | RemoteRun, tokenizer: Run,
         check_layout("pretrain", world.layout, shape, [p.rows for p in pieces], config.micro_batch_sequences)
         model = Sharded(shape, world, precision, config.float8)
         model.fill(initial_weights(shape, config.seed, embedding_std=config.embedding_std, depth_scaled=config.depth_scaled_init))
-        metrics = train_phase("pretrain", model, tokens, pieces, learning_rate_at, config, out)
+        metrics = train_phase("pretrain", model, tokens, pieces, learning_rate_at, config, out, phases={})
     write_trained(model, words, out)
     return metrics

@@ -66,6 +66,7 @@ class Watch:
         self.suspicious_since: int | None = None  # the first of the last steps in a row that gave cause for concern
         self.bad_in_a_row = 0
         self.clean_since = 0  # the step behind the last one that was bad or suspicious
+        self.accepted: deque[int] = deque(maxlen=thresholds.good_after_steps)  # the last steps that were applied
         self.rollbacks = 0  # since enough steps were clean
         self.shape: list[int] = []  # of the batches
 
@@ -97,7 +98,8 @@ class Watch:
         enough = len(self.updates) >= min(LEAST, self.thresholds.spike_window)
         large = bool(factor) and enough and update_norm > factor * statistics.median(self.updates)
         self.losses.append(loss)
-        if step + 1 - self.clean_since >= self.thresholds.good_after_steps:
+        self.accepted.append(step)
+        if self.is_good(0):
             self.rollbacks = 0
         if large:
             self.clean_since = step + 1
@@ -115,9 +117,10 @@ class Watch:
             self.updates.clear()
             self.shape = shape
 
-    def is_good(self, checkpoint_step: int, step: int) -> bool:
-        """Whether, with `step` steps done, enough of them were clean since a checkpoint."""
-        return step - max(checkpoint_step, self.clean_since) >= self.thresholds.good_after_steps
+    def is_good(self, checkpoint_step: int) -> bool:
+        """Whether enough steps were applied since a checkpoint, all of them clean."""
+        enough = len(self.accepted) == self.accepted.maxlen
+        return enough and self.accepted[0] >= max(checkpoint_step, self.clean_since)
 
     def text(self) -> str:
         """All of it as JSON, for a checkpoint."""

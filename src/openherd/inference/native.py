@@ -1,0 +1,267 @@
+"""Layers of the model by a kernel of our own, on processors: `native.cpp`, which torch compiles when it is first needed (paper 6).
+
+Few rows take the time in which the weights are read from memory, and none of it goes to small operations between the products. The
+outcome of a row does not depend on what else is in a step. Without a compiler, or for shapes that the kernel does not take, the
+model's own layers do the work.
+"""
+
+import ctypes
+import hashlib
+import mmap
+import subprocess
+import sys
+import tempfile
+import threading
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from openherd.core.machine import cache_folder, processor
+from openherd.inference.repack import Int8Linear, with_modules
+from openherd.model.attention import Attend
+from openherd.model.layers import Linear
+from openherd.model.transformer import Layer, Transformer
+
+SOURCE = Path(__file__).with_name("native.cpp")
+FLAGS = ("-O3", "-march=native", "-ffp-contract=fast", "-ftree-loop-vectorize")  # two of which torch would not want for its own
+WIDTH, HEAD = 64, 32  # the kernel reads vectors: what matrices' and heads' widths are multiples of
+CHUNK, PANEL, LINE = 16, 4, 64  # rows that are computed at once, rows that lie together, bytes of each of them that do
+BLOCK = CHUNK  # tokens of the cache, or a multiple
+KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
+Pointer, Number = ctypes.c_void_p, ctypes.c_int32
+
+
+class Matrix(ctypes.Structure):
+    """As in the kernel's source, like the three below."""
+
+    _fields_ = (("rows", Pointer), ("scales", Pointer))
+
+
+class LayerWeights(ctypes.Structure):
+    """Matrices in the order of `matrices_of`."""
+
+    _fields_ = (("matrices", Matrix * 7), ("norms", Pointer * 2))
+
+
+class Shape(ctypes.Structure):
+    """Of every layer."""
+
+    _fields_ = (
+        *((name, Number) for name in ("d", "heads", "groups", "width", "feed_forward", "kind")),
+        ("epsilon", ctypes.c_float),
+        ("threads", Number),
+    )
+
+
+class Cache(ctypes.Structure):
+    """Keys and values of one layer, and where each row's text has its own."""
+
+    _fields_ = (
+        *((name, Pointer) for name in ("keys", "values")),
+        ("places", ctypes.c_int64),
+        *((name, Number) for name in ("size", "most")),
+        *((name, Pointer) for name in ("table", "text", "position")),
+    )
+
+
+class HasCache(Protocol):
+    """An `attend` that keeps keys and values in blocks."""
+
+    def cache(self, layer: int) -> Cache:
+        """Those of one layer."""
+
+
+# In a process of its own: importing torch's compiler would hold this one up for seconds. Its flags for vectors, where it would give
+# any, would come behind ours.
+COMPILE = """
+import inspect, shutil, sys
+from torch._inductor.codecache import CppCodeCache
+own = {"needs_vec_isa": False} if "needs_vec_isa" in inspect.signature(CppCodeCache.load_async).parameters else {}
+shutil.copy(CppCodeCache.load(open(sys.argv[1]).read(), extra_flags=tuple(sys.argv[3:]), **own)._name, sys.argv[2])
+"""
+
+
+class Library:
+    """The compiled kernel, or why there is none; compiled once on a machine, in some seconds."""
+
+    def __init__(self, *flags: str) -> None:
+        """With more flags for the compiler."""
+        self.flags = (*FLAGS, *flags)
+        self.lock = threading.Lock()
+        self.functions: Any = None
+        self.error = ""
+        self.compiler: subprocess.Popen[str] | None = None
+        self.stopped = False
+
+    def load(self) -> bool:
+        """Compile, if need be; returns whether it is there."""
+        with self.lock:
+            if self.functions is None and not self.error:
+                try:
+                    self.functions = ctypes.CDLL(str(self._compiled()))
+                except OSError as error:
+                    self.error = str(error)
+        return self.functions is not None
+
+    def stop(self) -> None:
+        """Give up compiling: the process ends."""
+        self.stopped = True
+        if self.compiler is not None:
+            self.compiler.kill()
+
+    def _compiled(self) -> Path:
+        source = SOURCE.read_text(encoding="utf-8")
+        made_for = hashlib.sha256("\0".join([source, *self.flags, torch.__version__, processor()]).encode()).hexdigest()
+        path = cache_folder() / "kernels" / f"{made_for[:32]}.so"
+        if self.stopped:
+            raise OSError("stopped")
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+                made = Path(folder) / path.name
+                command = [sys.executable, "-c", COMPILE, str(SOURCE), str(made), *self.flags]
+                pipes: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+                with subprocess.Popen(command, text=True, **pipes) as self.compiler:
+                    said = self.compiler.communicate()[1].strip()
+                if self.compiler.returncode:
+                    raise OSError(said.splitlines()[-1] if said else "the compiler was stopped")
+                made.replace(path)
+        return path
+
+
+library = Library()
+
+
+def matrices_of(layer: Layer) -> list[nn.Module]:
+    """In the kernel's order."""
+    own, more = layer.attention, layer.feed_forward
+    return [own.query, own.key, own.value, own.output, more.gate, more.up, more.down]
+
+
+class Packed:
+    """Weights in the kernel's order, copied to memory in large pages."""
+
+    def __init__(self, linear: nn.Module) -> None:
+        rows_FD = linear.rows_FD if isinstance(linear, Int8Linear) else cast("Tensor", linear.weight).detach()
+        self.kind, (self.height, self.width) = KINDS[rows_FD.dtype], rows_FD.shape
+        rows_FD = rows_FD.contiguous()
+        whole, bytes_of_row = -(-self.height // CHUNK) * CHUNK, self.width * rows_FD.element_size()
+        memory = mmap.mmap(-1, whole * bytes_of_row)  # zeros
+        if hasattr(mmap, "MADV_HUGEPAGE"):
+            memory.madvise(mmap.MADV_HUGEPAGE)
+        self.rows = torch.frombuffer(memory, dtype=rows_FD.dtype).view(whole // PANEL, -1, PANEL, LINE // rows_FD.element_size())
+        addresses = Pointer(rows_FD.data_ptr()), Pointer(self.rows.data_ptr())
+        library.functions.pack(addresses[0], self.height, ctypes.c_int64(bytes_of_row), torch.get_num_threads(), addresses[1])
+        self.scales = F.pad(linear.scale_F, (0, whole - self.height)) if isinstance(linear, Int8Linear) else None
+        self.matrix = Matrix(self.rows.data_ptr(), None if self.scales is None else self.scales.data_ptr())
+
+
+class NativeLayer(nn.Module):
+    """One layer, computed by the kernel. What it is given stays as it is."""
+
+    def __init__(self, layer: Layer, model: Transformer) -> None:
+        super().__init__()
+        config = model.config
+        self.index = layer.attention.index
+        self.packed = [Packed(linear) for linear in matrices_of(layer)]
+        self.shape = Shape(
+            config.d_model, config.n_heads, config.n_kv_heads, config.head_width, config.d_feed_forward,
+            self.packed[0].kind, config.norm_epsilon,
+        )  # fmt: skip
+        self.norms = [norm.weight.detach().float().contiguous() for norm in (layer.attention_norm, layer.feed_forward_norm)]
+        self.weights = LayerWeights(
+            (Matrix * 7)(*(p.matrix for p in self.packed)), (Pointer * 2)(*(n.data_ptr() for n in self.norms))
+        )
+
+    def forward(self, x_BTD: Tensor, cos: Tensor, sin: Tensor, attend: Attend) -> Tensor:
+        """Shape (1, T, D), returned in fp32."""
+        x_BTD = x_BTD.to(torch.float32, copy=True).contiguous()
+        cos, sin = cos.contiguous(), sin.contiguous()
+        cache = cast("HasCache", attend).cache(self.index)
+        self.shape.threads = torch.get_num_threads()
+        library.functions.layer(
+            ctypes.byref(self.shape), ctypes.byref(self.weights), ctypes.byref(cache), x_BTD.shape[1],
+            *(Pointer(t.data_ptr()) for t in (x_BTD, cos, sin)),
+        )  # fmt: skip
+        return x_BTD
+
+
+class NativeLinear(nn.Module):
+    """x W^T by the kernel, in fp32."""
+
+    def __init__(self, linear: nn.Module) -> None:
+        super().__init__()
+        self.packed = Packed(linear)
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        """Shape (..., D) to (..., F)."""
+        own = self.packed
+        x_TD = x_BTD.reshape(-1, own.width).float().contiguous()
+        out_TF = x_TD.new_empty(len(x_TD), own.rows.shape[0] * PANEL)
+        library.functions.linear(
+            ctypes.byref(own.matrix), own.kind, out_TF.shape[1], own.width, torch.get_num_threads(), Pointer(x_TD.data_ptr()),
+            len(x_TD), Pointer(out_TF.data_ptr()),
+        )  # fmt: skip
+        return out_TF[:, : own.height].view(*x_BTD.shape[:-1], -1)
+
+
+def takes(model: Transformer) -> bool:
+    """Whether the kernel computes a model of this shape, on its device."""
+    config, weight = model.config, model.embed.weight
+    widths = (config.d_model, config.d_feed_forward, config.n_heads * config.head_width, config.n_kv_heads * config.head_width)
+    whole = not any(width % WIDTH for width in widths) and not config.head_width % HEAD
+    linears = [m for layer in model.layers.values() for m in matrices_of(cast("Layer", layer))] + [model.head]
+    plain = all(isinstance(m, Int8Linear) or type(m).forward is Linear.forward for m in linears)
+    return weight.device.type == "cpu" and weight.dtype in KINDS and whole and plain
+
+
+@torch.no_grad()
+def native(model: Transformer) -> Transformer:
+    """A model that computes the same by the kernel, from a copy of the weights; the model itself where that is impossible."""
+    if is_native(model) or not takes(model) or not library.load():
+        return model
+
+    def made(module: nn.Module) -> nn.Module | None:
+        if isinstance(module, Layer):
+            return NativeLayer(module, model)
+        return NativeLinear(module) if module is model.head else None
+
+    return with_modules(model, made)
+
+
+def is_native(model: Transformer) -> bool:
+    """Whether the kernel computes it."""
+    return isinstance(model.head, NativeLinear)
+
+
+class Compiling:
+    """A model on its way to the kernel: compiled, and copied, in the background, while it already answers."""
+
+    def __init__(self, model: Transformer, then: Callable[[], None] = lambda: None) -> None:
+        """`then` is done in the background too, when the model is ready."""
+        self.model, self.config, self.then = model, model.config, then
+        self.thread = threading.Thread(target=self._prepare, daemon=True)
+        self.thread.start()
+        weakref.finalize(self, leave, self.thread)
+
+    def _prepare(self) -> None:
+        self.model = native(self.model)
+        if not library.stopped:
+            self.then()
+
+    def wait(self) -> Transformer:
+        """The model when it is ready."""
+        self.thread.join()
+        return self.model
+
+
+def leave(thread: threading.Thread) -> None:
+    """End the work in the background, which may not outlive Python."""
+    if thread.is_alive():
+        library.stop()
+        thread.join()
