@@ -351,7 +351,11 @@ def test_what_the_server_refuses_is_said_in_a_line(page, say):
     assert answer.locator(".body").inner_text() == "Half of"
     page.unroute_all()
     answered_by(page, body=f'data: {{"error": {{"message": "out of luck"}}}}\n\n{stream_of("x")}')
-    assert "out of luck" in say(page, "Fail in the stream").locator(".error").inner_text()
+    line = say(page, "Fail in the stream").locator(".error").inner_text()
+    assert line.startswith("The server ended the answer: out of luck.")
+    page.unroute_all()
+    answered_by(page, 503, error % ("the server is shutting down", "null"))
+    assert say(page, "Late").locator(".error").inner_text().startswith("The server is shutting down. Try again when it is back.")
     page.unroute_all()
     page.get_by_label("Temperature", exact=True).fill("99")
     answer = say(page, "The server itself")

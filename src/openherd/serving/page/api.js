@@ -31,6 +31,7 @@ function refusal(status, error, wait_s = 0) {
   const line = {
     401: "The server asks for an API key: enter it in the settings, then try again.",
     413: said || "The message is too large for the server: shorten it.",
+    503: "The server is shutting down. Try again when it is back.",
     429: `The server has as many requests as it takes. Try again${wait_s ? ` in ${wait_s} s` : " in a moment"}.`,
   }[status];
   const other = status >= 500 ? `The server failed (${status}${said && `: ${said}`}). Try again; its log says more.` : said;
@@ -43,11 +44,10 @@ export async function models(key) {
   return data.map((model) => model.id);
 }
 
-/** Whether the server answers at all. */
+/** Whether the server answers, and is not shutting down. */
 export async function alive() {
   try {
-    await fetch(at("health"), { cache: "no-store" });
-    return true;
+    return (await fetch(at("health"), { cache: "no-store" })).status !== 503;
   } catch {
     return false;
   }
@@ -63,7 +63,7 @@ export async function* chat(body, key, signal) {
     for await (const data of events(response.body)) {
       if (data === "[DONE]") return;
       const chunk = JSON.parse(data);
-      if (chunk.error) throw refusal(chunk.error.code === 503 ? 503 : 500, chunk.error);
+      if (chunk.error) throw new ServerError(`The server ended the answer: ${chunk.error.message}.`, { status: 500 });
       yield chunk;
     }
   } catch (error) {

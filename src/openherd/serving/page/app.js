@@ -185,7 +185,7 @@ function ended(conversation, answer, error) {
   list();
   announce(error ? answer.error : `${answer.model}: ${answer.text}`);
   if (error?.status === 401) askForKey();
-  if (error?.status === 0) askUntilBack();
+  if (isGone(error)) askUntilBack();
 }
 
 // The server
@@ -203,7 +203,7 @@ async function askForModels() {
     notice("server", "");
   } catch (error) {
     if (error.status === 401) askForKey();
-    else if (error.status === 0) askUntilBack();
+    else if (isGone(error)) askUntilBack();
     else notice("server", error.message, { label: "Try again", run: loadModels });
   }
   showModels();
@@ -212,6 +212,8 @@ async function askForModels() {
 function askForKey() {
   notice("server", "The server asks for an API key.", { label: "Enter it", run: () => (side.open("settings"), byId("key").focus()) });
 }
+
+const isGone = (error) => error?.status === 0 || error?.status === 503;
 
 /** Ask whether the server is back, until it is. */
 async function askUntilBack() {
