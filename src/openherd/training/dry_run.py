@@ -36,7 +36,7 @@ from openherd.training.cross_entropy import MOST_LOGITS, cross_entropy_sum
 from openherd.training.long_context import LongContextConfig, rescaled
 from openherd.training.objective import NextToken
 from openherd.training.optimizer import DTYPES, MomentsDtype
-from openherd.training.phase import PhaseConfig, Piece, all_weights
+from openherd.training.phase import Piece, all_weights
 
 GIB = 2**30
 FIRST_STEPS = 3  # of which the batches are shown
@@ -197,10 +197,12 @@ def adapters_of(config: Trains) -> Lora | None:
     return replace(config.lora, alpha=1.0)  # which changes no memory
 
 
-def first_sources(config: PhaseConfig, shards: TokenShards) -> dict[str, float]:
+def first_sources(config: Trains, shards: TokenShards) -> dict[str, float]:
     """The share of each source in the sequences of a stage's first batch."""
-    replays = isinstance(config, ContinuePretrainConfig)
-    weights = with_replay(shards, config) if replays else all_weights(shards, config.source_weights)
+    if isinstance(config, ContinuePretrainConfig):
+        weights = with_replay(shards, config)
+    else:
+        weights = all_weights(shards, config.source_weights)
     n = config.pieces()[0].batch_sequences
     return {name: count / n for name, count in Mix(weights).counts(n).items()}
 
