@@ -1,6 +1,6 @@
 """What HTTP and streaming cost: the server against its engine alone, the same model and requests, by turns in one process tree.
 
-A model of 251M parameters with random weights, in bf16, 64 requests at once, 64 tokens of prompt and 64 to write each. `engine`:
+A model of 251M parameters with random weights, in bf16, 64 requests at once, 16 tokens of prompt and 32 to write each. `engine`:
 tokens written a second by the engine alone. `whole` and `stream`: by a server on loopback, asked by a client in another process;
 `overhead_*` is what is lost, as a share of the engine's. `first_unloaded_s`, `first_loaded_s`: time to the first token of a stream,
 median alone, and 95th percentile while eight other streams are written; `first_ratio` is one over the other.
@@ -26,7 +26,7 @@ import httpx2 as httpx
 
 from inference import make
 
-AT_ONCE, PROMPT, WRITTEN, BESIDE, ASKED = 64, 64, 64, 8, 24
+AT_ONCE, PROMPT, WRITTEN, BESIDE, ASKED = 64, 16, 32, 8, 24
 
 
 def drawn(i: int) -> list[int]:
@@ -106,7 +106,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="The server beside its engine.")
     parser.add_argument("--quick", action="store_true", help="two layers, few tokens, once")
     parser.add_argument("--threads", type=int, default=1, help="of the engine (default 1: the client has the other core)")
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--ask", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.ask:
@@ -153,6 +153,7 @@ def main() -> None:
                     value = await asyncio.to_thread(alone, salt) if case == "engine" else await told(case, salt)
                     if turn:
                         values.append(value)
+                        print(case, value, file=sys.stderr, flush=True)
             client.stdin.close()  # type: ignore[union-attr]
             client.wait()
             server.end()

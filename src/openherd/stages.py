@@ -131,6 +131,13 @@ PARTS = (
     ("6", "openherd.inference.text", "stop strings, streamed text"),
     ("6", "openherd.inference.repack", "packed weights, products of fixed rows"),
     ("6", "openherd.inference.chat", "chat in the terminal"),
+    ("6", "openherd.serving.server", "server: OpenAI's endpoints by HTTP, several models, shutdown"),
+    ("6", "openherd.serving.protocol", "requests and responses of OpenAI's clients, errors that name the field"),
+    ("6", "openherd.serving.worker", "the thread that drives the engines, queue, cancelled requests"),
+    ("6", "openherd.serving.answers", "streams, calls of tools, log-probabilities as clients read them"),
+    ("6", "openherd.serving.http", "keys, hosts, sizes of requests, headers, clients that leave"),
+    ("6", "openherd.serving.metrics", "metrics for Prometheus"),
+    ("5.4.7", "openherd.serving.guard", "where a guard judges prompts and answers"),
 )
 
 

@@ -166,7 +166,7 @@ def test_adapters_are_added_in(base, shards, tmp_path, monkeypatch, bf16):
 
     def write(model, *rest):
         kept["model"] = model
-        write_trained(model, *rest)
+        return write_trained(model, *rest)
 
     monkeypatch.setattr(continued, "write_trained", write)
     run = finished(tmp_path / "run", continue_pretrain, config, base=base, shards=shards)

@@ -262,6 +262,6 @@ class Compiling:
 
 def leave(thread: threading.Thread) -> None:
     """End the work in the background, which may not outlive Python."""
-    if thread.is_alive():
+    if thread.is_alive() and thread is not threading.current_thread():  # which may be the last to know the model
         library.stop()
         thread.join()

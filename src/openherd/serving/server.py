@@ -502,7 +502,7 @@ def serve(models: Sequence[Served], config: ServerConfig) -> None:
         port = listener.getsockname()[1]
         name = f"[{config.host}]" if ":" in config.host else config.host
         names = ", ".join(served.name for served in models)
-        sys.stdout.write(f"{names} at http://{name}:{port}: the page, /v1 for OpenAI's clients, /metrics; Ctrl-C ends it\n")
+        sys.stdout.write(f"http://{name}:{port} serves {names}: a page, /v1 for OpenAI's clients, /metrics; Ctrl-C ends it\n")
         if config.host not in LOOPBACK and not config.api_keys:
             sys.stdout.write("anybody who reaches this address can use it; --api-key asks for a key\n")
         sys.stdout.flush()
