@@ -34,7 +34,6 @@ PARITY = {
     "tp cp": (UNTIED, {"tp": 2, "cp": 2}),
     "tp pp": (TIED, {"tp": 2, "pp": 2}),
     "tp dp": (UNTIED, {"tp": 2, "dp_shard": 2, "recompute": "full"}),
-    "tp replicas": (UNTIED, {"tp": 2, "dp_replicate": 2}),
     "cp pp": (UNTIED, {"cp": 2, "pp": 2}),
     "cp dp": (UNTIED, {"cp": 2, "dp_shard": 2}),
     "cp replicas": (TIED, {"cp": 2, "dp_replicate": 2}),
@@ -49,6 +48,7 @@ LONGER = {
     "tp cp dp": (UNTIED, {"tp": 2, "cp": 2, "dp_shard": 2}),
     "tp cp replicas": (TIED, {"tp": 2, "cp": 2, "dp_replicate": 2}),
     "tp pp replicas": (UNTIED, {"tp": 2, "dp_replicate": 2, **ZBV}),
+    "tp replicas": (UNTIED, {"tp": 2, "dp_replicate": 2}),
     "cp 4": (TIED, {"cp": 4, "recompute": "selective"}),
     "tp 4": ({"n_heads": 8, "n_kv_heads": 4}, {"tp": 4}),
 }

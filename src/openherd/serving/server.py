@@ -430,7 +430,7 @@ def create_app(models: Sequence[Served], config: ServerConfig, guard: Guard | No
         return error_response(error)
 
     if page.is_dir():
-        app.mount("/", StaticFiles(directory=page, html=True))
+        app.router.default = StaticFiles(directory=page, html=True)  # behind all endpoints, whose other methods are refused as such
     is_local = config.host in LOOPBACK
     hosts = (*LOOPBACK, *config.allowed_hosts) if is_local or config.allowed_hosts else ()
     app.add_middleware(Gate, requests=requests, keys=config.api_keys, hosts=hosts, paths=ENDPOINTS, max_body=config.max_body_bytes)

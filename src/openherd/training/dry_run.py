@@ -52,6 +52,7 @@ class Trains(Protocol):
     moments_dtype: MomentsDtype
     optimizer_offload: bool
     micro_batch_sequences: int
+    source_weights: dict[str, float]
     checkpoint_behind: bool
     parallel: ParallelConfig
 
