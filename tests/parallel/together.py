@@ -331,7 +331,8 @@ def memory_case(case):
 def watching():
     """After each way forward: the bytes of weights as they are then, and what autograd has saved, of all stages, and still holds.
 
-    Distinct memory, at its most; no weights, and not what a stage is given.
+    Distinct memory, at its most; no weights, no tables of a number for each pair of tokens, which attention on GPUs does without, and not
+    what a stage is given.
     """
     seen, held, forward = {"gathered": 0, "activations": 0}, {}, Stage.forward
 
@@ -340,7 +341,8 @@ def watching():
 
         def save(tensor):
             storage = local_of(tensor).untyped_storage()
-            found[storage._cdata] = StorageWeakRef(storage)
+            if not (tensor.ndim == 4 and tensor.shape[-1] == TOKENS):
+                found[storage._cdata] = StorageWeakRef(storage)
             return tensor
 
         before = list(stage.parameters())
