@@ -50,14 +50,13 @@ def ours(directory: Path, dtype: str) -> Measure:
     import torch
 
     from openherd.inference.engine import Engine
-    from openherd.inference.native import library
+    from openherd.inference.native import native
     from openherd.inference.repack import int8
     from openherd.inference.sampling import Sampling
     from openherd.model.weights import load_model
 
-    library.load()
     model = load_model(directory, dtype=torch.float32 if dtype == "fp32" else torch.bfloat16)
-    model = int8(model) if dtype == "int8" else model
+    model = native(int8(model) if dtype == "int8" else model)
 
     def run(prompts: list[list[int]], written: list[int], temperature: float = 0.0) -> float:
         engine = Engine(model)
