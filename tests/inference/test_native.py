@@ -1,6 +1,7 @@
 """The kernel against the model's own layers and against exact sums, as it is compiled here and as it would be elsewhere."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -111,6 +112,19 @@ def test_packing_loses_nothing():
         assert not rows[n:].any()
 
 
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="no Linux")
+def test_weights_lie_in_memory_that_can_have_large_pages():
+    """Which shared memory, Python's default, is not given."""
+    packed = Packed(Linear(1_024, 16_384))
+    for line in Path("/proc/self/maps").read_text(encoding="utf-8").splitlines():
+        place, access, *_ = line.split()
+        begin, end = (int(x, 16) for x in place.split("-"))
+        if begin <= packed.rows.data_ptr() < end:
+            assert access == "rw-p"
+            return
+    pytest.fail("not found")
+
+
 def test_the_engine_writes_and_scores_the_same():
     model = tiny_model(CONFIG, 3)
     given = prompts([3, 17, 1, 40])
@@ -143,6 +157,13 @@ def test_an_engine_goes_over_to_the_kernel_between_two_steps(monkeypatch):
 def test_what_the_kernel_does_not_take_is_left_to_the_model(monkeypatch):
     narrow = tiny_model(replace(CONFIG, head_width=8, n_heads=8), 0)
     assert native(narrow) is narrow
+    for other in (int8(tiny_model(CONFIG, 0)), tiny_model(CONFIG, 0), tiny_model(CONFIG, 0).bfloat16()):
+        if not isinstance(other.head, Int8Linear):  # of two kinds
+            other.layers["1"].attention.key = Int8Linear(other.layers["1"].attention.key.weight)
+        assert native(other) is other  # int8 beside fp32: keys and values of two types
+    biased = tiny_model(CONFIG, 0)
+    biased.head.bias = torch.nn.Parameter(torch.ones(50))
+    assert native(biased) is biased
     broken = Library("--no-such-flag")
     monkeypatch.setattr(module, "library", broken)
     model = tiny_model(CONFIG, 0)

@@ -151,7 +151,8 @@ class Packed:
         self.kind, (self.height, self.width) = KINDS[rows_FD.dtype], rows_FD.shape
         rows_FD = rows_FD.contiguous()
         whole, bytes_of_row = -(-self.height // CHUNK) * CHUNK, self.width * rows_FD.element_size()
-        memory = mmap.mmap(-1, whole * bytes_of_row)  # zeros
+        private = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_ANONYMOUS") else {}
+        memory = mmap.mmap(-1, whole * bytes_of_row, **private)  # zeros; shared memory, Python's default, has no large pages
         if hasattr(mmap, "MADV_HUGEPAGE"):
             memory.madvise(mmap.MADV_HUGEPAGE)
         self.rows = torch.frombuffer(memory, dtype=rows_FD.dtype).view(whole // PANEL, -1, PANEL, LINE // rows_FD.element_size())
@@ -216,8 +217,11 @@ def takes(model: Transformer) -> bool:
     widths = (config.d_model, config.d_feed_forward, config.n_heads * config.head_width, config.n_kv_heads * config.head_width)
     whole = not any(width % WIDTH for width in widths) and not config.head_width % HEAD
     linears = [m for layer in model.layers.values() for m in matrices_of(cast("Layer", layer))] + [model.head]
-    plain = all(isinstance(m, Int8Linear) or type(m).forward is Linear.forward for m in linears)
-    return weight.device.type == "cpu" and weight.dtype in KINDS and whole and plain
+    plain = all(isinstance(m, Int8Linear) or (type(m).forward is Linear.forward and m.bias is None) for m in linears)
+    # A layer is told one kind; beside int8 its keys and values are bf16, and the cache is of the embedding's type.
+    kinds = {torch.int8 if isinstance(m, Int8Linear) else m.weight.dtype for m in linears}
+    alike = kinds == {weight.dtype} or (kinds == {torch.int8} and weight.dtype == torch.bfloat16)
+    return weight.device.type == "cpu" and weight.dtype in KINDS and whole and plain and alike
 
 
 @torch.no_grad()
