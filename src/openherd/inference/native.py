@@ -30,7 +30,7 @@ from openherd.model.transformer import Layer, Transformer
 SOURCE = Path(__file__).with_name("native.cpp")
 FLAGS = ("-O3", "-march=native", "-ffp-contract=fast", "-ftree-loop-vectorize")  # two of which torch would not want for its own
 WIDTH, HEAD = 64, 32  # the kernel reads vectors: what matrices' and heads' widths are multiples of
-CHUNK, PANEL, LINE = 16, 4, 64  # rows that are computed at once, rows that lie together, bytes of each of them that do
+CHUNK = 16  # rows that are computed at once
 BLOCK = CHUNK  # tokens of the cache, or a multiple
 KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
 Pointer, Number = ctypes.c_void_p, ctypes.c_int32
@@ -103,7 +103,11 @@ class Library:
         with self.lock:
             if self.functions is None and not self.error:
                 try:
-                    self.functions = ctypes.CDLL(str(self._compiled()))
+                    functions = ctypes.CDLL(str(self._compiled()))
+                    if not functions.ready():  # the system keeps the matrix unit to itself
+                        self.flags = (*self.flags, "-mno-amx-tile", "-mno-amx-bf16", "-mno-amx-int8")
+                        functions = ctypes.CDLL(str(self._compiled()))
+                    self.functions = functions
                 except OSError as error:
                     self.error = str(error)
         return self.functions is not None
@@ -129,7 +133,8 @@ class Library:
                 with subprocess.Popen(command, text=True, **pipes) as self.compiler:
                     said = self.compiler.communicate()[1].strip()
                 if self.compiler.returncode:
-                    raise OSError(said.splitlines()[-1] if said else "the compiler was stopped")
+                    errors = [line for line in said.splitlines() if "error" in line.lower()]
+                    raise OSError((errors or said.splitlines() or ["the compiler was stopped"])[0])
                 made.replace(path)
         return path
 
@@ -155,9 +160,11 @@ class Packed:
         memory = mmap.mmap(-1, whole * bytes_of_row, **private)  # zeros; shared memory, Python's default, has no large pages
         if hasattr(mmap, "MADV_HUGEPAGE"):
             memory.madvise(mmap.MADV_HUGEPAGE)
-        self.rows = torch.frombuffer(memory, dtype=rows_FD.dtype).view(whole // PANEL, -1, PANEL, LINE // rows_FD.element_size())
+        self.rows = torch.frombuffer(memory, dtype=rows_FD.dtype).view(whole, self.width)  # in the kernel's order
         addresses = Pointer(rows_FD.data_ptr()), Pointer(self.rows.data_ptr())
-        library.functions.pack(addresses[0], self.height, ctypes.c_int64(bytes_of_row), torch.get_num_threads(), addresses[1])
+        library.functions.pack(
+            addresses[0], self.height, ctypes.c_int64(bytes_of_row), self.kind, torch.get_num_threads(), addresses[1]
+        )
         self.scales = F.pad(linear.scale_F, (0, whole - self.height)) if isinstance(linear, Int8Linear) else None
         self.matrix = Matrix(self.rows.data_ptr(), None if self.scales is None else self.scales.data_ptr())
 
@@ -203,7 +210,7 @@ class NativeLinear(nn.Module):
         """Shape (..., D) to (..., F)."""
         own = self.packed
         x_TD = x_BTD.reshape(-1, own.width).float().contiguous()
-        out_TF = x_TD.new_empty(len(x_TD), own.rows.shape[0] * PANEL)
+        out_TF = x_TD.new_empty(len(x_TD), len(own.rows))
         library.functions.linear(
             ctypes.byref(own.matrix), own.kind, out_TF.shape[1], own.width, torch.get_num_threads(), Pointer(x_TD.data_ptr()),
             len(x_TD), Pointer(out_TF.data_ptr()),
