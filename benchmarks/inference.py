@@ -148,7 +148,10 @@ def llama(directory: Path, dtype: str) -> Measure:
     KEPT.append(c.llama_log_callback(lambda *_: None))
     c.llama_log_set(KEPT[0], ctypes.c_void_p())
     c.llama_backend_init()
-    model = c.llama_model_load_from_file(str(directory / f"{dtype}.gguf").encode(), c.llama_model_default_params())
+    chosen = c.llama_model_default_params()
+    if "AMX_INT8 = 1" in c.llama_print_system_info().decode():  # 0.3.36 uses the matrix unit for q8_0 before it is set up, and dies
+        chosen.use_extra_bufts = False
+    model = c.llama_model_load_from_file(str(directory / f"{dtype}.gguf").encode(), chosen)
 
     def tokens_per_s(rows: int, prompt: int, n: int) -> tuple[float, float]:
         options = c.llama_context_default_params()
