@@ -126,7 +126,8 @@ class Library:
                 made = Path(folder) / path.name
                 command = [sys.executable, "-c", COMPILE, str(SOURCE), str(made), *self.flags]
                 pipes: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
-                with subprocess.Popen(command, text=True, **pipes) as self.compiler:
+                # In a group of its own: Ctrl-C in a chat stops an answer, not the compiler.
+                with subprocess.Popen(command, text=True, process_group=0, **pipes) as self.compiler:
                     said = self.compiler.communicate()[1].strip()
                 if self.compiler.returncode:
                     raise OSError(said.splitlines()[-1] if said else "the compiler was stopped")
