@@ -161,7 +161,15 @@ def test_an_echoed_prompt_has_the_models_log_probabilities(client, alone, direct
         for logprob, top in zip(found.token_logprobs[1:], found.top_logprobs[1:]):
             assert logprob <= max(top.values())
     assert len(choices) == 3
-    more = client.completions.create(**{**asked, "max_tokens": 4, "n": 2, "stream": False, "seed": 1})
+    with running(load(directory, most_tokens=16)) as server, server.client() as other:  # where answers are ready before the scores
+        asked["max_tokens"] = 4
+        by_parts = other.completions.create(**{**asked, "prompt": texts[:1], "seed": 1})
+        found = [c for part in by_parts for c in part.choices] if stream else by_parts.choices
+    n = len(tokenizer.encode(texts[0])) + 1
+    scored = [logprob for choice in found for logprob in choice.logprobs.token_logprobs]
+    assert scored[1:n] == pytest.approx(score(model, [[tokenizer.bos_id]], [tokenizer.encode(texts[0])])[0].tolist(), abs=1e-5)
+    assert len(scored) == len([token for choice in found for token in choice.logprobs.tokens]) > n
+    more = client.completions.create(**{**asked, "n": 2, "stream": False, "seed": 1})
     assert [choice.text[: len(texts[choice.index // 2])] for choice in more.choices] == [text for text in texts for _ in range(2)]
 
 
