@@ -91,7 +91,8 @@ def test_a_temperature_holds_from_the_next_question_on(talk, alone):
 
 def test_what_is_saved_can_be_trained_on(talk, alone, directory, tmp_path):
     file, other = tmp_path / DIALOGS, tmp_path / "no" / "such"
-    said = talk("/save", f"/save {file}", "/system Sí.", "One.", f"/save {file}", f"/save {other}", f"/save {file}", "Two.")
+    paths = file, other, "~nobody-here/x", file
+    said = talk("/save", f"/save {file}", "/system Sí.", "One.", *(f"/save {path}" for path in paths), "Two.")
     first = alone("One.", system="Sí.")
     assert said.out == f"system message: Sí.\n{first}\n{file}: 2 messages and the system message\n" + (
         alone("One.", first, "Two.", system="Sí.") + "\n"
@@ -100,6 +101,7 @@ def test_what_is_saved_can_be_trained_on(talk, alone, directory, tmp_path):
         "/save: no file; give one: /save chat.jsonl",
         "/save: nothing was said yet",
         f"{other}: cannot be written (No such file or directory)",
+        "~nobody-here/x: cannot be written (No such file or directory)",
         f"{file}: exists already; another name, or /save! to overwrite it",
     ]
     dialog = [

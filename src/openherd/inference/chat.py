@@ -4,6 +4,7 @@ A line that begins with a slash is a command, of which `COMMANDS` is the table; 
 """
 
 import contextlib
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -113,7 +114,7 @@ class Conversation:
 
     def save(self, text: str, overwrite: bool = False) -> str:
         """Write the conversation as a line that finetuning reads. Raises InputError."""
-        path = Path(text).expanduser()
+        path = Path(os.path.expanduser(text))
         if not text:
             raise InputError("/save", "no file", do="give one: /save chat.jsonl")
         if not self.turns:
@@ -122,8 +123,8 @@ class Conversation:
             raise InputError(path, "exists already", do="another name, or /save! to overwrite it")
         try:
             write_jsonl(path, [{"messages": [*opening(self.system), *self.turns]}])
-        except OSError as error:
-            raise InputError(path, f"cannot be written ({error.strerror})") from None
+        except (OSError, ValueError) as error:
+            raise InputError(path, f"cannot be written ({getattr(error, 'strerror', error)})") from None
         return f"{path}: {len(self.turns)} messages{' and the system message' if self.system else ''}\n"
 
     def overwrite(self, text: str) -> str:

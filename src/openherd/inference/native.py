@@ -5,9 +5,12 @@ outcome of a row does not depend on what else is in a step. Without a compiler, 
 model's own layers do the work.
 """
 
+import contextlib
 import ctypes
 import hashlib
 import mmap
+import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -111,8 +114,9 @@ class Library:
     def stop(self) -> None:
         """Give up compiling: the process ends."""
         self.stopped = True
-        if self.compiler is not None:
-            self.compiler.kill()
+        if self.compiler is not None and self.compiler.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.compiler.pid, signal.SIGKILL)
 
     def _compiled(self) -> Path:
         source = SOURCE.read_text(encoding="utf-8")

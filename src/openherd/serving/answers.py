@@ -115,8 +115,8 @@ def reason_of(piece: Piece) -> FinishReason | None:
 class CallReader:
     """What an answer says, and the calls that it makes: text that may be a call is held until that is known.
 
-    It is where arguments that are JSON begin, behind the name of a function that may be called; from there on they stream, and may
-    end anywhere when the answer is cut. Other calls are read when they are whole.
+    A call is certain once its arguments begin, as JSON, behind the name of a function that may be called. They stream from there,
+    and break off where the answer is cut. Other calls are read when they are whole.
     """
 
     tokenizer: Tokenizer
