@@ -507,7 +507,8 @@ def command_doctor(arguments: list[str]) -> None:
 
 def command_chat(arguments: list[str]) -> None:
     """`openherd chat`"""
-    parser = Parser(prog="openherd chat", description="Talk to the model of a run; answers stream.")
+    about = "Talk to the model of a run; answers stream. Ctrl-C stops one. /help in the conversation lists its commands."
+    parser = Parser(prog="openherd chat", description=about)
     generation_arguments(parser)
     given = parser.parse_args(arguments)
     from openherd.core.errors import InputError

@@ -1,5 +1,8 @@
 """The kernel against the model's own layers and against exact sums, as it is compiled here and as it would be elsewhere."""
 
+import os
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -170,3 +173,16 @@ def test_what_the_kernel_does_not_take_is_left_to_the_model(monkeypatch):
     model = tiny_model(CONFIG, 0)
     assert Compiling(model).wait() is model
     assert broken.error
+
+
+def test_the_compiler_can_be_stopped_in_the_middle(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    mine = Library()
+    thread = threading.Thread(target=mine.load)
+    thread.start()
+    while mine.compiler is None:
+        time.sleep(0.01)
+    assert os.getpgid(mine.compiler.pid) != os.getpgid(0)  # Ctrl-C in a terminal does not reach it
+    mine.stop()
+    thread.join(60)
+    assert (thread.is_alive(), mine.functions, mine.error) == (False, None, "the compiler was stopped")

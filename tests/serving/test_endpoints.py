@@ -49,6 +49,17 @@ def joined(stream):
     return found, usage
 
 
+def put_together(deltas):
+    """Index, name and arguments of each call of a stream, and how many parts it came in."""
+    calls = {}
+    for delta in deltas:
+        mine = calls.setdefault(delta.index, [delta.function.name, "", 0])
+        assert bool(delta.id) == bool(delta.function.name) == (delta.type == "function") == (mine[2] == 0)
+        mine[1] += delta.function.arguments
+        mine[2] += 1
+    return [(index, *call) for index, call in calls.items()]
+
+
 @pytest.mark.parametrize(
     "asked",
     [
@@ -161,7 +172,15 @@ def test_an_echoed_prompt_has_the_models_log_probabilities(client, alone, direct
         for logprob, top in zip(found.token_logprobs[1:], found.top_logprobs[1:]):
             assert logprob <= max(top.values())
     assert len(choices) == 3
-    more = client.completions.create(**{**asked, "max_tokens": 4, "n": 2, "stream": False, "seed": 1})
+    with running(load(directory, most_tokens=16)) as server, server.client() as other:  # where answers are ready before the scores
+        asked["max_tokens"] = 4
+        by_parts = other.completions.create(**{**asked, "prompt": texts[:1], "seed": 1})
+        found = [c for part in by_parts for c in part.choices] if stream else by_parts.choices
+    n = len(tokenizer.encode(texts[0])) + 1
+    scored = [logprob for choice in found for logprob in choice.logprobs.token_logprobs]
+    assert scored[1:n] == pytest.approx(score(model, [[tokenizer.bos_id]], [tokenizer.encode(texts[0])])[0].tolist(), abs=1e-5)
+    assert len(scored) == len([token for choice in found for token in choice.logprobs.tokens]) > n
+    more = client.completions.create(**{**asked, "n": 2, "stream": False, "seed": 1})
     assert [choice.text[: len(texts[choice.index // 2])] for choice in more.choices] == [text for text in texts for _ in range(2)]
 
 
@@ -217,11 +236,17 @@ def test_calls_are_read_back(scripted, tool_format, words):
     assert choice.finish_reason == "tool_calls"
     assert choice.message.content == (words or None)
     assert [c.function.name for c in choice.message.tool_calls] == ["weather"]
-    assert json.loads(choice.message.tool_calls[0].function.arguments) == call["function"]["arguments"]
+    arguments = choice.message.tool_calls[0].function.arguments
+    assert json.loads(arguments) == call["function"]["arguments"]
     parts = joined(chat(client, stream=True, logprobs=True, **asked))[0][0]
     assert parts[0] == words
     assert parts[1] == "tool_calls"
-    assert [(c.index, c.function.model_dump()) for c in parts[3]] == [(0, choice.message.tool_calls[0].function.model_dump())]
+    [(index, name, streamed, n_parts)] = put_together(parts[3])
+    assert (index, name, streamed) == (0, "weather", arguments)
+    assert (n_parts > 5) == (tool_format != "python")
+    with client.chat.completions.stream(model="tiny", messages=MESSAGES, **asked) as events:
+        final = events.get_final_completion().choices[0].message
+    assert (final.content or "", final.tool_calls[0].function.arguments) == (words, arguments)
     assert len(parts[2]) == n
     # And back: the call and its result go into the next prompt.
     if tool_format == "json":
@@ -252,6 +277,22 @@ def test_a_call_without_a_tag_and_one_that_is_cut(scripted):
     assert cut.finish_reason == "length"
     assert text.startswith(cut.message.content)
     assert cut.message.content
+    cut = chat(client, tools=[WEATHER], max_tokens=say(text) - 3).choices[0]
+    assert (cut.finish_reason, cut.message.content) == ("length", None)
+    assert '{"days": 1}'.startswith(cut.message.tool_calls[0].function.arguments)
+
+
+@pytest.mark.parametrize(("behind", "said"), [(" and more", " and more"), ("\n", None), ("} ", "}")])
+@pytest.mark.parametrize("order", ['"name": "weather", "parameters": {"days": 1}', '"parameters": {"days": 1}, "name": "weather"'])
+def test_what_stands_behind_a_call_is_said(scripted, order, behind, said):
+    client, say = scripted
+    text = f"{{{order}}}{behind}"
+    say(text)
+    message = chat(client, tools=[WEATHER], max_tokens=200).choices[0].message
+    if order.startswith('"name"') or said is None:
+        assert (message.content, message.tool_calls[0].function.arguments) == (said, '{"days": 1}')
+    else:
+        assert (message.content, message.tool_calls) == (text, None)
 
 
 @pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "weather"}}])

@@ -45,16 +45,25 @@ def post(server, body):
     return server.post("/v1/chat/completions", json=body)
 
 
-@pytest.mark.parametrize("stream", [True, False])
-def test_a_client_that_leaves_frees_its_blocks(slow, stream):
+SCORED = {"model": "tiny", "prompt": [*range(1, 451)], "max_tokens": 40, "echo": True, "logprobs": 1}
+
+
+@pytest.mark.parametrize(
+    ("path", "asked", "stream"),
+    [("chat/completions", LONG, True), ("chat/completions", LONG, False), ("completions", SCORED, False)],
+)
+def test_a_client_that_leaves_frees_its_blocks(slow, path, asked, stream):
+    slow.engine.scheduler.most_tokens = 32  # fifteen steps at least until the scores are there
     with running(slow) as server:
         with socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2]))) as connection:
-            body = json.dumps({**LONG, "n": 3, "stream": stream}).encode()
-            head = ["POST /v1/chat/completions HTTP/1.1", "Host: localhost", "Content-Type: application/json"]
+            body = json.dumps({**asked, "n": 3, "stream": stream}).encode()
+            head = [f"POST /v1/{path} HTTP/1.1", "Host: localhost", "Content-Type: application/json"]
             connection.sendall("\r\n".join([*head, f"Content-Length: {len(body)}", "", ""]).encode() + body)
             for _ in range(5):
                 Slow.leave.release()
             server.wait_for(lambda: server.free_blocks < server.blocks and len(server.service.worker._jobs) == 3, "nothing begins")
+            if stream:
+                connection.recv(1)
         Slow.leave.release()  # the step that runs
         server.wait_for(lambda: not server.service.worker.tickets, "the client has not left")
         Slow.leave.release(2)

@@ -128,8 +128,8 @@ class Engine:
         self.answers[text] = answer
         return answer
 
-    def read(self, tokens: Sequence[int], read_from: int, reader: Reader) -> None:
-        """Give `reader` the hidden states of all positions from `read_from` on, in order, in parts.
+    def read(self, tokens: Sequence[int], read_from: int, reader: Reader) -> Text:
+        """Give `reader` the hidden states of all positions from `read_from` on, in order, in parts; returns what `cancel` takes.
 
         Raises ValueError where there is no such position, ConfigError for a text that the cache cannot hold.
         """
@@ -138,14 +138,13 @@ class Engine:
         text = Text(list(tokens), len(tokens), read_from)
         self.scheduler.add(text)
         self.readers[text] = reader
+        return text
 
-    def cancel(self, answer: Answer) -> None:
-        """Forget an answer that nobody waits for; one that is finished stays as it is."""
-        for text, other in self.answers.items():
-            if other is answer:
-                self.scheduler.remove(text)
-                del self.answers[text]
-                return
+    def cancel(self, asked: Answer | Text) -> None:
+        """Forget an answer or a reading that nobody waits for; one that is finished stays as it is."""
+        for text in [*self.answers, *self.readers]:
+            if asked is text or asked is self.answers.get(text):
+                self._forget(text)
 
     @property
     def busy(self) -> bool:

@@ -5,9 +5,12 @@ outcome of a row does not depend on what else is in a step. Without a compiler, 
 model's own layers do the work.
 """
 
+import contextlib
 import ctypes
 import hashlib
 import mmap
+import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -115,8 +118,9 @@ class Library:
     def stop(self) -> None:
         """Give up compiling: the process ends."""
         self.stopped = True
-        if self.compiler is not None:
-            self.compiler.kill()
+        if self.compiler is not None and self.compiler.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.compiler.pid, signal.SIGKILL)
 
     def _compiled(self) -> Path:
         source = SOURCE.read_text(encoding="utf-8")
@@ -130,7 +134,8 @@ class Library:
                 made = Path(folder) / path.name
                 command = [sys.executable, "-c", COMPILE, str(SOURCE), str(made), *self.flags]
                 pipes: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
-                with subprocess.Popen(command, text=True, **pipes) as self.compiler:
+                # In a group of its own: Ctrl-C in a chat stops an answer, not the compiler.
+                with subprocess.Popen(command, text=True, process_group=0, **pipes) as self.compiler:
                     said = self.compiler.communicate()[1].strip()
                 if self.compiler.returncode:
                     errors = [line for line in said.splitlines() if "error" in line.lower()]

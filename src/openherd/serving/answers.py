@@ -4,6 +4,7 @@ A stream and a whole answer are one thing here: the whole is its chunks, joined.
 """
 
 import json
+import re
 import secrets
 import time
 from collections.abc import AsyncIterator, Collection, Iterator, Sequence
@@ -13,6 +14,7 @@ from typing import Any
 from openherd.serving.guard import Guard
 from openherd.serving.protocol import (
     AnsweredCall,
+    AnsweredFunction,
     AnsweredMessage,
     AnsweredToken,
     Chat,
@@ -22,7 +24,6 @@ from openherd.serving.protocol import (
     CompletionChoice,
     CompletionLogprobs,
     FinishReason,
-    FunctionCall,
     LikelyToken,
     RequestError,
     Usage,
@@ -34,6 +35,13 @@ from openherd.tokenizer.tokenizer import Tokenizer
 from openherd.tokenizer.tools import ToolCall, ToolFormat, read_calls, read_tagged
 
 FUNCTION_TAG = "<function="
+# What stands before and behind the arguments of a call, where they are JSON.
+HEADS = {
+    "json": re.compile(r'\s*\{\s*("type"\s*:\s*"function"\s*,\s*)?"name"\s*:\s*"(?P<name>[^"]+)"\s*,\s*"parameters"\s*:\s*(?=\{)'),
+    "function": re.compile(rf"{FUNCTION_TAG}(?P<name>[^<>\s]+)>\s*(?=\{{)"),
+}
+JSON = json.JSONDecoder()
+TAILS = {"json": "}", "function": "</function>"}
 
 
 @dataclass
@@ -105,7 +113,11 @@ def reason_of(piece: Piece) -> FinishReason | None:
 
 @dataclass
 class CallReader:
-    """What an answer says, and the calls that it makes: text that may be a call is held until that is known."""
+    """What an answer says, and the calls that it makes: text that may be a call is held until that is known.
+
+    A call is certain once its arguments begin, as JSON, behind the name of a function that may be called. They stream from there,
+    and break off where the answer is cut. Other calls are read when they are whole.
+    """
 
     tokenizer: Tokenizer
     tool_format: ToolFormat
@@ -114,9 +126,11 @@ class CallReader:
     text: str = ""
     tokens: list[int] = field(default_factory=list)
     n_shown: int = 0
+    arguments_at: int | None = None  # where in the text those of a call begin that streams
+    has_called: bool = False
 
-    def push(self, piece: Piece) -> tuple[str, list[ToolCall]]:
-        """The text that is certain, and at the end the calls."""
+    def push(self, piece: Piece) -> tuple[str, list[AnsweredCall]]:
+        """The text that is certain, and what is new of the calls."""
         self.text += piece.text
         if not self.names:
             return piece.text, []
@@ -126,9 +140,34 @@ class CallReader:
             said = self.tokenizer.decode(token for token in before if token not in self.tokenizer.special_ids)
             self.tagged_at = min(len(said), len(self.text))
         self.tokens += piece.tokens
+        if self.arguments_at is not None:
+            return self._go_on(bool(piece.finished))
+        if head := self._head():
+            text, self.arguments_at = self.text[self.n_shown : head.start()], head.end()
+            self.n_shown, self.has_called = head.end(), True
+            behind, parts = self._go_on(bool(piece.finished))
+            return text + behind, [called(0, head["name"]), *parts]
         end, calls = (self._read() if piece.finished == "stop" else (len(self.text), [])) if piece.finished else (self._safe(), [])
+        self.has_called = bool(calls)
         text, self.n_shown = self.text[self.n_shown : end], max(end, self.n_shown)
-        return text, calls
+        functions = [call["function"] for call in calls]
+        return text, [called(i, f["name"], json.dumps(f["arguments"], ensure_ascii=False)) for i, f in enumerate(functions)]
+
+    def _head(self) -> re.Match[str] | None:
+        """The beginning of a call whose arguments can stream."""
+        head = HEADS[self.tool_format].match(self.text, self._safe()) if self.tool_format in HEADS else None
+        return head if head and head["name"] in self.names else None
+
+    def _go_on(self, is_finished: bool) -> tuple[str, list[AnsweredCall]]:
+        """What is new of the arguments, and at the end what was said behind the call."""
+        try:
+            end = JSON.raw_decode(self.text, self.arguments_at or 0)[1]
+        except (ValueError, RecursionError):
+            end = len(self.text)
+        new, self.n_shown = self.text[self.n_shown : end], end
+        tail, behind = TAILS[self.tool_format], self.text[end:].strip() if is_finished else ""
+        said = "" if tail.startswith(behind) else behind.removeprefix(tail)
+        return said, [AnsweredCall(index=0, function=AnsweredFunction(arguments=new))] if new else []
 
     def _safe(self) -> int:
         """How much of the text is no part of a call."""
@@ -169,7 +208,6 @@ class ChatExchange(Exchange):
         more = {"usage": None} if self.with_usage else {}
         readers: dict[int, CallReader] = {}
         held: dict[int, list[AnsweredToken]] = {}
-        n_calls: dict[int, int] = {}
 
         def chunk(choice: ChatChoice) -> Chat:
             return Chat(
@@ -191,13 +229,12 @@ class ChatExchange(Exchange):
             if text or calls or (tokens and piece.finished):
                 delta = AnsweredMessage(content=text) if text else AnsweredMessage()
                 if calls:
-                    delta.tool_calls = [answered(call, n_calls.get(index, 0) + i) for i, call in enumerate(calls)]
-                    n_calls[index] = len(calls)
+                    delta.tool_calls = calls
                 logprobs = {"logprobs": ChatLogprobs(content=[*tokens], refusal=None)} if tokens else {}
                 tokens.clear()
                 yield chunk(ChatChoice(index=index, delta=delta, finish_reason=None, **logprobs))  # type: ignore[arg-type]
             if reason := reason_of(piece):
-                reason = "tool_calls" if n_calls.get(index) else reason
+                reason = "tool_calls" if readers[index].has_called and reason == "stop" else reason
                 yield chunk(ChatChoice(index=index, delta=AnsweredMessage(), finish_reason=reason))
         if self.with_usage:
             last = chunk(ChatChoice(index=0))
@@ -218,7 +255,11 @@ class ChatExchange(Exchange):
                 mine = choices.setdefault(choice.index, {"content": "", "calls": [], "tokens": [], "finish_reason": None})
                 assert choice.delta is not None
                 mine["content"] += choice.delta.content or ""
-                mine["calls"] += choice.delta.tool_calls or []
+                for call in choice.delta.tool_calls or []:
+                    if call.id:
+                        mine["calls"].append(AnsweredCall(id=call.id, type=call.type, function=call.function))
+                    else:
+                        mine["calls"][-1].function.arguments += call.function.arguments
                 mine["tokens"] += choice.logprobs.content if choice.logprobs else []
                 mine["finish_reason"] = choice.finish_reason
         return Chat(
@@ -235,15 +276,14 @@ class ChatExchange(Exchange):
     ) -> ChatChoice:
         message = AnsweredMessage(role="assistant", content=content if content or not calls else None, refusal=None)
         if calls:
-            message.tool_calls = [AnsweredCall(id=call.id, type=call.type, function=call.function) for call in calls]
+            message.tool_calls = calls
         logprobs = None if self.n_logprobs is None else ChatLogprobs(content=tokens, refusal=None)
         return ChatChoice(index=index, message=message, logprobs=logprobs, finish_reason=finish_reason)
 
 
-def answered(call: ToolCall, index: int) -> AnsweredCall:
-    """A call as a client reads it."""
-    arguments = json.dumps(call["function"]["arguments"], ensure_ascii=False)
-    function = FunctionCall(name=call["function"]["name"], arguments=arguments)
+def called(index: int, name: str, arguments: str = "") -> AnsweredCall:
+    """A call, or the first part of one."""
+    function = AnsweredFunction(name=name, arguments=arguments)
     return AnsweredCall(index=index, id=f"call_{secrets.token_hex(12)}", type="function", function=function)
 
 

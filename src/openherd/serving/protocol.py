@@ -354,13 +354,20 @@ class Usage(Response):
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
 
 
+class AnsweredFunction(Response):
+    """The function of a call; its arguments are a JSON object as text, or a part of it in a stream."""
+
+    name: str | None = None
+    arguments: str
+
+
 class AnsweredCall(Response):
-    """A call of the answer; in a stream `index` says which."""
+    """A call of the answer; in a stream `index` says which, and its first part alone has the other fields and the name."""
 
     index: int | None = None
-    id: str
-    type: Literal["function"]
-    function: FunctionCall
+    id: str | None = None
+    type: Literal["function"] | None = None
+    function: AnsweredFunction
 
 
 class LikelyToken(Response):
