@@ -76,6 +76,13 @@ class PagedAttend:
         """The same from tensors that are there, for texts of one token each: see `_place` for what they are."""
         self.placed, self.new_T, self.apart, self.together = True, new_T, [], [(rows, where, behind)]
 
+    def clear(self, part: Part) -> None:
+        """Zeros for the keys and values of its tokens: a mask takes nothing of what is behind a text but what is no number."""
+        rows = range(part.first, part.first + part.n)
+        places = torch.tensor([part.blocks[i // self.size] * self.size + i % self.size for i in rows], device=self.keys_GSH.device)
+        for cached in (self.keys_GSH, self.values_GSH):
+            cached.index_fill_(2, places, 0)
+
     def cache(self, layer: int) -> Cache:
         """For the kernel of our own."""
         if not self.tables:
