@@ -10,8 +10,9 @@ import torch
 
 from openherd.core.errors import ConfigError
 from openherd.inference.engine import Engine, EngineConfig, generate, log_probabilities, score
-from openherd.inference.graphs import Graphs
+from openherd.inference.graphs import Graphs, Step
 from openherd.inference.native import Compiling, library
+from openherd.inference.paged import Part
 from openherd.inference.reference import generate_greedy
 from openherd.inference.sampling import Sampling
 from openherd.model.attention import CausalAttend
@@ -117,6 +118,17 @@ def test_steps_of_fixed_shapes_write_the_same(model, device):
     assert [a.tokens for a in answers] == slow
     assert sum(text.preempted for text in texts) > 0
     assert {rows for rows, _ in engine.graphs.steps} > {1, 4}  # 3 and 5 texts among them, with rows of none
+
+
+@torch.no_grad()
+def test_what_is_captured_copies_nothing_from_the_host(model, monkeypatch):
+    def from_the_host(config):
+        raise AssertionError("RoPE's frequencies are made on the host")
+
+    engine = small(model)
+    step = Step(model, engine.attend, 1, 256, capture=False)
+    monkeypatch.setattr("openherd.model.transformer.inverse_frequencies", from_the_host)
+    assert step.run([7], [Part([1], 2, 1)]).shape == (1, 32)
 
 
 @pytest.mark.parametrize("seed", range(8))
