@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.attention.bias import causal_lower_right
 
-from openherd.inference.native import Cache
+from openherd.inference.native import Cache, zeros
 from openherd.inference.repack import TILE
 from openherd.model.causal import exact, shares
 from openherd.model.config import ModelConfig
@@ -53,8 +53,10 @@ class PagedAttend:
         self.size, self.deterministic = size, deterministic
         # Heads are outermost, so that a text's part of one is a matrix; what is read in rounding up ends in the cache.
         shape = (config.n_layers, config.n_kv_heads, blocks * size + UNIT, config.head_width)
-        self.keys_GSH = torch.zeros(shape, dtype=dtype, device=device)
-        self.values_GSH = torch.zeros_like(self.keys_GSH)
+        on_processor = device.type == "cpu"
+        self.keys_GSH, self.values_GSH = (
+            zeros(shape, dtype) if on_processor else torch.zeros(shape, dtype=dtype, device=device) for _ in range(2)
+        )
         self.nowhere = blocks * size  # a place of no text
         self.parts: Sequence[Part] = ()
         self.placed = False  # in the tables of this class
