@@ -61,6 +61,13 @@ def test_a_stop_string_ends_an_answer_before_it(model, tokenizer, seed):
     assert len(stopped.tokens) <= len(free.tokens)
 
 
+def test_a_stop_string_that_is_certain_only_at_the_end_ends_an_answer_too(model, tokenizer):
+    free = next(answer for answer in (written(model, tokenizer, seed=seed) for seed in range(50)) if answer.finished == "length")
+    stop, longer = free.text[-2:], free.text[-3:] + "?"  # the longer one begins first, and could still come
+    answer = written(model, tokenizer, seed=free.sampling.seed, stop_strings=(longer, stop))
+    assert (answer.finished, answer.text) == ("stop", free.text[: free.text.index(stop)])
+
+
 def test_what_a_model_is_padded_with_is_never_said(tokenizer):
     n = tokenizer.vocabulary
     shape = ModelConfig(

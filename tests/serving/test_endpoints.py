@@ -322,6 +322,13 @@ def test_constraints_without_their_package_are_a_400(client, monkeypatch):
     assert refused.value.param == "response_format"
 
 
+def test_a_request_that_no_token_can_follow_fails_alone(client):
+    with pytest.raises(openai.BadRequestError, match="the answer: no token can be chosen") as refused:
+        chat(client, extra_body={"repetition_penalty": 1e-40})
+    assert refused.value.param is None
+    assert chat(client).choices
+
+
 def test_log_probabilities_are_finite_numbers(client):
     for token in chat(client, logprobs=True, top_logprobs=20, temperature=2).choices[0].logprobs.content:
         assert all(math.isfinite(other.logprob) for other in token.top_logprobs)

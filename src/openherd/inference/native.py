@@ -8,6 +8,7 @@ model's own layers do the work.
 import contextlib
 import ctypes
 import hashlib
+import math
 import mmap
 import os
 import signal
@@ -16,7 +17,7 @@ import sys
 import tempfile
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -153,6 +154,16 @@ def matrices_of(layer: Layer) -> list[nn.Module]:
     return [own.query, own.key, own.value, own.output, more.gate, more.up, more.down]
 
 
+def zeros(shape: Sequence[int], dtype: torch.dtype, large: bool = False) -> Tensor:
+    """Zeros in memory that is taken when it is first written to, which torch's own is at once; in large pages where wanted."""
+    # Python's default is memory that is shared, which has no large pages.
+    private = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_ANONYMOUS") else {}
+    memory = mmap.mmap(-1, math.prod(shape) * dtype.itemsize, **private)
+    if large and hasattr(mmap, "MADV_HUGEPAGE"):
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    return torch.frombuffer(memory, dtype=dtype).view(shape)
+
+
 class Packed:
     """Weights in the kernel's order, copied to memory in large pages."""
 
@@ -161,11 +172,7 @@ class Packed:
         self.kind, (self.height, self.width) = KINDS[rows_FD.dtype], rows_FD.shape
         rows_FD = rows_FD.contiguous()
         whole, bytes_of_row = -(-self.height // CHUNK) * CHUNK, self.width * rows_FD.element_size()
-        private = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_ANONYMOUS") else {}
-        memory = mmap.mmap(-1, whole * bytes_of_row, **private)  # zeros; shared memory, Python's default, has no large pages
-        if hasattr(mmap, "MADV_HUGEPAGE"):
-            memory.madvise(mmap.MADV_HUGEPAGE)
-        self.rows = torch.frombuffer(memory, dtype=rows_FD.dtype).view(whole, self.width)  # in the kernel's order
+        self.rows = zeros((whole, self.width), rows_FD.dtype, large=True)  # in the kernel's order
         addresses = Pointer(rows_FD.data_ptr()), Pointer(self.rows.data_ptr())
         library.functions.pack(
             addresses[0], self.height, ctypes.c_int64(bytes_of_row), self.kind, torch.get_num_threads(), addresses[1]

@@ -99,6 +99,7 @@ class Sampled:
     """The next tokens, one a row."""
 
     tokens: list[int]
+    """-1 where none can be chosen: the logits are no numbers, or no token is allowed."""
     logprobs: list[float]
     """Natural log-probabilities of the tokens by the model alone: before penalties, bias, mask, temperature and cuts; fp32."""
     top: list[list[tuple[int, float]]]
@@ -116,17 +117,14 @@ def sample(
     """The next token of each row; greedy ties go to the lowest id.
 
     `prompts` and `outputs` are the rows' token ids so far; `allowed_BV` is False for tokens that a constraint forbids. The logits
-    are left as they are. Raises ValueError for a row in which no token can be chosen: not a number, or none allowed.
+    are left as they are.
     """
     raw_BV = logits_BV.float()
     log_probs_BV = raw_BV.log_softmax(-1)
     scores_BV = edit(raw_BV, requests, prompts, outputs, allowed_BV)
     best_B1, best_ids_B1 = scores_BV.max(-1, keepdim=True)
-    tokens_B = best_ids_B1[:, 0]
-    for row, best in enumerate(best_B1[:, 0].tolist()):
-        if not math.isfinite(best):
-            raise ValueError(f"row {row} of the logits: no token can be chosen, the highest is {best}")
-    drawn = [row for row, request in enumerate(requests) if not request.greedy]
+    tokens_B, can_B = best_ids_B1[:, 0], best_B1[:, 0].isfinite()
+    drawn = [row for row, (request, can) in enumerate(zip(requests, can_B.tolist(), strict=True)) if can and not request.greedy]
     if drawn:
         some = slice(None) if len(drawn) == len(requests) else torch.tensor(drawn, device=scores_BV.device)
         # The likeliest is made 0 first: a low temperature then overflows to -inf only.
@@ -136,7 +134,7 @@ def sample(
         tokens_B[some] = draw(scaled_BV, [requests[row] for row in drawn], numbers).to(tokens_B.device)
     chosen_B = log_probs_BV.gather(-1, tokens_B[:, None])[:, 0]
     top = [likeliest(log_probs_BV[row], request.logprobs) for row, request in enumerate(requests)]
-    return Sampled(tokens_B.tolist(), chosen_B.tolist(), top)
+    return Sampled(tokens_B.where(can_B, -1).tolist(), chosen_B.tolist(), top)
 
 
 def edit(

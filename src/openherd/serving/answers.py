@@ -70,7 +70,8 @@ class Exchange:
             for index, piece in news.items():
                 self.n_tokens += len(piece.tokens)
                 if piece.finished == "error":
-                    raise RequestError(400, f"response_format: {piece.error}", "response_format")
+                    param = "response_format" if piece.error.startswith("constraint") else None
+                    raise RequestError(400, f"{param or 'the answer'}: {piece.error}", param)
                 if self.guard is None:
                     yield index, piece
                     continue
