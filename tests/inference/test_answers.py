@@ -1,6 +1,7 @@
 """Answers of the engine as text: stop strings across tokens, whole characters, and output kept to a schema."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,16 @@ def test_a_stop_string_ends_an_answer_before_it(model, tokenizer, seed):
     assert len(stopped.tokens) <= len(free.tokens)
 
 
+def test_a_stop_string_that_only_the_end_makes_certain_is_why_it_ended(model, tokenizer):
+    sampling = Sampling(max_new_tokens=9, temperature=2.0, seed=3)
+    text = "".join(stream(model, tokenizer, [1, 2, 3], sampling, ()))
+    engine = Engine(model, tokenizer, tokens=256)
+    answer = engine.add([1, 2, 3], replace(sampling, stop_strings=(f"{text}Z", text[-1])))
+    engine.run()
+    assert len(answer.tokens) == 9
+    assert (answer.finished, answer.text) == ("stop", text[: text.index(text[-1])])
+
+
 def test_what_a_model_is_padded_with_is_never_said(tokenizer):
     n = tokenizer.vocabulary
     shape = ModelConfig(
@@ -112,17 +123,20 @@ def test_log_probabilities_beside_an_answer_are_the_models_own(model, tokenizer)
         assert [t for t, _ in answer.top[i]] == rows[i].topk(4).indices.tolist()
 
 
-def test_a_constraint_that_gives_up_ends_its_answer_alone(model):
-    class GivesUp:
-        def fill(self, allowed_V):
-            raise InputError("constraint", "too complex")
+@pytest.mark.parametrize("at", ["fill", "accept"])
+def test_a_constraint_that_gives_up_ends_its_answer_alone(model, at):
+    def fails(_):
+        raise InputError("constraint", "too complex")
 
+    class GivesUp:
+        fill = accept = staticmethod(lambda _: None)
+
+    setattr(GivesUp, at, staticmethod(fails))
     engine = Engine(model, tokens=256)
-    every = range(model.config.vocabulary)
-    failed = engine.add([1], Sampling(max_new_tokens=5), every, GivesUp())
+    failed = engine.add([1], Sampling(max_new_tokens=5), (), GivesUp())
     other = engine.add([1], Sampling(max_new_tokens=5))
     engine.run()
-    assert (failed.finished, failed.tokens) == ("error", [])
+    assert (failed.finished, len(failed.tokens)) == ("error", at == "accept")
     assert "too complex" in failed.error
     assert (other.finished, len(other.tokens)) == ("length", 5)
     with pytest.raises(ValueError, match="position 2 of 2 tokens"):
