@@ -1,5 +1,6 @@
 """OpenAI's own client against the server; what it reads against the engine alone."""
 
+import contextlib
 import json
 import math
 
@@ -7,9 +8,12 @@ import openai
 import pytest
 
 from openherd.inference import engine as engine_module
+from openherd.inference.constraint import Constraint
 from openherd.inference.engine import score
 from openherd.inference.sampling import Sampled, Sampling
 from openherd.model.weights import load_model
+from openherd.serving.protocol import ChatRequest
+from openherd.serving.schemas import moved, schema_of
 from openherd.tokenizer.dialog import encode_dialog
 from openherd.tokenizer.special import END_OF_TURN, PYTHON_TAG
 from openherd.tokenizer.tools import Preamble, write_calls
@@ -263,6 +267,33 @@ def test_a_call_can_be_asked_for(client, choice):
     assert found.message.tool_calls[0].function.name == "weather"
     assert isinstance(json.loads(found.message.tool_calls[0].function.arguments)["days"], int)
     assert joined(chat(client, **asked, stream=True))[0][0][3][0].function.name == "weather"
+
+
+def test_a_call_keeps_to_what_its_schema_refers_to(alone):
+    pytest.importorskip("llguidance")
+    one = {"type": "object", "properties": {"of": {"$ref": "#/$defs/leaf"}}, "required": ["of"], "additionalProperties": False}
+    tools = [
+        {"type": "function", "function": {"name": name, "parameters": {**one, "$defs": {"leaf": {"enum": [leaf]}}}}}
+        for name, leaf in (("f", 7), ("g", "x"))
+    ]
+    request = ChatRequest.model_validate({"model": "tiny", "messages": MESSAGES, "tools": tools, "tool_choice": "required"})
+    param, schema = schema_of(request, Preamble())
+    assert param == "tool_choice"
+    for name, leaf, fits in (("f", "7", True), ("g", '"x"', True), ("f", '"x"', False), ("g", "7", False)):
+        constraint = Constraint.json_schema(schema, alone.tokenizer)
+        text = f'{{"type": "function", "name": "{name}", "parameters": {{"of": {leaf}}}}}'
+        with contextlib.nullcontext() if fits else pytest.raises(ValueError, match="not allowed here"):
+            for token in alone.tokenizer.encode(text):
+                constraint.accept(token)
+        assert constraint.complete == fits
+
+
+def test_a_schema_moves_as_a_whole():
+    given = {"$defs": {"a": {"$ref": "#"}, "$ref": {"enum": [{"$ref": "#"}]}}, "anyOf": [{"$ref": "#/$defs/a"}, {"$ref": "other"}]}
+    assert moved(given, "#/x") == {
+        "$defs": {"a": {"$ref": "#/x"}, "$ref": {"enum": [{"$ref": "#"}]}},
+        "anyOf": [{"$ref": "#/x/$defs/a"}, {"$ref": "other"}],
+    }
 
 
 def test_answers_keep_to_a_schema(client):

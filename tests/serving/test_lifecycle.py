@@ -15,6 +15,7 @@ import pytest
 
 from miniature import environment
 from openherd.inference.engine import Engine
+from openherd.serving import schemas
 from small_server import SECONDS, load, running
 
 ASKED = {"model": "tiny", "messages": [{"role": "user", "content": "Count."}], "seed": 1}
@@ -110,6 +111,25 @@ def test_a_step_that_fails_is_a_500_and_the_engine_goes_on(directory, monkeypatc
                 list(stream)
         server.wait_for(lambda: server.at_rest, "something is left")
         assert server.service.worker.metrics["tiny"].failed_steps == 2
+
+
+def test_schemas_that_are_compiled_for_ever_hold_up_nobody(directory, monkeypatch):
+    pytest.importorskip("llguidance")
+    monkeypatch.setattr(schemas, "CHECK", "import time; time.sleep(60)")
+    monkeypatch.setattr(schemas, "WAIT_S", 2.0)
+    answers = []
+    with running(load(directory)) as server:
+        asked = [{"name": "x", "schema": {"const": i}} for i in range(6)]
+        bodies = [{**ASKED, "response_format": {"type": "json_schema", "json_schema": one}} for one in asked]
+        threads = [threading.Thread(target=lambda body=body: answers.append(post(server, body))) for body in bodies]
+        for thread in threads:
+            thread.start()
+        for _ in range(3):
+            assert post(server, {**ASKED, "max_tokens": 1}).status_code == 200
+        assert not answers
+        for thread in threads:
+            thread.join()
+    assert [answer.json()["error"]["param"] for answer in answers] == ["response_format"] * 6
 
 
 class Guard:

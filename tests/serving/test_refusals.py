@@ -34,6 +34,8 @@ def format_of(schema):
     return {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
 
 
+# A schema that llguidance alone does not end within minutes.
+ENDLESS = {"allOf": [{"type": "string", "pattern": f"^.*a.{{{i}}}b"} for i in range(1, 30)]}
 REFUSED = [
     (chat(messages=[]), "messages"),
     (chat(messages="hello"), "messages"),
@@ -103,6 +105,8 @@ REFUSED = [
     (chat(response_format=format_of({"$ref": "http://127.0.0.1:1/x"})), "response_format"),
     (chat(response_format=format_of({"$ref": "file:///etc/hostname"})), "response_format"),
     (chat(response_format=format_of(nested(DEEPEST + 1))), "response_format.json_schema.schema"),
+    (chat(response_format=format_of({"enum": ["x" * 100] * 1_000})), "response_format"),
+    (chat(response_format=format_of(ENDLESS)), "response_format"),
     (chat(modalities=["audio"]), "modalities[0]"),
     (chat(functions=[]), "functions"),
     (text(prompt=None), "prompt"),

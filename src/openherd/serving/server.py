@@ -27,7 +27,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.staticfiles import StaticFiles
 
 from openherd import __version__
-from openherd.core.errors import ConfigError, InputError, OpenherdError
+from openherd.core.errors import ConfigError, InputError
 from openherd.core.seeds import derive_seed
 from openherd.inference.constraint import Constraint
 from openherd.inference.engine import CACHE_BYTES, Engine, EngineConfig
@@ -47,9 +47,9 @@ from openherd.serving.protocol import (
     Model,
     ModelList,
     RequestError,
-    ToolChoice,
     refusal_of,
 )
+from openherd.serving.schemas import Schemas, schema_of
 from openherd.serving.worker import Wanted, Worker
 from openherd.tokenizer.dialog import Message, encode_dialog
 from openherd.tokenizer.special import PYTHON_TAG
@@ -184,51 +184,12 @@ def preamble_of(request: ChatRequest, tool_format: ToolFormat) -> Preamble:
         raise RequestError(400, f"{'.'.join(map(str, (param, *first['loc'])))}; allowed: {first['msg']}", param) from None
 
 
-def constraint_of(request: ChatRequest, preamble: Preamble, tokenizer: Tokenizer) -> tuple[Constraint | None, bool]:
-    """What an answer must keep to, and whether that is a call. Raises RequestError."""
-    chosen = request.tool_choice
-    if chosen not in ("none", "auto"):
-        names = [tool.function.name for tool in request.tools]
-        if isinstance(chosen, ToolChoice) and (name := chosen.function.name) not in names:
-            raise RequestError(
-                400, f"tool_choice.function.name = {name!r}; allowed: {', '.join(names)}", "tool_choice.function.name"
-            )
-        if preamble.tool_format != "json":
-            raise RequestError(400, "tool_choice; allowed: none or auto where the tool format is not json", "tool_choice")
-        wanted = [tool.function for tool in request.tools if not isinstance(chosen, ToolChoice) or tool.function.name == name]
-        calls = [
-            {
-                "type": "object",
-                "properties": {
-                    "type": {"const": "function"},
-                    "name": {"const": one.name},
-                    "parameters": {"type": "object", **one.parameters},
-                },
-                "required": ["type", "name", "parameters"],
-                "additionalProperties": False,
-            }
-            for one in wanted
-        ]
-        return kept_to("tool_choice", {"anyOf": calls}, tokenizer), True
-    if request.response_format is None or request.response_format.type == "text":
-        return None, False
-    asked = request.response_format.json_schema
-    return kept_to("response_format", asked.schema_ if asked else {"type": "object"}, tokenizer), False
-
-
-def kept_to(param: str, schema: dict[str, Any], tokenizer: Tokenizer) -> Constraint:
-    """A constraint by a schema. Raises RequestError."""
-    try:
-        return Constraint.json_schema(schema, tokenizer)
-    except (OpenherdError, RecursionError, UnicodeError) as error:
-        raise RequestError(400, f"{param}: {error}", param) from None
-
-
 class Service:
     """The endpoints' work: from a request to an exchange."""
 
     def __init__(self, models: Mapping[str, Served], worker: Worker, config: ServerConfig, guard: Guard | None) -> None:
         self.models, self.worker, self.config, self.guard = models, worker, config, guard
+        self.schemas = Schemas()
 
     def served(self, name: str) -> Served:
         """A model. Raises RequestError."""
@@ -242,7 +203,10 @@ class Service:
         dialog = dialog_of(request)
         await self._judge(dialog, "messages")
         preamble = preamble_of(request, self.config.tool_format)
-        wanted, forced = await asyncio.to_thread(self._chat, served, request, dialog, preamble)
+        param, schema = schema_of(request, preamble)
+        constraint = None if schema is None else await self.schemas.constraint(param, schema, served.tokenizer)
+        forced = param == "tool_choice"
+        wanted = await asyncio.to_thread(self._chat, served, request, dialog, preamble, constraint, forced)
         names = [tool.function.name for tool in request.tools] if preamble.tools else []
         return ChatExchange(
             worker=self.worker,
@@ -260,7 +224,15 @@ class Service:
             forced=forced,
         )
 
-    def _chat(self, served: Served, request: ChatRequest, dialog: list[Message], preamble: Preamble) -> tuple[list[Wanted], bool]:
+    def _chat(
+        self,
+        served: Served,
+        request: ChatRequest,
+        dialog: list[Message],
+        preamble: Preamble,
+        constraint: Constraint | None,
+        forced: bool,
+    ) -> list[Wanted]:
         tokenizer = served.tokenizer
         try:
             prompt = encode_dialog(tokenizer, dialog, preamble=preamble, generation_prompt=True).ids
@@ -269,14 +241,13 @@ class Service:
             raise RequestError.of(error, f"messages[{number}]" if number.isdecimal() else "messages") from None
         except RecursionError:
             raise RequestError(400, "messages: nested too deeply", "messages") from None
-        constraint, forced = constraint_of(request, preamble, tokenizer)
         if forced:
             prompt += [*tokenizer.ids_of([PYTHON_TAG])]
         max_param = "max_tokens" if request.max_completion_tokens is None else "max_completion_tokens"
         room = served.room(len(prompt), request.most_tokens, self.config.max_tokens, "messages", max_param)
         sampling = served.sampling(request, room, request.top_logprobs)
         stop = frozenset() if request.ignore_eos else tokenizer.stop_ids
-        return served.choices([prompt], request.n, [sampling], stop=stop, constraint=constraint), forced
+        return served.choices([prompt], request.n, [sampling], stop=stop, constraint=constraint)
 
     async def completion(self, request: CompletionRequest) -> CompletionExchange:
         """Have texts continued. Raises RequestError."""
@@ -374,6 +345,7 @@ def create_app(models: Sequence[Served], config: ServerConfig, guard: Guard | No
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         worker.start()
         yield
+        service.schemas.close()
         await worker.stop()
 
     failed: dict[int | str, dict[str, Any]] = {"4XX": {"model": ErrorResponse}, "5XX": {"model": ErrorResponse}}
