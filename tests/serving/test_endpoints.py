@@ -12,6 +12,7 @@ from openherd.inference.constraint import Constraint
 from openherd.inference.engine import score
 from openherd.inference.sampling import Sampled, Sampling
 from openherd.model.weights import load_model
+from openherd.serving import answers
 from openherd.serving.protocol import ChatRequest
 from openherd.serving.schemas import moved, schema_of
 from openherd.tokenizer.dialog import encode_dialog
@@ -112,6 +113,9 @@ def test_an_answer_can_be_sent_back_as_it_came(client):
     answer = chat(client).choices[0].message
     chat(client, messages=[*MESSAGES, answer, {"role": "user", "content": "Again."}], user="ann", store=False, metadata={})
     chat(client, messages=[*MESSAGES, answer.model_dump()], service_tier="auto", parallel_tool_calls=True)
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}", "parsed_arguments": {}}}  # by its parse()
+    parsed = {"role": "assistant", "tool_calls": [call], "parsed": None}
+    chat(client, messages=[MESSAGES[1], parsed, {"role": "tool", "tool_call_id": "1", "content": "3"}])
 
 
 def test_an_answer_ends_at_the_context_and_at_the_servers_limit(client, directory):
@@ -165,6 +169,8 @@ def test_an_echoed_prompt_has_the_models_log_probabilities(client, alone, direct
         for logprob, top in zip(found.token_logprobs[1:], found.top_logprobs[1:]):
             assert logprob <= max(top.values())
     assert len(choices) == 3
+    torn = client.completions.create(**{**asked, "prompt": "aéb\u65e5", "stream": False}).choices[0].logprobs
+    assert torn.text_offset == [0, 0, *(i for i, c in enumerate("aéb\u65e5") for _ in tokenizer.encode(c))][1:]
     more = client.completions.create(**{**asked, "max_tokens": 4, "n": 2, "stream": False, "seed": 1})
     assert [choice.text[: len(texts[choice.index // 2])] for choice in more.choices] == [text for text in texts for _ in range(2)]
 
@@ -244,6 +250,39 @@ def test_what_is_no_call_is_said(scripted, said):
         asked = {"tools": [WEATHER], "max_tokens": 200, "extra_body": {"chat_template_kwargs": {"tool_format": tool_format}}}
         assert chat(client, **asked).choices[0].message.content == said
         assert joined(chat(client, stream=True, **asked))[0][0][:2] == [said, "stop"]
+
+
+@pytest.mark.parametrize(
+    ("tool_format", "said"),
+    [
+        ("json", '{"name": "weather", "parameters": {"a": %s}}'),
+        ("function", '<function=weather>{"a": %s}</function>'),
+        ("python", "[weather(a=%s)]"),
+    ],
+)
+def test_arguments_are_json_that_every_client_reads(scripted, tool_format, said):
+    client, say = scripted
+    asked = {"tools": [WEATHER], "max_tokens": 200, "extra_body": {"chat_template_kwargs": {"tool_format": tool_format}}}
+    torn = said % r'"é\ud800"'  # half of a surrogate pair: JSON can spell it, UTF-8 cannot
+    say(torn)
+    message = chat(client, **asked).choices[0].message
+    streamed = joined(chat(client, stream=True, **asked))[0][0][3]
+    for call in (message.tool_calls[0], streamed[0]):
+        assert json.loads(call.function.arguments) == {"a": "é\ud800"}
+    say("Good.")
+    result = {"role": "tool", "tool_call_id": message.tool_calls[0].id, "content": "3"}
+    assert chat(client, **asked, messages=[MESSAGES[1], message, result]).choices[0].message.content == "Good."
+    for number in ("NaN", "1e999"):
+        say(said % number)
+        assert chat(client, **asked).choices[0].message.content == said % number
+
+
+def test_a_stream_that_fails_by_a_bug_says_so(scripted, monkeypatch):
+    client, say = scripted
+    say('{"name": "weather", "parameters": {}}')
+    monkeypatch.setattr(answers, "answered", lambda *_: 1 / 0)
+    with pytest.raises(openai.APIError, match="a bug of the server's"):
+        list(chat(client, tools=[WEATHER], max_tokens=200, stream=True))
 
 
 def test_a_call_without_a_tag_and_one_that_is_cut(scripted):

@@ -6,7 +6,7 @@ has no meaning here (`IGNORED`) is taken and not used. A field that is null is o
 `min_p`, `repetition_penalty`, `ignore_eos` and `chat_template_kwargs`, named as vLLM names them.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from fastapi import HTTPException
@@ -52,8 +52,8 @@ def error_object(status: int, message: str, param: str | None = None, code: str 
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
-def refusal_of(errors: Sequence[Mapping[str, Any]], body: Any) -> RequestError:
-    """What is said of a body that does not follow the protocol: the first of pydantic's errors, in one line."""
+def refusal_of(errors: Sequence[Mapping[str, Any]], body: Any, known: Iterable[str]) -> RequestError:
+    """What is said of a body that does not follow the protocol: the first of pydantic's errors, in a line. `known`: its fields."""
     first = errors[0]
     place, kind = [*first["loc"]], first["type"]
     if kind == "json_invalid":
@@ -66,10 +66,11 @@ def refusal_of(errors: Sequence[Mapping[str, Any]], body: Any) -> RequestError:
     if kind == "of_field":
         param = f"{param}.{first['ctx']['field']}" if place[1:] else first["ctx"]["field"]
     given = first.get("input")
-    shown = f" = {given!r}" if isinstance(given, bool | int | float) or (isinstance(given, str) and len(given) <= 40) else ""
+    shown = f" = {given!r}" if isinstance(given, bool | int | float | str) else ""
+    shown = shown if len(shown) <= 48 else ""
     if kind == "extra_forbidden":
-        known = [*(ChatRequest.model_fields if "messages" in body else CompletionRequest.model_fields), *IGNORED]
-        return RequestError(400, f"{param}: an unknown field; {nearest(param, known)}", param, "unknown_field")
+        hint = f"; {nearest(param, [*known, *IGNORED])}" if len(place) == 2 else ""
+        return RequestError(400, f"{param}: an unknown field{hint}", param, "unknown_field")
     if kind == "missing":
         return RequestError(400, f"{param}: missing", param, "missing_required_parameter")
     allowed = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
@@ -164,6 +165,7 @@ Content = Annotated[
 class FunctionCall(Request):
     """A call that the assistant made."""
 
+    model_config = ConfigDict(extra="ignore", strict=True)  # OpenAI's client adds what it parsed
     name: str = Field(max_length=256)
     arguments: str = Field("{}", description="a JSON object as text")
 

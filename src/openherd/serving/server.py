@@ -7,12 +7,13 @@ thread; see `worker`, `answers` and `http`.
 import asyncio
 import contextlib
 import json
+import logging
 import secrets
 import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,6 +26,7 @@ from pydantic import TypeAdapter, ValidationError
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.staticfiles import StaticFiles
+from starlette.types import Receive, Scope, Send
 
 from openherd import __version__
 from openherd.core.errors import ConfigError, InputError
@@ -35,7 +37,18 @@ from openherd.inference.load import open_model
 from openherd.inference.sampling import Sampling
 from openherd.serving.answers import ChatExchange, CompletionExchange
 from openherd.serving.guard import Guard
-from openherd.serving.http import CLOSED, LOOPBACK, ClientLeftError, EventStream, Gate, error_response, while_connected
+from openherd.serving.http import (
+    CLOSED,
+    LOOPBACK,
+    ClientLeftError,
+    Connection,
+    EventStream,
+    Gate,
+    bug,
+    error_response,
+    is_loopback,
+    while_connected,
+)
 from openherd.serving.metrics import Counters, exposition
 from openherd.serving.protocol import (
     Chat,
@@ -59,6 +72,8 @@ from openherd.tokenizer.tools import Preamble, ToolFormat
 PAGE = Path(__file__).with_name("page")
 ENDPOINTS = ("/v1/chat/completions", "/v1/completions", "/v1/models", "/metrics", "/health", "/openapi.json", "/")
 T = TypeVar("T")
+logger = logging.getLogger(__name__)
+FLUSH_S = 1.0  # for what is written to be read, at the end
 PREAMBLE = TypeAdapter(Preamble)
 
 
@@ -104,7 +119,12 @@ class Served:
             found = f"{tokenizer.vocabulary:,} tokens, of which the model knows {model.config.vocabulary:,}"
             raise InputError(directory / "tokenizer.json", found, do="bring the tokenizer that the model was trained with")
         config = EngineConfig(cache_bytes=cache_bytes, deterministic=deterministic)
-        return cls(name, Engine(model, tokenizer, config), tokenizer)
+        try:
+            return cls(name, Engine(model, tokenizer, config), tokenizer)
+        except RuntimeError as error:
+            if "memory" not in str(error):
+                raise
+            raise ConfigError("--cache-gb", f"{cache_bytes / 2**30:g}", allowed="what the memory holds beside the model") from None
 
     @property
     def context(self) -> int:
@@ -173,6 +193,13 @@ def preamble_of(request: ChatRequest, tool_format: ToolFormat) -> Preamble:
     """What the dialog is told of tools. Raises RequestError."""
     tools = [] if request.tool_choice == "none" else [tool.model_dump(exclude_unset=True) for tool in request.tools]
     settings = {"tool_format": tool_format, **request.chat_template_kwargs}
+    if "tools" in settings:
+        raise RequestError(400, "chat_template_kwargs.tools; allowed: tools beside it alone", "chat_template_kwargs.tools")
+    for param, value in (("tools", tools), ("chat_template_kwargs", settings)):
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise RequestError(400, f"{param}: half of a surrogate pair, which is no text", param) from None
     try:
         preamble = Preamble.of({"tools": tools, "chat_template_kwargs": settings})
         return PREAMBLE.validate_json(json.dumps(vars(preamble)), strict=True)  # as JSON, lists are sequences too
@@ -182,6 +209,13 @@ def preamble_of(request: ChatRequest, tool_format: ToolFormat) -> Preamble:
         first = error.errors()[0]
         param = "tools" if first["loc"][:1] == ("tools",) else "chat_template_kwargs"
         raise RequestError(400, f"{'.'.join(map(str, (param, *first['loc'])))}; allowed: {first['msg']}", param) from None
+
+
+def told_by(preamble: Preamble) -> list[Message]:
+    """What a dialog is told before its own messages, as a message of the system, for a guard."""
+    words = [preamble.system_lines, preamble.definitions if preamble.tools_in_user_message else ""]
+    text = "\n\n".join(filter(None, words))
+    return [{"role": "system", "content": text}] if text else []
 
 
 class Service:
@@ -201,8 +235,9 @@ class Service:
         """Have a dialog answered. Raises RequestError."""
         served = self.served(request.model)
         dialog = dialog_of(request)
-        await self._judge(dialog, "messages")
         preamble = preamble_of(request, self.config.tool_format)
+        judged = [*told_by(preamble), *dialog]
+        await self._judge(judged, "messages")
         param, schema = schema_of(request, preamble)
         constraint = None if schema is None else await self.schemas.constraint(param, schema, served.tokenizer)
         forced = param == "tool_choice"
@@ -214,7 +249,7 @@ class Service:
             tokenizer=served.tokenizer,
             model=served.name,
             prompts=[wanted[0].prompt],
-            messages=dialog,
+            messages=judged,
             guard=self.guard,
             n=request.n,
             with_usage=request.stream_options.include_usage,
@@ -303,8 +338,12 @@ class Service:
         if self.guard and (why := await self.guard.judge_prompt(messages)):
             raise RequestError(400, f"{param}: refused ({why})", param, "content_filter")
 
-    async def answer(self, http: Request, exchange: ChatExchange | CompletionExchange, stream: bool) -> Response:
+    async def answer(self, http: Request, begun: Coroutine[Any, Any, ChatExchange | CompletionExchange], stream: bool) -> Response:
         """The whole answer, or its stream: that begins with the first piece, so that what fails before has its own status."""
+        try:
+            exchange = await while_connected(http.receive, begun)
+        except ClientLeftError:
+            return Response(status_code=CLOSED)
         is_handed_over = False
         try:
             if not stream:
@@ -328,6 +367,9 @@ class Service:
             yield b"[DONE]"
         except RequestError as error:
             yield bytes(error_response(error).body)
+        except Exception as error:  # a bug of ours: a stream must not look as if the connection had broken
+            logger.exception("a stream")
+            yield bytes(error_response(bug(error)).body)
 
 
 async def first_of(values: AsyncIterator[T]) -> T:
@@ -363,12 +405,12 @@ def create_app(models: Sequence[Served], config: ServerConfig, guard: Guard | No
     @app.post("/v1/chat/completions", responses={200: {"model": Chat}})
     async def chat_completions(request: ChatRequest, http: Request) -> Response:
         """Answer a dialog."""
-        return await service.answer(http, await service.chat(request), request.stream)
+        return await service.answer(http, service.chat(request), request.stream)
 
     @app.post("/v1/completions", responses={200: {"model": Completion}})
     async def completions(request: CompletionRequest, http: Request) -> Response:
         """Continue texts."""
-        return await service.answer(http, await service.completion(request), request.stream)
+        return await service.answer(http, service.completion(request), request.stream)
 
     @app.get("/v1/models", responses={200: {"model": ModelList}})
     async def list_models() -> Response:
@@ -395,23 +437,42 @@ def create_app(models: Sequence[Served], config: ServerConfig, guard: Guard | No
 
     @app.exception_handler(RequestValidationError)
     async def invalid(http: Request, error: RequestValidationError) -> Response:
-        return error_response(refusal_of(error.errors(), error.body))
+        asked = ChatRequest if http.url.path == "/v1/chat/completions" else CompletionRequest
+        return error_response(refusal_of(error.errors(), error.body, asked.model_fields))
 
     @app.exception_handler(StarletteHTTPException)
     async def refused(http: Request, error: HTTPException) -> Response:
         return error_response(error)
 
     if page.is_dir():
-        app.router.default = StaticFiles(directory=page, html=True)  # behind all endpoints, whose other methods are refused as such
-    is_local = config.host in LOOPBACK
-    hosts = (*LOOPBACK, *config.allowed_hosts) if is_local or config.allowed_hosts else ()
-    app.add_middleware(Gate, requests=requests, keys=config.api_keys, hosts=hosts, paths=ENDPOINTS, max_body=config.max_body_bytes)
+        files = StaticFiles(directory=page, html=True)
+
+        async def elsewhere(scope: Scope, receive: Receive, send: Send) -> None:
+            """What is no endpoint: a file of the page, or nothing."""
+            is_read = scope["method"] in ("GET", "HEAD") or scope["path"] == "/"
+            if not is_read:
+                raise HTTPException(404)
+            await files(scope, receive, send)
+
+        app.router.default = elsewhere  # behind all endpoints, whose other methods are refused as such
+    own = {*LOOPBACK, config.host} if is_loopback(config.host) else {*LOOPBACK}
+    hosts = sorted(own | {*config.allowed_hosts}) if is_loopback(config.host) or config.allowed_hosts else ()
+    app.add_middleware(
+        Gate,
+        requests=requests,
+        keys=config.api_keys,
+        hosts=hosts,
+        paths=ENDPOINTS,
+        posts=ENDPOINTS[:2],
+        max_body=config.max_body_bytes,
+    )
     if config.origins:
         app.add_middleware(
             CORSMiddleware,
             allow_origins=list(config.origins),
             allow_methods=["GET", "POST"],
-            allow_headers=["Authorization", "Content-Type"],
+            allow_headers=["*"],  # OpenAI's client in a page sends a dozen of its own
+            expose_headers=["Retry-After"],
         )
     return app
 
@@ -427,7 +488,15 @@ class Server(uvicorn.Server):
     def __init__(self, app: FastAPI, config: ServerConfig, say: Callable[[str], object]) -> None:
         # The requests' own end comes before uvicorn's, which cuts connections.
         super().__init__(
-            uvicorn.Config(app, log_level="warning", server_header=False, timeout_graceful_shutdown=5, lifespan="on", ws="none")
+            uvicorn.Config(
+                app,
+                http=Connection,
+                log_level="warning",
+                server_header=False,
+                timeout_graceful_shutdown=5,
+                lifespan="on",
+                ws="none",
+            )
         )
         self._worker: Worker = app.state.service.worker
         self._grace_s, self._say = config.grace_s, say
@@ -454,7 +523,13 @@ class Server(uvicorn.Server):
         n = len(self._worker.tickets)
         if n and grace_s:
             self._say(f"requests to finish: {n}, in {grace_s:g} s; Ctrl-C again drops them\n")
-        dropped = await self._worker.drain(grace_s)
+        failed = await self._worker.drain(grace_s)
+        end = time.perf_counter() + FLUSH_S
+        while self.server_state.tasks and time.perf_counter() < end:  # for clients to read what is written
+            await asyncio.sleep(0.02)
+        dropped = len(failed | self._worker.tickets)  # what its client did not read in time is dropped too
+        for connection in [*self.server_state.connections]:
+            connection.cut()  # type: ignore[union-attr]
         self._say(f"stopped; requests dropped: {dropped}\n" if dropped else "stopped; nothing was dropped\n")
         self.should_exit = True
 
@@ -475,7 +550,7 @@ def serve(models: Sequence[Served], config: ServerConfig) -> None:
         name = f"[{config.host}]" if ":" in config.host else config.host
         names = ", ".join(served.name for served in models)
         sys.stdout.write(f"http://{name}:{port} serves {names}: a page, /v1 for OpenAI's clients, /metrics; Ctrl-C ends it\n")
-        if config.host not in LOOPBACK and not config.api_keys:
+        if not is_loopback(config.host) and not config.api_keys:
             sys.stdout.write("anybody who reaches this address can use it; --api-key asks for a key\n")
         sys.stdout.flush()
         server = Server(create_app(models, config), config, sys.stdout.write)
