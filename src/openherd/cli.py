@@ -570,10 +570,18 @@ def command_serve(arguments: list[str]) -> None:
     for name, least in limits.items():
         if not least <= (value := getattr(given, name.replace("-", "_"))) < 1e9:
             raise ConfigError(f"--{name}", f"{value:g}", allowed=f"{least:g} or more")
+    texts = {"name": [given.name or "x"], "host": [given.host], "api-key": given.api_key, "allowed-host": given.allowed_host}
+    for name, values in texts.items():
+        for value in values:
+            if not value.strip() or not value.isprintable():
+                raise ConfigError(f"--{name}", f"{value!r}", allowed="a text in one line, not empty")
+    for origin in given.cors:
+        if origin != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/\s]+", origin):
+            raise ConfigError("--cors", f"{origin!r}", allowed="SCHEME://HOST[:PORT] without a path, or * for all")
     directories = {given.name or given.directory.resolve().name: given.directory}
     for pair in given.model:
         name, equals, directory = pair.partition("=")
-        if not equals or not name or name in directories:
+        if not equals or not name.strip() or not name.isprintable() or name in directories:
             raise ConfigError("--model", f"{pair!r}", allowed="NAME=DIR, each name once")
         directories[name] = Path(directory)
     from openherd.serving.server import Served, ServerConfig, serve

@@ -119,17 +119,20 @@ def test_log_probabilities_beside_an_answer_are_the_models_own(model, tokenizer)
         assert [t for t, _ in answer.top[i]] == rows[i].topk(4).indices.tolist()
 
 
-def test_a_constraint_that_gives_up_ends_its_answer_alone(model):
-    class GivesUp:
-        def fill(self, allowed_V):
-            raise InputError("constraint", "too complex")
+@pytest.mark.parametrize("at", ["fill", "accept"])
+def test_a_constraint_that_gives_up_ends_its_answer_alone(model, at):
+    def fails(_):
+        raise InputError("constraint", "too complex")
 
+    class GivesUp:
+        fill = accept = staticmethod(lambda _: None)
+
+    setattr(GivesUp, at, staticmethod(fails))
     engine = Engine(model, tokens=256)
-    every = range(model.config.vocabulary)
-    failed = engine.add([1], Sampling(max_new_tokens=5), every, GivesUp())
+    failed = engine.add([1], Sampling(max_new_tokens=5), (), GivesUp())
     other = engine.add([1], Sampling(max_new_tokens=5))
     engine.run()
-    assert (failed.finished, failed.tokens) == ("error", [])
+    assert (failed.finished, len(failed.tokens)) == ("error", at == "accept")
     assert "too complex" in failed.error
     assert (other.finished, len(other.tokens)) == ("length", 5)
     with pytest.raises(ValueError, match="position 2 of 2 tokens"):

@@ -253,7 +253,7 @@ class Engine:
                     answer.finished = "length"
             if answer.finished:
                 answer.text += answer._text.finish()
-                if answer._text.stopped is not None and not answer.error:
+                if answer._text.stopped is not None and answer.finished == "length":  # a stop string that only the end made certain
                     answer.finished = "stop"
                 self._forget(text)
         return answers
@@ -261,7 +261,11 @@ class Engine:
     def _follow(self, answer: Answer, token: int) -> None:
         """What a token means to the text and the constraint of an answer, which may end with it."""
         if answer.constraint:
-            answer.constraint.accept(token)
+            try:
+                answer.constraint.accept(token)
+            except (InputError, ValueError) as error:  # too complex to go on: this answer's fault, not the step's
+                answer.finished, answer.error = "error", str(error)
+                return
             if answer.constraint.finished:
                 answer.finished = "stop"
         if self.tokenizer and token not in self.tokenizer.special_ids:

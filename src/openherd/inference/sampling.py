@@ -41,7 +41,7 @@ class Sampling:
     min_p: float = 0.0
     """Keep tokens that have this share of the likeliest token's probability."""
     repetition_penalty: float = 1.0
-    """Divides the positive logits of tokens of prompt and output, multiplies the negative ones."""
+    """Divides the positive logits of tokens of prompt and output, multiplies the negative ones. 0.01 to 100: no logit overflows."""
     presence_penalty: float = 0.0
     """Taken from the logits of tokens of the output."""
     frequency_penalty: float = 0.0
@@ -61,7 +61,7 @@ class Sampling:
         self._check("top_k", self.top_k >= 0, "0 (all tokens) or more")
         self._check("top_p", 0 < self.top_p <= 1, "above 0, at most 1")
         self._check("min_p", 0 <= self.min_p <= 1, "0 to 1")
-        self._check("repetition_penalty", 0 < self.repetition_penalty < math.inf, "above 0; 1 does nothing")
+        self._check("repetition_penalty", 0.01 <= self.repetition_penalty <= 100, "0.01 to 100; 1 does nothing")
         self._check("presence_penalty", abs(self.presence_penalty) <= 2, "-2 to 2")
         self._check("frequency_penalty", abs(self.frequency_penalty) <= 2, "-2 to 2")
         self._check("logit_bias", all(i >= 0 and bias < math.inf for i, bias in self.logit_bias.items()), "token ids to numbers")

@@ -3,12 +3,14 @@
 A stream and a whole answer are one thing here: the whole is its chunks, joined.
 """
 
+import codecs
 import json
 import re
 import secrets
 import time
 from collections.abc import AsyncIterator, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from openherd.serving.guard import Guard
@@ -32,7 +34,7 @@ from openherd.serving.worker import Piece, Ticket, Worker
 from openherd.tokenizer.dialog import Message
 from openherd.tokenizer.special import PYTHON_TAG
 from openherd.tokenizer.tokenizer import Tokenizer
-from openherd.tokenizer.tools import ToolCall, ToolFormat, read_calls, read_tagged
+from openherd.tokenizer.tools import ToolCall, ToolFormat, as_json, read_calls, read_tagged
 
 FUNCTION_TAG = "<function="
 # What stands before and behind the arguments of a call, where they are JSON.
@@ -96,7 +98,9 @@ class Exchange:
 
     def likely(self, token: int, logprob: float) -> LikelyToken:
         """A token and its log-probability, as a chat has them."""
-        return LikelyToken(token=self.tokenizer.decode([token]), logprob=logprob, bytes=list(self.tokenizer.decode_bytes([token])))
+        text, given = spelling(self.tokenizer, token)
+        # Checked by nothing: they are ours, and an answer may have a hundred thousand of them.
+        return LikelyToken.model_construct({"token", "logprob", "bytes"}, token=text, logprob=logprob, bytes=given)
 
     def spelt(self, token: int) -> str:
         """A token as completions have it: bytes that are no text are spelt out, so that two of them differ."""
@@ -105,6 +109,33 @@ class Exchange:
             return given.decode()
         except UnicodeDecodeError:
             return "bytes:" + "".join(f"\\x{byte:02x}" for byte in given)
+
+
+@lru_cache(maxsize=1 << 17)
+def spelling(tokenizer: Tokenizer, token: int) -> tuple[str, list[int]]:
+    """A token's text and bytes."""
+    return tokenizer.decode([token]), list(tokenizer.decode_bytes([token]))
+
+
+class Offsets:
+    """Where in the text each token begins, in characters; one that goes on with a character begins where that does."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer, self._n = tokenizer, 0
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+
+    def of(self, tokens: Sequence[int]) -> list[int]:
+        """Of the tokens that come next."""
+        found = []
+        for token in tokens:
+            found.append(self._n)
+            if token not in self._tokenizer.special_ids:
+                self._n += len(self._decoder.decode(self._tokenizer.decode_bytes([token])))
+        return found
+
+    def finish(self) -> None:
+        """A character that is not whole ends here: what comes next is another text."""
+        self._n += len(self._decoder.decode(b"", final=True))
 
 
 def reason_of(piece: Piece) -> FinishReason | None:
@@ -152,7 +183,7 @@ class CallReader:
         self.has_called = bool(calls)
         text, self.n_shown = self.text[self.n_shown : end], max(end, self.n_shown)
         functions = [call["function"] for call in calls]
-        return text, [called(i, f["name"], json.dumps(f["arguments"], ensure_ascii=False)) for i, f in enumerate(functions)]
+        return text, [called(i, f["name"], as_json(f["arguments"])) for i, f in enumerate(functions)]
 
     def _head(self) -> re.Match[str] | None:
         """The beginning of a call whose arguments can stream."""
@@ -246,7 +277,9 @@ class ChatExchange(Exchange):
             return
         for i, (token, logprob) in enumerate(zip(piece.tokens, piece.logprobs, strict=True)):
             top = [self.likely(*other) for other in piece.top[i]] if self.n_logprobs else []
-            yield AnsweredToken(**self.likely(token, logprob).model_dump(), top_logprobs=top)
+            yield AnsweredToken.model_construct(
+                {"token", "logprob", "bytes", "top_logprobs"}, **vars(self.likely(token, logprob)), top_logprobs=top
+            )
 
     async def whole(self) -> Chat:
         """All answers, once they are finished. Raises RequestError."""
@@ -296,27 +329,31 @@ class CompletionExchange(Exchange):
 
     async def chunks(self) -> AsyncIterator[Completion]:
         """The answers as they come. Raises RequestError."""
-        offsets: dict[int, int] = {}
+        offsets: dict[int, Offsets] = {}
         async for index, piece in self.pieces():
             text, prompt = piece.text, None
             tokens: list[int] = []
+            begins: list[int] = []
             logprobs: list[float | None] = []
             top: list[list[tuple[int, float]] | None] = []
             if index not in offsets:
-                offsets[index] = 0
+                offsets[index] = Offsets(self.tokenizer)
                 if self.echoed is not None:
                     text, prompt = self.echoed[index // self.n] + text, self.prompts[index // self.n]
                     if scores := self.ticket.scores.get(index):
                         tokens, logprobs, top = [*prompt], [None, *scores.logprobs], [None, *scores.top]
+                        begins = offsets[index].of(tokens)
+                        offsets[index].finish()
             if self.n_logprobs is not None:
                 tokens += piece.tokens
+                begins += offsets[index].of(piece.tokens)
                 logprobs += piece.logprobs
                 top += piece.top if self.n_logprobs else [[] for _ in piece.tokens]
             if not text and not tokens and not piece.finished:
                 continue
             choice = CompletionChoice(index=index, text=text, logprobs=None, finish_reason=reason_of(piece))
             if self.n_logprobs is not None:
-                choice.logprobs, offsets[index] = self._logprobs(tokens, logprobs, top, offsets[index])
+                choice.logprobs = self._logprobs(tokens, logprobs, top, begins)
             yield self._completion([choice], {"usage": None} if self.with_usage else {})
         if self.with_usage:
             yield self._completion([], {"usage": self.usage})
@@ -326,16 +363,11 @@ class CompletionExchange(Exchange):
         tokens: Sequence[int],
         logprobs: Sequence[float | None],
         top: Sequence[list[tuple[int, float]] | None],
-        offset: int,
-    ) -> tuple[CompletionLogprobs, int]:
-        """Of some tokens, the first of which begins at a character; where the next one begins."""
-        offsets = []
-        for token in tokens:
-            offsets.append(offset)
-            offset += 0 if token in self.tokenizer.special_ids else len(self.tokenizer.decode([token]))
+        begins: list[int],
+    ) -> CompletionLogprobs:
         likely = [None if one is None else {self.spelt(token): logprob for token, logprob in one} for one in top]
         spelt = [self.spelt(token) for token in tokens]
-        return CompletionLogprobs(tokens=spelt, token_logprobs=[*logprobs], top_logprobs=likely, text_offset=offsets), offset
+        return CompletionLogprobs(tokens=spelt, token_logprobs=[*logprobs], top_logprobs=likely, text_offset=begins)
 
     async def whole(self) -> Completion:
         """All answers, once they are finished. Raises RequestError."""

@@ -250,16 +250,16 @@ class Worker:
             self._inbox.put(lambda: self._cancel(ticket, index))
         ticket.drop(index)
 
-    async def drain(self, grace_s: float) -> int:
-        """Take nothing new, and finish what there is. What is not finished in time ends with an error; returns how many did."""
+    async def drain(self, grace_s: float) -> set[Ticket]:
+        """Take nothing new, and finish what there is. What is not finished in time ends with an error; returns that."""
         self.draining = True
         end = time.perf_counter() + grace_s
         while self.tickets and time.perf_counter() < end:
             await asyncio.sleep(0.02)
-        dropped = [ticket for ticket in self.tickets if ticket.unfinished]
+        dropped = {ticket for ticket in self.tickets if ticket.unfinished}
         for ticket in dropped:
             ticket.fail(RequestError(503, "the server shut down before the answer was finished; ask again later"))
-        return len(dropped)
+        return dropped
 
     async def stop(self) -> None:
         """End the thread."""
