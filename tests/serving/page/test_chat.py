@@ -41,9 +41,9 @@ def answered_by(page, status: int = 200, body: str = "", **headers: str) -> None
     )
 
 
-def stream_of(text: str, end: str = "data: [DONE]\n\n") -> str:
+def stream_of(text: str, end: str = "data: [DONE]\n\n", reason: str = "stop") -> str:
     """A stream that says this."""
-    return f"data: {json.dumps({'choices': [{'delta': {'content': text}, 'finish_reason': 'stop'}]})}\n\n{end}"
+    return f"data: {json.dumps({'choices': [{'delta': {'content': text}, 'finish_reason': reason}]})}\n\n{end}"
 
 
 def test_an_answer_streams(open_page, server, say):
@@ -252,13 +252,60 @@ def test_storage_that_is_full(open_page, say):
     assert page.locator(".prompt .text").count() == 2
 
 
-def test_two_tabs(page, open_page, say):
-    say(page, "Said in the first tab")
-    assert current(page)
+def test_a_conversation_is_open_in_one_tab(open_page, say):
+    """A second tab begins anew, is kept from what the first writes, and gets all of it when that is done."""
+    page = open_page(LONG)
     other = open_page(same_as=page)
-    assert other.locator(".prompt .text").all_inner_texts() == ["Said in the first tab"]
-    say(other, "Said in the second tab")
-    page.locator(".prompt").get_by_text("Said in the second tab").wait_for()
+    answer = say(page, "From the first tab", wait=False)
+    page.locator(".answer .body").filter(has_text=SOME_TEXT).wait_for()
+    mine = current(page)
+    other.get_by_role("button", name="From the first tab", exact=True).click()
+    other.get_by_text("“From the first tab” is being written in another tab.").wait_for()
+    assert other.locator(".exchange").count() == 0
+    other.get_by_label("Message", exact=True).fill("a draft")
+    assert answer.get_attribute("aria-busy") == "true"
+    page.keyboard.press("Escape")
+    answer.get_by_text("Stopped.").wait_for()
+    assert other.get_by_label("Message", exact=True).input_value() == "a draft"
+    whole = text_of(answer)
+    page.get_by_label("Message", exact=True).fill("half a")
+    other.get_by_role("button", name="Open it here").click()
+    page.get_by_text("“From the first tab” was opened in another tab.").wait_for()
+    assert page.locator(".exchange").count() == 0
+    draft = other.get_by_label("Message", exact=True)
+    while draft.input_value() != "half a":
+        other.wait_for_timeout(20)
+    draft.press_sequentially(" message")
+    draft.press("Enter")
+    other.locator("#send").wait_for()
+    assert current(other) == mine
+    kept = page.evaluate("id => JSON.parse(localStorage[`openherd.conversation.${id}`]).exchanges", mine)
+    assert [exchange["prompt"] for exchange in kept] == ["From the first tab", "half a message"]
+    assert kept[0]["sides"][0]["answers"][0]["text"] == whole
+    page.get_by_role("button", name="From the first tab", exact=True).click()
+    assert page.locator(".prompt .text").all_inner_texts() == ["From the first tab", "half a message"]
+    other.get_by_text("was opened in another tab.").wait_for()
+
+
+@pytest.mark.slow
+def test_an_answer_being_written_is_taken_to_another_tab(open_page, say):
+    page = open_page(LONG)
+    say(page, "Go on and on.", wait=False)
+    page.locator(".answer .body").filter(has_text=SOME_TEXT).wait_for()
+    address = page.url
+    other = open_page(same_as=page, path=f"#{current(page)}")
+    assert page.url == address
+    other.get_by_role("button", name="Open it here").click()
+    other.get_by_text("Stopped.").wait_for()
+    page.get_by_text("“Go on and on.” was opened in another tab.").wait_for()
+    page.get_by_role("button", name="Open it here").click()
+    page.get_by_text("Stopped.").wait_for()
+    page.get_by_label("Edit your message and have it answered anew").click()
+    page.get_by_label("Text").fill("half a text")
+    page.evaluate("dispatchEvent(new Event('pagehide'))")
+    other.get_by_role("button", name="Go on and on.", exact=True).click()
+    other.get_by_text("is being written in another tab.").wait_for()
+    assert page.get_by_label("Text").input_value() == "half a text"
 
 
 def test_two_models_and_preferences(open_page, say):
@@ -342,6 +389,16 @@ def test_what_the_server_refuses_is_said_in_a_line(page, say):
     assert page.evaluate("document.activeElement.id") == "set-temperature"
     assert page.get_by_label("Temperature", exact=True).get_attribute("aria-invalid") == "true"
     page.unroute_all()
+    answered_by(page, 404, error % ("model = 'first', known are: third", '"model"'))
+    page.route("**/v1/models", lambda route: route.fulfill(json={"data": [{"id": "third"}]}))
+    answer = say(page, "Gone")
+    assert answer.get_by_role("button", name="Open the settings").count() == 0  # nothing there helps
+    page.locator("#models option[value=third]").wait_for(state="attached")
+    page.unroute_all()
+    with page.expect_request("**/v1/chat/completions") as request:
+        answer.get_by_role("button", name="Try again").click()
+    assert request.value.post_data_json["model"] == "third"
+    page.locator("#models option[value=second]").wait_for(state="attached")
     answered_by(page, 500, "no JSON")
     assert say(page, "Fail").locator(".error").inner_text().startswith("The server failed (500)")
     page.unroute_all()
@@ -397,6 +454,93 @@ def test_an_api_key(page, say):
     page.reload()
     assert say(page, "Hello again").locator(".error").count() == 0
     assert "secret" not in page.evaluate("JSON.stringify(localStorage)")
+
+
+def test_a_key_that_cannot_be_sent(page, say):
+    """What is no ASCII is refused where it is typed; a server that answers, but not this page, is not asked without end."""
+    asked = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.get_by_role("button", name="Settings", exact=True).click()
+    key = page.locator("#key")
+    for given, name in {
+        "sk-“abc”": "“ (U+201C) at place 4",
+        "sk\u200b-abc": "U+200B at place 3",
+        "schlüssel": "ü (U+00FC) at place 5",
+    }.items():
+        key.fill(given)
+        key.press("Tab")
+        page.locator("#key-hint").get_by_text(name).wait_for()
+        assert key.get_attribute("aria-invalid") == "true"
+    assert asked == []
+    assert say(page, "Hello").locator(".error").count() == 0
+    key.fill("sk-abc")
+    key.press("Tab")
+    assert key.get_attribute("aria-invalid") is None
+    assert "where the server asks for one" in page.locator("#key-hint").inner_text()
+    page.expected.append("ERR_FAILED")
+    page.route("**/v1/models", lambda route: route.abort())
+    key.fill("sk-abcd")
+    key.press("Tab")
+    page.locator("#notice").get_by_text("The server does not answer.").wait_for()
+    page.wait_for_timeout(700)
+    assert sum(url.endswith("/health") for url in asked) < 3
+
+
+def test_numbers_that_cannot_be_sent(page, say):
+    page.get_by_role("button", name="Settings", exact=True).click()
+    page.get_by_label("Temperature", exact=True).fill("")
+    for label, text, line in (
+        ("Temperature", "1e", "Not sent: this is no number."),
+        ("Top-k", "--5", "Not sent: this is no number."),
+        ("Seed", "9007199254740993", "Not sent: whole numbers go up to 9007199254740991 here."),
+    ):
+        control = page.get_by_label(label, exact=True)
+        control.press_sequentially(text)
+        assert control.get_attribute("aria-invalid") == "true"
+        assert page.locator(f"#{control.get_attribute('id')}-hint").inner_text() == line
+    with page.expect_request("**/v1/chat/completions") as request:
+        say(page, "Hello")
+    assert not {"temperature", "top_k", "seed"} & set(request.value.post_data_json)
+    page.get_by_label("Seed", exact=True).fill("9007199254740991")
+    assert page.get_by_label("Seed", exact=True).get_attribute("aria-invalid") is None
+    page.get_by_label("Temperature", exact=True).press_sequentially("-1")
+    page.get_by_role("button", name="Leave all of these to the server").click()
+    assert page.locator("#fields [aria-invalid]").count() == 0
+    assert page.get_by_label("Temperature", exact=True).input_value() == ""
+
+
+def test_what_is_edited_stays_whatever_is_shown_anew(page, say):
+    say(page, "First")
+    page.get_by_label("Edit your message and have it answered anew").click()
+    page.get_by_label("Text").fill("typed for minutes")
+    page.get_by_role("button", name="Tokens").click()
+    page.get_by_label("Edit the answer").click()
+    page.get_by_label("Text").last.fill("an answer")
+    say(page, "Second")
+    texts = page.get_by_label("Text")
+    assert [text.input_value() for text in texts.all()] == ["typed for minutes", "an answer"]
+    page.keyboard.press("Control+k")
+    assert texts.count() == 0
+    page.get_by_role("button", name="First", exact=True).click()
+    assert [text.input_value() for text in texts.all()] == ["typed for minutes", "an answer"]
+    texts.last.press("Escape")
+    assert page.evaluate("document.activeElement.getAttribute('aria-label')") == "Edit the answer"
+    texts.press("Enter")
+    page.locator("#send").wait_for()
+    assert page.locator(".prompt .text").all_inner_texts() == ["typed for minutes"]
+    assert texts.count() == 0
+
+
+def test_an_answer_that_a_guard_ended(page, say):
+    for text in ("This far", ""):
+        answered_by(page, body=stream_of(text, reason="content_filter"))
+        answer = say(page, f"Say {text or 'nothing'}")
+        assert answer.locator(".speed").inner_text().endswith("The server's guard ended this answer.")
+        assert answer.get_by_label("Regenerate").count() == 1
+        page.unroute_all()
+    current(page)
+    page.reload()
+    assert page.get_by_text("The server's guard ended this answer.").count() == 2
 
 
 def test_import_and_export(page, open_page, say, tmp_path):

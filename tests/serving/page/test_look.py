@@ -77,10 +77,17 @@ def test_a_phone_has_no_horizontal_scroll(open_page, say):
         assert is_within_the_screen(page)
         page.keyboard.press("Escape")
         assert page.evaluate("document.activeElement.getAttribute('aria-label')") == name
+        page.get_by_role("button", name=name, exact=True).tap()
+        panel = page.get_by_label(name, exact=True).and_(page.locator("nav, aside"))
+        panel.evaluate("panel => panel.scrollTop = panel.scrollHeight")
+        assert panel.locator(".closes").bounding_box()["y"] >= 0
+        page.touchscreen.tap(10 if name == "Settings" else 380, 150)  # beside it: closes it, and does nothing else
+        panel.wait_for(state="hidden")
+        assert page.evaluate("document.activeElement.getAttribute('aria-label')") == name
     small = [
         box
         for button in page.get_by_role("button").all()
-        if (box := button.bounding_box()) and min(box["width"], box["height"]) < 24
+        if (box := button.bounding_box()) and min(box["width"], box["height"]) < 44
     ]
     assert small == []
 

@@ -4,7 +4,7 @@
 import { copy, element, iconButton } from "./dom.js";
 
 const FENCE = /^ {0,3}(`{3,}|~{3,}) *([^`\s]*)[^`]*$/;
-const HEADING = /^ {0,3}(#{1,6}) +(.*?)(?: +#+)? *$/;
+const HEADING = /^ {0,3}(#{1,6}) +(.*)$/;
 const RULE = /^ {0,3}([-*_])(?: *\1){2,} *$/;
 const QUOTE = /^ {0,3}> ?/;
 const ITEM = /^( *)([-*+]|\d{1,9}[.)])( +|$)/;
@@ -51,15 +51,15 @@ function blockAt(lines, i, depth) {
   }
   const heading = HEADING.exec(lines[i]);
   // An answer's headings stand below the page's own.
-  if (heading) return [i + 1, () => element(`h${Math.min(heading[1].length + 2, 6)}`, {}, ...inline(heading[2]))];
+  if (heading) return [i + 1, () => element(`h${Math.min(heading[1].length + 2, 6)}`, direction(depth), ...inline(withoutHashes(heading[2])))];
   if (RULE.test(lines[i])) return [i + 1, () => element("hr")];
   if (depth < DEEPEST && QUOTE.test(lines[i])) {
     const end = endOf(lines, i, (line) => QUOTE.test(line));
-    return [end, () => element("blockquote", {}, ...made(lines.slice(i, end).map((line) => line.replace(QUOTE, "")), depth + 1))];
+    return [end, () => element("blockquote", direction(depth), ...made(lines.slice(i, end).map((line) => line.replace(QUOTE, "")), depth + 1))];
   }
   if (depth < DEEPEST && ITEM.test(lines[i])) return listAt(lines, i, depth);
   const end = endOf(lines, i + 1, (line) => line.trim() && ![FENCE, HEADING, RULE, QUOTE, ITEM].some((start) => start.test(line)));
-  return [end, () => element("p", {}, ...inline(lines.slice(i, end).join("\n")))];
+  return [end, () => element("p", direction(depth), ...inline(lines.slice(i, end).join("\n")))];
 }
 
 function listAt(lines, first, depth) {
@@ -84,10 +84,21 @@ function listAt(lines, first, depth) {
   }
   const ordered = isOrdered(lines[first]);
   const start = ordered ? Number.parseInt(ITEM.exec(lines[first])[2], 10) : null;
-  return [i, () => element(ordered ? "ol" : "ul", { start }, ...items.map((item) => element("li", {}, ...made(item, depth + 1))))];
+  return [i, () => element(ordered ? "ol" : "ul", { start, ...direction(depth) }, ...items.map((item) => element("li", {}, ...made(item, depth + 1))))];
 }
 
 const startsBlock = (line) => [FENCE, HEADING, RULE, QUOTE, ITEM].some((start) => start.test(line));
+
+/** A block's own direction, left or right by its first letter; inner ones have it from the outermost, which finds no letter otherwise. */
+const direction = (depth) => (depth ? {} : { dir: "auto" });
+
+/** A heading's text without the hashes that may close it. No regular expression: those took the square of a row of blanks. */
+function withoutHashes(line) {
+  const text = line.trimEnd();
+  let end = text.length;
+  while (text[end - 1] === "#") end -= 1;
+  return end === 0 || text[end - 1] === " " ? text.slice(0, end).trimEnd() : text;
+}
 
 function endOf(lines, i, holds) {
   while (i < lines.length && holds(lines[i])) i += 1;
