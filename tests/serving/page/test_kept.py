@@ -128,7 +128,9 @@ def test_a_conversation_is_open_in_one_tab(open_page, say):
         other.wait_for_timeout(20)
     draft.press_sequentially(" message")
     draft.press("Enter")
-    other.locator("#send").wait_for()
+    other.locator(".answer[aria-busy=true]").wait_for()
+    draft.press("Escape")
+    other.get_by_text("Stopped.").nth(1).wait_for()
     assert current(other) == mine
     kept = page.evaluate("id => JSON.parse(localStorage[`openherd.conversation.${id}`]).exchanges", mine)
     assert [exchange["prompt"] for exchange in kept] == ["From the first tab", "half a message"]

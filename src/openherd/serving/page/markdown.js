@@ -1,4 +1,4 @@
-// The part of Markdown that models write, as elements: headings, lists, quotes, fenced code, rules; bold, italic and code in a line.
+// The part of Markdown that models write, as elements: headings, lists, quotes, tables, fenced code, rules; bold, italic and code in a line.
 // Links and images stay text: nothing is fetched, and nothing leads elsewhere than it says.
 
 import { copy, element, iconButton } from "./dom.js";
@@ -8,6 +8,7 @@ const HEADING = /^ {0,3}(#{1,6}) +(.*)$/;
 const RULE = /^ {0,3}([-*_])(?: *\1){2,} *$/;
 const QUOTE = /^ {0,3}> ?/;
 const ITEM = /^( *)([-*+]|\d{1,9}[.)])( +|$)/;
+const BAR = /^ {0,3}\|/;
 const INLINE = /``(.+?)``|`([^`\n]+)`|\*\*(\S(?:[^*]*?\S)?)\*\*|(?<![\w*])\*(\S(?:[^*\n]*?\S)?)\*(?![\w*])/g;
 const DEEPEST = 8; // lists and quotes within one another; deeper ones stay text
 const LONGEST = 20_000; // characters of a paragraph whose bold and code are looked for
@@ -58,7 +59,8 @@ function blockAt(lines, i, depth) {
     return [end, () => element("blockquote", direction(depth), ...made(lines.slice(i, end).map((line) => line.replace(QUOTE, "")), depth + 1))];
   }
   if (depth < DEEPEST && ITEM.test(lines[i])) return listAt(lines, i, depth);
-  const end = endOf(lines, i + 1, (line) => line.trim() && ![FENCE, HEADING, RULE, QUOTE, ITEM].some((start) => start.test(line)));
+  if (isTable(lines, i)) return tableAt(lines, i, depth);
+  const end = endOf(lines, i + 1, (line, at) => line.trim() && !startsBlock(line) && !isTable(lines, at));
   return [end, () => element("p", direction(depth), ...inline(lines.slice(i, end).join("\n")))];
 }
 
@@ -87,6 +89,28 @@ function listAt(lines, first, depth) {
   return [i, () => element(ordered ? "ol" : "ul", { start, ...direction(depth) }, ...items.map((item) => element("li", {}, ...made(item, depth + 1))))];
 }
 
+/** The cells of a table's line. */
+const cellsOf = (line) => line.trim().replace(/^\|/, "").replace(/(?<!\\)\|$/, "").split(/(?<!\\)\|/).map((cell) => cell.trim().replaceAll("\\|", "|"));
+
+/** Whether a table begins at a line: a row and, below it, a dash for each of its cells. */
+function isTable(lines, at) {
+  if (!BAR.test(lines[at]) || !BAR.test(lines[at + 1] ?? "")) return false;
+  const marks = cellsOf(lines[at + 1]);
+  return marks.length === cellsOf(lines[at]).length && marks.every((mark) => /^:?-+:?$/.test(mark));
+}
+
+function tableAt(lines, first, depth) {
+  const end = endOf(lines, first + 2, (line) => BAR.test(line));
+  const sides = cellsOf(lines[first + 1]).map((mark) => (mark.endsWith(":") ? (mark.startsWith(":") ? "center" : "right") : null));
+  const row = (line, tag) => {
+    const cells = cellsOf(line);
+    return element("tr", {}, ...sides.map((side, i) => element(tag, { class: side }, ...inline(cells[i] ?? ""))));
+  };
+  return [end, () => element("div", { class: "table", tabindex: 0, ...direction(depth) }, element(
+    "table", {}, element("thead", {}, row(lines[first], "th")), element("tbody", {}, ...lines.slice(first + 2, end).map((line) => row(line, "td"))),
+  ))];
+}
+
 const startsBlock = (line) => [FENCE, HEADING, RULE, QUOTE, ITEM].some((start) => start.test(line));
 
 /** A block's own direction, left or right by its first letter; inner ones have it from the outermost, which finds no letter otherwise. */
@@ -101,7 +125,7 @@ function withoutHashes(line) {
 }
 
 function endOf(lines, i, holds) {
-  while (i < lines.length && holds(lines[i])) i += 1;
+  while (i < lines.length && holds(lines[i], i)) i += 1;
   return i;
 }
 
