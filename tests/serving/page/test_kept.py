@@ -159,6 +159,9 @@ def test_an_answer_being_written_is_taken_to_another_tab(open_page, say):
     other.get_by_role("button", name="Go on and on.", exact=True).click()
     other.get_by_text("is being written in another tab.").wait_for()
     assert page.get_by_label("Text").input_value() == "half a text"
+    with page.expect_navigation():
+        page.evaluate("dispatchEvent(new PageTransitionEvent('pageshow', { persisted: true }))")
+    page.locator(".exchange").wait_for()
 
 
 def test_import_and_export(page, say, tmp_path):

@@ -345,6 +345,8 @@ addEventListener("storage", (event) => {
     show(same);
   } else list();
 });
+// What a browser kept when the page was left ("back") does not know what other tabs wrote since.
+addEventListener("pageshow", (event) => event.persisted && location.reload());
 addEventListener("hashchange", () => {
   const conversation = store.conversations.get(location.hash.slice(1));
   if (conversation) open(conversation);
