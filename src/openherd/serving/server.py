@@ -63,7 +63,7 @@ from openherd.serving.protocol import (
     refusal_of,
 )
 from openherd.serving.schemas import Schemas, schema_of
-from openherd.serving.worker import Wanted, Worker
+from openherd.serving.worker import Ticket, Wanted, Worker
 from openherd.tokenizer.dialog import Message, encode_dialog
 from openherd.tokenizer.special import PYTHON_TAG
 from openherd.tokenizer.tokenizer import Tokenizer
@@ -121,7 +121,7 @@ class Served:
         config = EngineConfig(cache_bytes=cache_bytes, deterministic=deterministic)
         try:
             return cls(name, Engine(model, tokenizer, config), tokenizer)
-        except RuntimeError as error:
+        except (RuntimeError, OSError) as error:
             if "memory" not in str(error):
                 raise
             raise ConfigError("--cache-gb", f"{cache_bytes / 2**30:g}", allowed="what the memory holds beside the model") from None
@@ -501,6 +501,7 @@ class Server(uvicorn.Server):
         self._worker: Worker = app.state.service.worker
         self._grace_s, self._say = config.grace_s, say
         self._ending: asyncio.Task[None] | None = None
+        self._failed: set[Ticket] = set()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Any:
@@ -523,11 +524,11 @@ class Server(uvicorn.Server):
         n = len(self._worker.tickets)
         if n and grace_s:
             self._say(f"requests to finish: {n}, in {grace_s:g} s; Ctrl-C again drops them\n")
-        failed = await self._worker.drain(grace_s)
+        self._failed |= await self._worker.drain(grace_s)
         end = time.perf_counter() + FLUSH_S
         while self.server_state.tasks and time.perf_counter() < end:  # for clients to read what is written
             await asyncio.sleep(0.02)
-        dropped = len(failed | self._worker.tickets)  # what its client did not read in time is dropped too
+        dropped = len(self._failed | self._worker.tickets)  # what its client did not read in time is dropped too
         for connection in [*self.server_state.connections]:
             connection.cut()  # type: ignore[union-attr]
         self._say(f"stopped; requests dropped: {dropped}\n" if dropped else "stopped; nothing was dropped\n")

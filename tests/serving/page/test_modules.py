@@ -112,7 +112,7 @@ def test_markdown(blank):
         '<figure><pre><code>a = [1, 2]\n\nb = "**no bold**"</code></pre></figure>'
         "<p>after</p><blockquote><p>quoted</p><blockquote><p>twice</p></blockquote></blockquote>"
         "<ul><li><p>[ ] a</p></li><li><p>b</p></li></ul><hr><p>Sizes:</p>"
-        '<div tabindex="0"><table><thead><tr><th>Name</th><th class="right"><code>Size</code></th>'
+        '<div><table><thead><tr><th>Name</th><th class="right"><code>Size</code></th>'
         '<th class="center">both</th></tr></thead>'
         '<tbody><tr><td>a | b</td><td class="right"><strong>2</strong></td><td class="center">x</td></tr>'
         '<tr><td>c</td><td class="right"></td><td class="center"></td></tr>'
