@@ -663,14 +663,16 @@ def command_scaling_ladder(arguments: list[str]) -> None:
     parser.add_argument(
         "--rate-sizes", type=counts, default=(40e6, 16e9), metavar="A,B", help="sizes of these rates (default the paper's 40M,16B)"
     )
-    parser.add_argument("--set", action="append", default=[], metavar="SETTING=VALUE", help="of every pretrain stage; repeatable")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="SETTING=VALUE", help="of every run; or STAGE.SETTING=VALUE, of a data stage"
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="RECIPE.toml", help="the recipe to write")
     given = parser.parse_args(arguments)
     for option in ("batch_tokens", "learning_rates", "rate_sizes"):
         if len(getattr(given, option)) != 2:
             raise ConfigError(f"--{option.replace('_', '-')}", f"{len(getattr(given, option))} numbers", allowed="two: A,B")
     check_least({"--sizes-per-budget": (given.sizes_per_budget, 4), "--sequence-length": (given.sequence_length, 8)})
-    from openherd.scaling.rungs import ladder_recipe, recipe_text, rungs, value_of
+    from openherd.scaling.rungs import ladder_recipe, recipe_text, rungs
 
     runs = rungs(
         given.flops,
@@ -683,8 +685,7 @@ def command_scaling_ladder(arguments: list[str]) -> None:
         given.learning_rates,
         given.rate_sizes,
     )
-    more = dict(map(value_of, given.set))
-    recipe = ladder_recipe(given.recipe, runs, given.held_out, given.sequence_length, more, given.out.stem)
+    recipe = ladder_recipe(given.recipe, runs, given.held_out, given.sequence_length, given.set, given.out.stem)
     about = f"A ladder of {len(runs)} runs for scaling laws (paper 3.2.1), on the data of {given.recipe.name}."
     given.out.write_text(recipe_text(recipe, shlex.join(["openherd", "scaling", "ladder", *arguments]), about), encoding="utf-8")
     for run in runs:

@@ -88,7 +88,6 @@ def read_log(path: Path, nodes: int, days: float) -> list[Cause]:
         raise InputError(path, found, allowed="cause, and maybe time, kind, takes_node, down_minutes, count; one row or more")
     if nodes < 1:
         raise ConfigError("--log-nodes", str(nodes), allowed="1 or more: how many nodes the log is of")
-    exposure = nodes * (days or span_days(path, rows))
     counts: dict[tuple[str, Kind], float] = {}
     down: dict[tuple[str, Kind], list[float]] = {}
     takes: dict[tuple[str, Kind], bool] = {}
@@ -107,6 +106,7 @@ def read_log(path: Path, nodes: int, days: float) -> list[Cause]:
             raise InputError(where, f"takes_node = {said!r}", allowed="yes, no, or nothing: hardware by its name")
         hardware = any(word in row["cause"].lower() for word in HARDWARE) and kind == "unexpected"
         takes[key] = takes.get(key, False) or (said in ("1", "yes", "true") if said else hardware)
+    exposure = nodes * (days or span_days(path, rows))
     return [
         Cause(
             name=name,

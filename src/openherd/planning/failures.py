@@ -23,6 +23,7 @@ Array = NDArray[np.float64]
 
 MINUTE, HOUR, DAY = 60.0, 3_600.0, 86_400.0
 MOST_STOPS = 200_000  # events of one run; more is a run that never gets anywhere
+NEVER = 1e18  # seconds
 CLASSES = ("productive", "pauses", "lost", "slow", "down", "waiting")  # where the time goes; sums to the run's days
 
 
@@ -97,10 +98,11 @@ def simulate(plan: RunPlan, causes: Sequence[Cause], runs: int, seed: int = 0) -
 
     tau, pause, write = plan.checkpoint_minutes * MINUTE, plan.pause_s, plan.write_s
     speed, hidden, spare = 1 - plan.slowdown, plan.straggler_minutes * MINUTE, plan.spare_minutes * MINUTE
-    wanted, end = plan.work_days * DAY, (np.inf if plan.work_days else plan.days * DAY)
+    wanted, end = plan.work_days * DAY, (NEVER if plan.work_days else plan.days * DAY)
     up, kept, due = np.zeros(runs), np.zeros(runs), np.zeros(runs)  # when work goes on; work saved; the next stop
     slow, found = np.full(runs, np.inf), np.full(runs, np.inf)  # since when, and until when, a straggler is there
     ready = np.zeros((runs, max(plan.spares, 1)))  # when each spare is there
+    waits = np.zeros(runs)  # for a spare, at the end of being down
     finished = np.full(runs, np.nan)
     time = {name: np.zeros(runs) for name in CLASSES}
     stops = {kind: np.zeros(runs) for kind in ("unexpected", "planned", "straggler")}
@@ -141,7 +143,10 @@ def simulate(plan: RunPlan, causes: Sequence[Cause], runs: int, seed: int = 0) -
         time["pauses"][i] += (ran - work)[over | stopped]
         time["slow"][i] += elapsed - ran[over | stopped]
         # A run that ends, or stops again, before it was up has been down for less than was reckoned with.
-        time["down"][i] -= np.maximum(up[active] - now, 0)[over | stopped]
+        early = np.maximum(up[active] - now, 0)[over | stopped]
+        unwaited = np.minimum(early, waits[i])
+        time["waiting"][i] -= unwaited
+        time["down"][i] -= early - unwaited
         finished[active[over]] = now[over]
         i, at = active[stopped], now[stopped]
         known, of = was_found[stopped], cause[stopped]
@@ -157,6 +162,7 @@ def simulate(plan: RunPlan, causes: Sequence[Cause], runs: int, seed: int = 0) -
         up[i], slow[i], found[i] = at + down + waited, np.inf, np.inf
         time["down"][i] += down
         time["waiting"][i] += waited
+        waits[i] = waited
         stops["straggler"][i[known]] += 1
         stops["planned"][i[~known & planned_k[of]]] += 1
         stops["unexpected"][i[~known & ~planned_k[of]]] += 1
@@ -175,7 +181,7 @@ def simulate(plan: RunPlan, causes: Sequence[Cause], runs: int, seed: int = 0) -
 
 def gaps(uniform: Array, total: float) -> Array:
     """Seconds until the next stop; never where nothing fails."""
-    return -np.log1p(-uniform) / total if total > 0 else np.full(uniform.shape, np.inf)
+    return -np.log1p(-uniform) / total if total > 0 else np.full(uniform.shape, NEVER)
 
 
 def effective(now: Array, up: Array, slow: Array, speed: float) -> Array:

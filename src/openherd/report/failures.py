@@ -63,6 +63,8 @@ def interval_curve(tried: Sequence[Mapping[str, float]], marks: Mapping[str, flo
             x=[minutes, minutes], y=[low, high], mode="lines", line={"color": colour, "width": 2, "dash": dash},
             name=f"{html.escape(name)}: {minutes:.3g}", hoverinfo="name",
         )  # fmt: skip
-    drawing.update_xaxes(title_text="minutes of work between checkpoints", type="log", dtick="D2")
+    ticks = [a * 10.0**b for b in range(-2, 5) for a in (1, 2, 5)]
+    labels = [f"{t:g}" for t in ticks]
+    drawing.update_xaxes(title_text="minutes of work between checkpoints", type="log", tickvals=ticks, ticktext=labels)
     drawing.update_yaxes(title_text="effective time (%)")
     return dressed(drawing, 360)

@@ -32,7 +32,8 @@ GRID = {
     "alpha": np.arange(0.0, 2.5, 0.5),
     "beta": np.arange(0.0, 2.5, 0.5),
 }
-FOLLOWED = 64
+FOLLOWED = 32
+DRAW_STEPS = 200  # of the minimiser from the fit to a bootstrap sample's; Chinchilla's need 51
 N_PARAMETERS = 5
 WIDE = 2.0  # an interval whose ends differ by such a factor says little of its parameter
 CORRELATED = 0.95
@@ -70,6 +71,11 @@ def interval(draws: Array) -> tuple[float, float]:
     """The middle 95% of bootstrap draws."""
     low, high = np.nanpercentile(draws, [50 - LEVEL / 2, 50 + LEVEL / 2])
     return float(low), float(high)
+
+
+def exp(x: Array) -> Array:
+    """e^x, as far as floats go: what runs do not determine may run away."""
+    return np.exp(np.clip(x, -700, 700))
 
 
 def loss_at(values: Mapping[str, Any], parameters: Any, tokens: Any) -> Any:
@@ -125,11 +131,11 @@ def fit_parametric(runs: Runs, draws: int = DRAWS, seed: int = 0) -> Fit:
     at_start = np.concatenate([objective(part)[0] for part in np.array_split(starts, 10)])
     best = minimise(lambda x, _: objective(x), starts[np.argsort(at_start)[:FOLLOWED]])
     winner = int(np.argmin(best.value_S))
-    again = minimise(lambda x, which: objective(x, counts[which]), np.tile(best.x_SP[winner], (draws, 1)))
+    again = minimise(lambda x, which: objective(x, counts[which]), np.tile(best.x_SP[winner], (draws, 1)), DRAW_STEPS)
 
     def named(x_SP: Array) -> dict[str, Array]:
         a, b, e, alpha, beta = x_SP.T
-        found = {"E": np.exp(e), "A": np.exp(a + alpha * centre_n), "B": np.exp(b + beta * centre_d)}
+        found = {"E": exp(e), "A": exp(a + alpha * centre_n), "B": exp(b + beta * centre_d)}
         return {**found, "alpha": alpha, "beta": beta, "exponent": beta / (alpha + beta)}
 
     values = {name: float(value[0]) for name, value in named(best.x_SP[winner : winner + 1]).items()}

@@ -142,7 +142,7 @@ def power_law(flops_K: Array, ln_x_SK: Array, deviation_K: Array) -> tuple[Array
     known = np.isfinite(ln_x_SK)
     weights = np.where(known, 1 / np.broadcast_to(deviation_K, ln_x_SK.shape) ** 2, 0.0)
     y = np.where(known, ln_x_SK, 0.0)
-    total = weights.sum(1)
+    total = np.where(known.sum(1) >= 2, weights.sum(1), np.nan)  # one optimum makes no line
     mean_c, mean_y = (weights * ln_c).sum(1) / total, (weights * y).sum(1) / total
     c = ln_c - mean_c[:, None]
     exponent = (weights * c * (y - mean_y[:, None])).sum(1) / (weights * c**2).sum(1)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openherd.core.errors import InputError
-from openherd.scaling.fit import DRAWS, Array, Fit, ill_conditioned, interval
+from openherd.scaling.fit import DRAWS, Array, Fit, exp, ill_conditioned, interval
 from openherd.scaling.minimise import minimise
 from openherd.scaling.runs import Runs
 
@@ -81,8 +81,8 @@ def fit_overtrain(runs: Runs, all_runs: bool = False, draws: int = DRAWS, seed: 
         e, p, q, eta = x_SP.T
         return {
             "E": e,
-            "a": np.exp(p + eta * (centre_c - centre_m)),
-            "b": np.exp(q + eta * (centre_c + centre_m)),
+            "a": exp(p + eta * (centre_c - centre_m)),
+            "b": exp(q + eta * (centre_c + centre_m)),
             "eta": eta,
         }
 

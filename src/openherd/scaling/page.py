@@ -31,7 +31,9 @@ def pictures(runs: Runs, fit: Fit, minimum: Minimum) -> list[Html]:
         reach = np.geomspace(runs.flops.min(), runs.flops.max() * 10, 20)
         laid = "the parabola" if minimum == "parabola" else "Akima's spline"
         drawn = curves(runs, fit, minimum)
-        first = [figure(isoflop_curves(drawn), f"Loss over tokens by budget, {laid} through it, its optimum")] if drawn else []
+        first = (
+            [figure(isoflop_curves(drawn), f"Loss over tokens by budget, {laid} through its runs, its optimum")] if drawn else []
+        )
         law = figure(optimal_allocation(fit.more["budgets"], lines(fit, reach)), "Optimal parameters and tokens over FLOPs")
         return [*first, law]
     if fit.law == "parametric":

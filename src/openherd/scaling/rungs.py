@@ -96,17 +96,11 @@ def rungs(
 
 
 def ladder_recipe(
-    base: Path,
-    runs: Sequence[Rung],
-    held_out: Sequence[float],
-    sequence_length: int,
-    more: Mapping[str, Any],
-    name: str,
-    **ladder: Any,
+    base: Path, runs: Sequence[Rung], held_out: Sequence[float], sequence_length: int, changes: Sequence[str], name: str
 ) -> dict[str, Any]:
     """The recipe as a table for TOML: the data stages of `base`, a stage for each run, one that fits them, and the report.
 
-    `more` are settings of every run, `ladder` settings of the stage that fits. Raises ConfigError.
+    `changes` are 'SETTING=VALUE' of every run, and 'STAGE.SETTING=VALUE' of a data stage. Raises ConfigError.
     """
     document = read_toml(base)
     stages = document.get("stage")
@@ -117,7 +111,13 @@ def ladder_recipe(
     names = [stage.get("name", stage.get("use")) for stage in stages]
     if not {"tokenizer", DATA_ENDS, "holdout"} <= set(names):
         raise ConfigError(base, f"stages {', '.join(map(str, names))}", allowed=f"a recipe with holdout, tokenizer and {DATA_ENDS}")
-    data = stages[: names.index(DATA_ENDS) + 1]
+    data = [dict(stage) for stage in stages[: names.index(DATA_ENDS) + 1]]
+    more: dict[str, Any] = {}
+    for change in changes:
+        stage, setting, value = value_of(change)
+        if stage and stage not in names[: len(data)]:
+            raise ConfigError("--set", f"no data stage {stage!r} in {base}", do=nearest(stage, names[: len(data)]))
+        (data[names.index(stage)] if stage else more)[setting] = value
     training = [
         {
             "use": "pretrain",
@@ -138,7 +138,7 @@ def ladder_recipe(
     ]
     models = [run.name for run in runs]
     held = [run.name for run in runs if run.flops in held_out]
-    fit = {"use": "scaling-ladder", "inputs": {"models": models, "documents": "holdout"}, "held_out_models": len(held), **ladder}
+    fit = {"use": "scaling-ladder", "inputs": {"models": models, "documents": "holdout"}, "held_out_models": len(held)}
     report = {"use": "report", "inputs": {"runs": [*names[: len(data)], *models, "scaling-ladder"]}}
     return {"name": name, "seed": document.get("seed", 0), "stage": [*data, *training, fit, report]}
 
@@ -152,12 +152,14 @@ def recipe_text(recipe: Mapping[str, Any], command: str, about: str) -> str:
     return f"{head}\n{tomli_w.dumps(dict(recipe))}"
 
 
-def value_of(text: str) -> tuple[str, Any]:
-    """'setting=value' as a name and a TOML value, else text. Raises ConfigError."""
-    name, equals, value = text.partition("=")
-    if not equals or not name or name in SET_HERE:
-        raise ConfigError("--set", f"{text!r}", allowed=f"setting=value, of pretrain, but for {', '.join(SET_HERE)}")
+def value_of(text: str) -> tuple[str, str, Any]:
+    """'setting=value' or 'stage.setting=value' as stage, setting and a TOML value, else text. Raises ConfigError."""
+    key, equals, value = text.partition("=")
+    stage, _, name = key.rpartition(".")
+    if not equals or not name or (not stage and name in SET_HERE):
+        allowed = f"stage.setting=value, or setting=value of pretrain, but for {', '.join(SET_HERE)}"
+        raise ConfigError("--set", f"{text!r}", allowed=allowed)
     try:
-        return name, tomllib.loads(f"value = {value}")["value"]
+        return stage, name, tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
-        return name, value
+        return stage, name, value
