@@ -1,7 +1,6 @@
 """What fits and simulations take, without torch: Chinchilla's law with its bootstrap, and 10,000 runs of 54 days that fail.
 
-Peers in the same run: the fit's objective in plain Python, for the time of one evaluation; the simulation's slow twin, for the time of
-one run.
+Peers in the same run: the fit's objective in plain Python, for one evaluation's time; the simulation's slow twin, for one run's.
 """
 
 import json

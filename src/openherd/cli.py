@@ -50,6 +50,7 @@ commands:
   tokenizer convert SOURCE   Meta's rank file to tokenizer.json, and back
   plan failures              a run that fails, simulated: effective time, days
   scaling fit RUNS.csv       scaling laws from your runs, with intervals
+  scaling ladder RECIPE      a recipe of runs by budget and size, to fit
   scaling advise             size and tokens for a budget; over-training
   scaling forecast SCORES    a benchmark's score at more FLOPs, in two stages
   model NAME                 shapes, parameters, FLOPs and cache of a model size
@@ -493,7 +494,7 @@ def command_scaling(arguments: list[str]) -> None:
     parser.parse_args(arguments)
 
 
-def command_scaling_fit(arguments: list[str]) -> None:
+def command_scaling_fit(arguments: list[str]) -> int:
     """`openherd scaling fit`"""
     from openherd.scaling.told import LAWS
 
@@ -541,18 +542,29 @@ def command_scaling_fit(arguments: list[str]) -> None:
     from openherd.scaling.runs import read_runs
     from openherd.scaling.told import fit_text, json_lines
 
-    groups = read_runs(given.runs, [name for name in given.by.split(",") if name], given.loss, given.drop_highest)
-    if given.law == "parametric":
-        fits = [fit_parametric(runs, given.draws, given.seed) for runs in groups]
-    elif given.law == "overtrain":
-        fits = [fit_overtrain(runs, given.all_runs, given.draws, given.seed) for runs in groups]
-    else:
-        fits = [fit_isoflop(runs, given.minimum, given.noise, given.draws, given.seed) for runs in groups]
-    print(json_lines([fit.plain() for fit in fits]) if given.json else "\n\n".join(map(fit_text, fits)))
+    fits, failed = [], []
+    for runs in read_runs(given.runs, [name for name in given.by.split(",") if name], given.loss, given.drop_highest):
+        try:
+            if given.law == "parametric":
+                fit = fit_parametric(runs, given.draws, given.seed)
+            elif given.law == "overtrain":
+                fit = fit_overtrain(runs, given.all_runs, given.draws, given.seed)
+            else:
+                fit = fit_isoflop(runs, given.minimum, given.noise, given.draws, given.seed)
+        except OpenherdError as error:  # the other groups may have what a law needs
+            failed.append(error)
+            continue
+        fits.append((runs, fit))
+    if not fits:
+        raise failed[0]
+    print(json_lines([fit.plain() for _, fit in fits]) if given.json else "\n\n".join(fit_text(fit) for _, fit in fits))
     if given.page:
         from openherd.scaling.page import write_page
 
-        write_page(given.page, groups, fits, given.minimum)
+        write_page(given.page, fits, given.minimum)
+    for error in failed:
+        print(f"openherd: {error}", file=sys.stderr)
+    return EXIT_DIFFERS if failed else 0
 
 
 def command_scaling_advise(arguments: list[str]) -> None:

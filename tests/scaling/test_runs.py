@@ -121,5 +121,14 @@ def test_one_object_a_group(tmp_path, capsys):
         assert fit["coefficient"] == pytest.approx(120**-0.5, rel=0.3)
 
 
+def test_a_group_that_cannot_be_fitted_leaves_the_others(tmp_path, capsys):
+    rows = "".join(f"web,{n},{d},{2 + 400 / n**0.34 + 900 / d**0.31}\n" for n in (1e7, 1e8, 1e9) for d in (1e9, 1e10, 1e11))
+    file = write(tmp_path / "runs.csv", f"dataset,n,d,loss\n{rows}code,1e7,1e9,2.0\n")
+    assert main(["scaling", "fit", str(file), "--law", "parametric", "--draws", "100", "--json"]) == 1
+    told = capsys.readouterr()
+    assert [json.loads(line)["group"] for line in told.out.splitlines()] == [{"dataset": "web"}]
+    assert "code: 1 runs of 1 sizes" in told.err
+
+
 def test_counts_as_people_write_them():
     assert [count(t) for t in ("8B", "15T", "3.8e25", "250k", "12")] == [8e9, 15e12, 3.8e25, 250e3, 12.0]

@@ -11,7 +11,7 @@ What is not modelled: failures that come in bunches, nodes that fail again and a
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -99,7 +99,8 @@ def simulate(plan: RunPlan, causes: Sequence[Cause], runs: int, seed: int = 0) -
     tau, pause, write = plan.checkpoint_minutes * MINUTE, plan.pause_s, plan.write_s
     speed, hidden, spare = 1 - plan.slowdown, plan.straggler_minutes * MINUTE, plan.spare_minutes * MINUTE
     wanted, end = plan.work_days * DAY, (NEVER if plan.work_days else plan.days * DAY)
-    up, kept, due = np.zeros(runs), np.zeros(runs), np.zeros(runs)  # when work goes on; work saved; the next stop
+    due = gaps(draws_of(seed, 0, runs)[0], total)  # the next stop
+    up, kept = np.zeros(runs), np.zeros(runs)  # since when the run works, or will; work saved
     slow, found = np.full(runs, np.inf), np.full(runs, np.inf)  # since when, and until when, a straggler is there
     ready = np.zeros((runs, max(plan.spares, 1)))  # when each spare is there
     waits = np.zeros(runs)  # for a spare, at the end of being down
@@ -107,13 +108,8 @@ def simulate(plan: RunPlan, causes: Sequence[Cause], runs: int, seed: int = 0) -
     time = {name: np.zeros(runs) for name in CLASSES}
     stops = {kind: np.zeros(runs) for kind in ("unexpected", "planned", "straggler")}
     active = np.arange(runs)
-    drawn = True
-    for event in range(MOST_STOPS):
-        u = draws_of(seed, event, runs)[:, active]
-        if drawn:  # the first stop of all runs
-            due[active] = gaps(u[0], total)
-            drawn = False
-            continue
+    for event in range(1, MOST_STOPS):
+        gap_u, cause_u, repair_u = draws_of(seed, event, runs)[:, active]
         was_found = found[active] <= due[active]
         now = np.minimum(np.minimum(due[active], found[active]), end)
         ran = effective(now, up[active], slow[active], speed)
@@ -129,36 +125,35 @@ def simulate(plan: RunPlan, causes: Sequence[Cause], runs: int, seed: int = 0) -
         else:
             over = now >= end
         safe = tau * np.maximum(np.floor((ran - write) / (tau + pause)), 0)
-        cause = np.searchsorted(cumulative, u[1], side="right").clip(0, len(causes) - 1)
+        cause = np.searchsorted(cumulative, cause_u, side="right").clip(0, len(causes) - 1)
         begins = ~over & ~was_found & straggler_k[cause]
         stopped = ~over & ~begins
         saves = stopped & (was_found | planned_k[cause])
-        i = active[over | stopped]
-        part = over[over | stopped], saves[over | stopped]
-        gained = np.where(part[0] | part[1], work[over | stopped], np.minimum(safe, work)[over | stopped])
+
+        ends = over | stopped  # the stretch of work, that is
+        i = active[ends]
+        gained = np.where(over | saves, work, np.minimum(safe, work))[ends]
         kept[i] += gained
-        elapsed = np.maximum(now - up[active], 0)[over | stopped]
         time["productive"][i] += gained
-        time["lost"][i] += work[over | stopped] - gained
-        time["pauses"][i] += (ran - work)[over | stopped]
-        time["slow"][i] += elapsed - ran[over | stopped]
+        time["lost"][i] += work[ends] - gained
+        time["pauses"][i] += (ran - work)[ends]
+        time["slow"][i] += (np.maximum(now - up[active], 0) - ran)[ends]
         # A run that ends, or stops again, before it was up has been down for less than was reckoned with.
-        early = np.maximum(up[active] - now, 0)[over | stopped]
+        early = np.maximum(up[active] - now, 0)[ends]
         unwaited = np.minimum(early, waits[i])
         time["waiting"][i] -= unwaited
         time["down"][i] -= early - unwaited
         finished[active[over]] = now[over]
+
         i, at = active[stopped], now[stopped]
         known, of = was_found[stopped], cause[stopped]
-        down = np.where(known, (plan.restart_minutes) * MINUTE, down_k[of])
-        down = down + np.where(saves[stopped], pause + write, 0.0)
-        takes = np.where(known, True, takes_k[of])
+        takes = known | takes_k[of]
+        down = np.where(known, plan.restart_minutes * MINUTE, down_k[of])
+        down += np.where(saves[stopped], pause + write, 0.0) + np.where(takes, spare, 0.0)
         waited = np.zeros(len(i))
         if takes.any():
-            waited[takes] = wait_for_spare(
-                ready, i[takes], at[takes], -np.log1p(-u[2][stopped][takes]) * plan.repair_hours * HOUR, plan
-            )
-        down = down + np.where(takes, spare, 0.0)
+            repair = -np.log1p(-repair_u[stopped][takes]) * plan.repair_hours * HOUR
+            waited[takes] = wait_for_spare(ready, i[takes], at[takes], repair, plan)
         up[i], slow[i], found[i] = at + down + waited, np.inf, np.inf
         time["down"][i] += down
         time["waiting"][i] += waited
@@ -166,10 +161,11 @@ def simulate(plan: RunPlan, causes: Sequence[Cause], runs: int, seed: int = 0) -
         stops["straggler"][i[known]] += 1
         stops["planned"][i[~known & planned_k[of]]] += 1
         stops["unexpected"][i[~known & ~planned_k[of]]] += 1
+
         new = begins & (now >= up[active]) & np.isinf(slow[active])
         slow[active[new]], found[active[new]] = now[new], now[new] + hidden
         again = ~was_found & ~over
-        due[active[again]] = now[again] + gaps(u[0][again], total)
+        due[active[again]] = now[again] + gaps(gap_u[again], total)
         active = active[~over]
         if not len(active):
             break
@@ -207,8 +203,3 @@ def wait_for_spare(ready: Array, runs: NDArray[np.intp], at: Array, repair: Arra
     waited = np.maximum(rows[np.arange(len(runs)), first] - at, 0)
     ready[runs, first] = at + repair
     return waited
-
-
-def undisturbed(plan: RunPlan) -> RunPlan:
-    """The same run as it would be without spares, stragglers and repairs to speak of; for tests and bounds."""
-    return replace(plan, spares=1, spare_minutes=0.0, repair_hours=1e-3)

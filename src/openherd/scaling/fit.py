@@ -54,14 +54,18 @@ class Fit:
     draws: Mapping[str, Array] = field(default_factory=dict)  # of each value, by bootstrap sample
 
     def plain(self) -> dict[str, Any]:
-        """As one JSON object."""
+        """As one JSON object; what is no number is null."""
+
+        def known(value: float) -> float | None:
+            return value if np.isfinite(value) else None
+
         return {
             "law": self.law,
             "group": dict(self.group),
             "runs_used": self.runs_used,
             "runs_left_out": dict(self.left_out),
-            **self.values,
-            "intervals": {name: list(ends) for name, ends in self.intervals.items()},
+            **{name: known(value) for name, value in self.values.items()},
+            "intervals": {name: [known(low), known(high)] for name, (low, high) in self.intervals.items()},
             "warnings": list(self.warnings),
             **self.more,
         }
@@ -69,6 +73,8 @@ class Fit:
 
 def interval(draws: Array) -> tuple[float, float]:
     """The middle 95% of bootstrap draws."""
+    if not np.isfinite(draws).any():
+        return np.nan, np.nan
     low, high = np.nanpercentile(draws, [50 - LEVEL / 2, 50 + LEVEL / 2])
     return float(low), float(high)
 

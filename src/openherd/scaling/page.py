@@ -15,13 +15,13 @@ from openherd.scaling.runs import Runs
 from openherd.scaling.told import count, fit_text
 
 
-def write_page(path: Path, groups: Sequence[Runs], fits: Sequence[Fit], minimum: Minimum) -> None:
+def write_page(path: Path, fits: Sequence[tuple[Runs, Fit]], minimum: Minimum) -> None:
     """Write one section a group of runs. `minimum` is how IsoFLOP optima were found."""
     sections = []
-    for i, (runs, fit) in enumerate(zip(groups, fits, strict=True), 1):
+    for i, (runs, fit) in enumerate(fits, 1):
         title = ", ".join(fit.group.values()) or fit.law
         sections.append((f"fit-{i}", title, join([element("pre", fit_text(fit)), *pictures(runs, fit, minimum)])))
-    header = join([element("h1", "Scaling laws"), paragraph(f"{len(fits)} fits of the law “{fits[0].law}”, openherd.")])
+    header = join([element("h1", "Scaling laws"), paragraph(f"{len(fits)} fits of the law “{fits[0][1].law}”, openherd.")])
     path.write_text(document("Scaling laws", sections, header), encoding="utf-8")
 
 
