@@ -562,8 +562,8 @@ def command_scaling_fit(arguments: list[str]) -> int:
         from openherd.scaling.page import write_page
 
         write_page(given.page, fits, given.minimum)
-    for error in failed:
-        print(f"openherd: {error}", file=sys.stderr)
+    for reason in failed:
+        print(f"openherd: {reason}", file=sys.stderr)
     return EXIT_DIFFERS if failed else 0
 
 

@@ -65,7 +65,7 @@ STAGES = (
     Stage("evaluate-answers", "5.2", "openherd.evaluation.answers:evaluate_answers", 4,
           "exact match and token-F1, beside retrieval", "exact match f1 questions score"),
     Stage("scaling-ladder", "3.2.1", "openherd.scaling.ladder:scaling_ladder", 1,
-          "scaling laws from a ladder of runs; larger ones foretold", "scaling laws isoflop ladder compute-optimal chinchilla"),
+          "laws from a ladder of runs; larger ones foretold", "scaling laws isoflop ladder compute-optimal chinchilla"),
     Stage("report", "5", "openherd.report.page:report", 1,
           "one self-contained page about a run", "html plots figures funnel"),
 )  # fmt: skip

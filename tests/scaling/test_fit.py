@@ -40,6 +40,22 @@ def test_a_known_law_without_noise_is_found():
     assert fit.values["objective"] < 1e-9
 
 
+def test_few_runs_have_intervals_by_noise():
+    grid = made(0.0)
+    twelve = np.isin(grid.parameters, np.unique(grid.parameters)[::2]) & np.isin(grid.tokens, np.unique(grid.tokens)[[0, 3, 6]])
+    runs = grid.only(twelve, "left")
+    noisy = runs_of(runs.parameters, runs.tokens, runs.loss * np.exp(0.002 * np.random.default_rng(3).standard_normal(12)))
+    fit = fit_parametric(noisy, draws=200)
+    for name in ("alpha", "beta", "E"):
+        low, high = fit.intervals[name]
+        assert low < TRUE[name] < high
+        assert high - low < 1.0
+    # Twice the noise, about twice the interval.
+    louder = runs_of(runs.parameters, runs.tokens, runs.loss * np.exp(0.004 * np.random.default_rng(3).standard_normal(12)))
+    wider = fit_parametric(louder, draws=200).intervals["beta"]
+    assert 1.3 < (wider[1] - wider[0]) / (fit.intervals["beta"][1] - fit.intervals["beta"][0]) < 3
+
+
 @pytest.mark.slow
 def test_intervals_hold_the_truth_about_as_often_as_they_say():
     inside = 0

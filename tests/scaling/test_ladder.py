@@ -49,7 +49,7 @@ def test_each_run_has_its_budget():
     [
         ({"sizes": ["herd-2n", *SIZES]}, "did you mean 'herd-2m'"),
         ({"sizes": SIZES[:3]}, "4 different sizes"),
-        ({"flops": [1e15]}, "50 or more"),
+        ({"batch_tokens": (1e9, 2e9)}, "50 or more"),
     ],
 )
 def test_ladders_that_cannot_be(arguments, message):

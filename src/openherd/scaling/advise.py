@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from openherd.core.config import nearest
 from openherd.core.errors import ConfigError
-from openherd.scaling.fit import Fit, interval, loss_at, optimum_at
+from openherd.scaling.fit import Fit, interval, loss_at, optimum_at, usable
 
 Array = NDArray[np.float64]
 
@@ -44,14 +44,13 @@ class Law:
 
     @classmethod
     def fitted(cls, fit: Fit, name: str) -> "Law":
-        """From a parametric fit; draws that no sensible law has are left out."""
-        names = ("E", "A", "B", "alpha", "beta")
-        usable = np.all([np.isfinite(fit.draws[n]) & (fit.draws[n] > 0) for n in names], axis=0)
-        values = {n: fit.values[n] for n in names}
+        """From a parametric fit."""
+        draws = usable(fit.draws)
+        values = {n: fit.values[n] for n in draws}
         if values["alpha"] <= 0 or values["beta"] <= 0:
             found = f"alpha {values['alpha']:.3g}, beta {values['beta']:.3g}"
             raise ConfigError(name, found, allowed="a law whose loss falls with size and tokens", do="fit it to more runs")
-        return cls(name=name, values=values, draws={n: fit.draws[n][usable] for n in names})
+        return cls(name=name, values=values, draws=draws)
 
     def columns(self) -> dict[str, Array]:
         """The values in a row of their own before the draws: arrays of 1 + draws."""

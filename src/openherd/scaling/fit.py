@@ -35,6 +35,7 @@ GRID = {
 FOLLOWED = 32
 DRAW_STEPS = 200  # of the minimiser from the fit to a bootstrap sample's; Chinchilla's need 51
 N_PARAMETERS = 5
+FEW = 30  # runs; of fewer, many a bootstrap sample holds no law, and sizes and lengths were chosen, not drawn
 WIDE = 2.0  # an interval whose ends differ by such a factor says little of its parameter
 CORRELATED = 0.95
 
@@ -84,9 +85,17 @@ def exp(x: Array) -> Array:
     return np.exp(np.clip(x, -700, 700))
 
 
+def usable(draws: Mapping[str, Array]) -> dict[str, Array]:
+    """Draws of a parametric law under which loss falls with size and with tokens; runs that determine little have others too."""
+    names = ("E", "A", "B", "alpha", "beta")
+    keep = np.all([np.isfinite(draws[n]) & (draws[n] > 0) for n in names], axis=0)
+    return {n: draws[n][keep] for n in names}
+
+
 def loss_at(values: Mapping[str, Any], parameters: Any, tokens: Any) -> Any:
     """L(N, D) in nats per token; arrays broadcast, so `values` may be bootstrap draws."""
-    return values["E"] + values["A"] / parameters ** values["alpha"] + values["B"] / tokens ** values["beta"]
+    with np.errstate(over="ignore"):  # of draws that the runs leave open; A / inf is 0
+        return values["E"] + values["A"] / parameters ** values["alpha"] + values["B"] / tokens ** values["beta"]
 
 
 def optimum_at(values: Mapping[str, Any], flops: Any) -> tuple[Any, Any]:
@@ -100,7 +109,7 @@ def optimum_at(values: Mapping[str, Any], flops: Any) -> tuple[Any, Any]:
 def huber_on_log(x_SP: Array, ln_n: Array, ln_d: Array, ln_loss: Array, weights: Array | float) -> tuple[Array, Array]:
     """Summed Huber loss of ln L and its gradient, for parameters (ln A, ln B, ln E, alpha, beta) in each row of x.
 
-    `weights` count each run, one row for each of x, or 1.
+    `weights` count each run, and `ln_loss` is its loss: one row for each of x, or the same for all.
     """
     a, b, e, alpha, beta = (x_SP[:, i, None] for i in range(N_PARAMETERS))
     parts = np.stack(np.broadcast_arrays(a - alpha * ln_n, b - beta * ln_d, e))
@@ -117,7 +126,10 @@ def huber_on_log(x_SP: Array, ln_n: Array, ln_d: Array, ln_loss: Array, weights:
 
 
 def fit_parametric(runs: Runs, draws: int = DRAWS, seed: int = 0) -> Fit:
-    """Fit the law; intervals by resampling the runs. Raises InputError for runs that cannot hold five parameters."""
+    """Fit the law; intervals by resampling the runs, or, of few runs, by noise on the fitted losses as large as their scatter.
+
+    Raises InputError for runs that cannot hold five parameters.
+    """
     sizes, lengths = len(np.unique(runs.parameters)), len(np.unique(runs.tokens))
     if len(runs) <= N_PARAMETERS or sizes < 3 or lengths < 3:
         found = f"{len(runs)} runs of {sizes} sizes and {lengths} lengths"
@@ -125,10 +137,10 @@ def fit_parametric(runs: Runs, draws: int = DRAWS, seed: int = 0) -> Fit:
         raise InputError(runs.where, found, allowed=allowed, do="train more, or fit --law isoflop")
     ln_n, ln_d, ln_loss = np.log(runs.parameters), np.log(runs.tokens), np.log(runs.loss)
     centre_n, centre_d = ln_n.mean(), ln_d.mean()
-    counts = np.random.default_rng(seed).multinomial(len(runs), np.full(len(runs), 1 / len(runs)), size=draws).astype(float)
+    rng = np.random.default_rng(seed)
 
-    def objective(x_SP: Array, weights: Array | float = 1.0) -> tuple[Array, Array]:
-        value, gradient = huber_on_log(x_SP, ln_n - centre_n, ln_d - centre_d, ln_loss, weights)
+    def objective(x_SP: Array, weights: Array | float = 1.0, target: Array = ln_loss) -> tuple[Array, Array]:
+        value, gradient = huber_on_log(x_SP, ln_n - centre_n, ln_d - centre_d, target, weights)
         return value * SCALE, gradient * SCALE
 
     starts = np.array(list(itertools.product(*GRID.values())))
@@ -137,7 +149,6 @@ def fit_parametric(runs: Runs, draws: int = DRAWS, seed: int = 0) -> Fit:
     at_start = np.concatenate([objective(part)[0] for part in np.array_split(starts, 10)])
     best = minimise(lambda x, _: objective(x), starts[np.argsort(at_start)[:FOLLOWED]])
     winner = int(np.argmin(best.value_S))
-    again = minimise(lambda x, which: objective(x, counts[which]), np.tile(best.x_SP[winner], (draws, 1)), DRAW_STEPS)
 
     def named(x_SP: Array) -> dict[str, Array]:
         a, b, e, alpha, beta = x_SP.T
@@ -145,6 +156,15 @@ def fit_parametric(runs: Runs, draws: int = DRAWS, seed: int = 0) -> Fit:
         return {**found, "alpha": alpha, "beta": beta, "exponent": beta / (alpha + beta)}
 
     values = {name: float(value[0]) for name, value in named(best.x_SP[winner : winner + 1]).items()}
+    start = np.tile(best.x_SP[winner], (draws, 1))
+    if len(runs) < FEW:
+        fitted = np.log(loss_at(values, runs.parameters, runs.tokens))
+        scatter = np.sqrt(((ln_loss - fitted) ** 2).sum() / (len(runs) - N_PARAMETERS))
+        targets = fitted + scatter * rng.standard_normal((draws, len(runs)))
+        again = minimise(lambda x, which: objective(x, target=targets[which]), start, DRAW_STEPS)
+    else:
+        counts = rng.multinomial(len(runs), np.full(len(runs), 1 / len(runs)), size=draws).astype(float)
+        again = minimise(lambda x, which: objective(x, counts[which]), start, DRAW_STEPS)
     of_draws = named(again.x_SP)
     intervals = {name: interval(value) for name, value in of_draws.items()}
     return Fit(

@@ -19,7 +19,7 @@ from openherd.evaluation.text import choose_texts
 from openherd.inference.engine import bits_of
 from openherd.model.device import Device, announce, choose_device
 from openherd.model.weights import load_model, model_of
-from openherd.scaling.fit import N_PARAMETERS, Fit, fit_parametric, interval, loss_at
+from openherd.scaling.fit import N_PARAMETERS, Fit, fit_parametric, interval, loss_at, usable
 from openherd.scaling.isoflop import budgets_of, curves, fit_isoflop, lines, noise_of
 from openherd.scaling.runs import POSSIBLE, Runs
 from openherd.tokenizer.tokenizer import Tokenizer
@@ -61,10 +61,9 @@ def foretold(fit: Fit, runs: Runs, row: dict[str, Any], seed: int) -> dict[str, 
     n, d = float(row["parameters"]), float(row["tokens"])
     off = np.log(runs.loss) - np.log(loss_at(fit.values, runs.parameters, runs.tokens))
     scatter = float(np.sqrt((off**2).sum() / (len(runs) - N_PARAMETERS)))
-    noise = np.random.default_rng(seed).standard_normal(len(fit.draws["E"]))
-    with np.errstate(over="ignore", divide="ignore"):  # draws of what the runs do not determine
-        drawn = loss_at(fit.draws, n, d) * np.exp(scatter * noise)
-    low, high = interval(np.clip(drawn, *POSSIBLE["loss"][:2]))
+    draws = usable(fit.draws)
+    noise = np.random.default_rng(seed).standard_normal(len(draws["E"]))
+    low, high = interval(np.clip(loss_at(draws, n, d) * np.exp(scatter * noise), *POSSIBLE["loss"][:2]))
     value = float(loss_at(fit.values, n, d))
     return {
         "foretold": {"value": value, "low": low, "high": high, "n": len(runs)},

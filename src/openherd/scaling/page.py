@@ -21,7 +21,7 @@ def write_page(path: Path, fits: Sequence[tuple[Runs, Fit]], minimum: Minimum) -
     for i, (runs, fit) in enumerate(fits, 1):
         title = ", ".join(fit.group.values()) or fit.law
         sections.append((f"fit-{i}", title, join([element("pre", fit_text(fit)), *pictures(runs, fit, minimum)])))
-    header = join([element("h1", "Scaling laws"), paragraph(f"{len(fits)} fits of the law “{fits[0][1].law}”, openherd.")])
+    header = join([element("h1", "Scaling laws"), paragraph(f"The law “{fits[0][1].law}”, fitted by openherd.")])
     path.write_text(document("Scaling laws", sections, header), encoding="utf-8")
 
 
