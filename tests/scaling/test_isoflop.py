@@ -80,6 +80,12 @@ def test_a_known_laws_exponent(minimum):
         assert budget["parameters"] == pytest.approx(optimum_at(TRUE, budget["flops"])[0], rel=0.12)
 
 
+def test_sizes_that_are_as_good_as_equal_are_one():
+    runs = runs_of([1e8, 1.001e8, 2e8, 2e8], [2e9, 1.998e9, 1e9, 1e9], [3.2, 3.1, 3.0, 3.05])
+    (budget,) = budgets_of(runs)
+    assert list(zip(budget.parameters, budget.loss, strict=True)) == [(1.001e8, 3.1), (2e8, 3.0)]
+
+
 def test_noise_is_seen():
     assert noise_of(budgets_of(ladder(noise=0.02, sizes=7, spread=0.8))) == pytest.approx(0.02, rel=0.5)
 

@@ -17,6 +17,7 @@ from openherd.scaling.runs import Runs
 Minimum = Literal["akima", "parabola"]
 
 SAME_BUDGET = 1.1  # FLOPs within this factor are one budget
+SAME_SIZE = 1.03  # sizes within this factor are one: a spline through both would swing
 AROUND = 7  # runs around the best one that a parabola is laid through; a wider one is pulled off by the far arms
 LEAST_SIZES = 4  # of a budget
 LINE_POINTS = 60  # of a drawn curve
@@ -45,13 +46,14 @@ class Optima(NamedTuple):
 
 
 def budgets_of(runs: Runs) -> list[Budget]:
-    """The budgets, from the smallest on; of equal sizes the one with the least loss."""
+    """The budgets, from the smallest on; of sizes that are the same, or as good as, the one with the least loss."""
     order = np.argsort(runs.flops, kind="stable")
     edges = np.flatnonzero(np.diff(np.log(runs.flops[order])) > np.log(SAME_BUDGET)) + 1
     found = []
     for rows in np.split(order, edges):
-        best = {float(runs.parameters[i]): i for i in rows[np.argsort(-runs.loss[rows], kind="stable")]}
-        chosen = np.array([best[n] for n in sorted(best)])
+        by_size = rows[np.argsort(runs.parameters[rows], kind="stable")]
+        steps = np.flatnonzero(np.diff(np.log(runs.parameters[by_size])) > np.log(SAME_SIZE)) + 1
+        chosen = np.array([same[np.argmin(runs.loss[same])] for same in np.split(by_size, steps)])
         flops = float(np.exp(np.log(runs.flops[chosen]).mean()))
         found.append(Budget(flops, runs.parameters[chosen], runs.tokens[chosen], runs.loss[chosen]))
     return found
