@@ -1,4 +1,4 @@
-"""The engine beside llama.cpp and transformers, on two threads: a model of 251M parameters with random weights.
+"""The engine beside llama.cpp, vLLM and transformers, on two threads: a model of 251M parameters with random weights.
 
 `decode_1` and `decode_16`: tokens a second of one text, and of sixteen together, behind 128 tokens of prompt. `prefill`: tokens a
 second of a prompt of 1,024. `requests`: 64 requests of mixed lengths, tokens written a second; transformers takes them one by one.
@@ -7,7 +7,8 @@ second of a prompt of 1,024. `requests`: 64 requests of mixed lengths, tokens wr
 process of its own; they take each measure by turns. Ratios are ours over theirs, above 1 where ours is faster. `bandwidth_share` is
 weight bytes times tokens a second over the speed at which two threads read memory here.
 
-llama.cpp runs where `.venv-llama` has llama-cpp-python 0.3.36 (it compiles for half an hour).
+llama.cpp runs where `.venv-llama` has llama-cpp-python 0.3.36 (it compiles for half an hour), vLLM, for `requests` and `samples`,
+where `.venv-vllm` has its CPU build 0.32.0 (docs/serving.md says how). vLLM compiles too, before it is measured.
 
     benchmarks/inference.py [--quick] [--threads N] [--repeats N] [--cases NAME ...]
 """
@@ -25,9 +26,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-PEER = Path(__file__).resolve().parent.parent / ".venv-llama" / "bin" / "python"
+PYTHONS = {peer: Path(__file__).resolve().parent.parent / f".venv-{peer}" / "bin" / "python" for peer in ("llama", "vllm")}
 CASES = ("decode_1", "decode_16", "prefill", "requests", "samples", "first")
-WAYS = ("ours_bf16", "ours_fp32", "ours_int8", "llama_bf16", "llama_f32", "llama_q8_0", "transformers_bf16")
+WAYS = ("ours_bf16", "ours_fp32", "ours_int8", "llama_bf16", "llama_f32", "llama_q8_0", "transformers_bf16", "vllm_bf16")
+QUIET = {  # vLLM, alone on this machine and in one process
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "VLLM_NO_USAGE_STATS": "1",
+    "HF_HUB_OFFLINE": "1",
+}
 VOCABULARY, PROMPT, WRITTEN, LONG = 32_000, 128, 64, 1_024
 Measure = Callable[[str, float], float]
 KEPT: list[Any] = []  # what C calls must stay
@@ -148,7 +157,10 @@ def llama(directory: Path, dtype: str) -> Measure:
     KEPT.append(c.llama_log_callback(lambda *_: None))
     c.llama_log_set(KEPT[0], ctypes.c_void_p())
     c.llama_backend_init()
-    model = c.llama_model_load_from_file(str(directory / f"{dtype}.gguf").encode(), c.llama_model_default_params())
+    chosen = c.llama_model_default_params()
+    if "AMX_INT8 = 1" in c.llama_print_system_info().decode():  # 0.3.36 uses the matrix unit for q8_0 before it is set up, and dies
+        chosen.use_extra_bufts = False
+    model = c.llama_model_load_from_file(str(directory / f"{dtype}.gguf").encode(), chosen)
 
     def tokens_per_s(rows: int, prompt: int, n: int) -> tuple[float, float]:
         options = c.llama_context_default_params()
@@ -189,25 +201,58 @@ def llama(directory: Path, dtype: str) -> Measure:
     return measure
 
 
+def vllm(directory: Path, dtype: str) -> Measure:
+    """Its own scheduler and cache, as `LLM` has them."""
+    from vllm import LLM, SamplingParams
+
+    llm = LLM(str(directory), dtype="bfloat16", skip_tokenizer_init=True, max_model_len=LONG, max_num_seqs=64)
+
+    def run(prompts: list[list[int]], settings: list[Any]) -> float:
+        llm.reset_prefix_cache()  # which would know the prompts from the turn before
+        start = time.perf_counter()
+        llm.generate([{"prompt_token_ids": prompt} for prompt in prompts], settings, use_tqdm=False)
+        return time.perf_counter() - start
+
+    def measure(case: str, scale: float) -> float:
+        more = {"ignore_eos": True, "detokenize": False}
+        if case == "requests":
+            requests = mixed(scale)
+            settings = [SamplingParams(temperature=0, max_tokens=n, **more) for _, n in requests]
+            return sum(n for _, n in requests) / run([p for p, _ in requests], settings)
+        n = max(int(WRITTEN * scale), 4)
+        return 16 * n / run([drawn(512, 0)], [SamplingParams(n=16, temperature=1, max_tokens=n, seed=0, **more)])
+
+    return measure
+
+
+def python_of(way: str) -> Path:
+    """The Python that has an engine; llama.cpp and vLLM have environments of their own."""
+    return PYTHONS.get(way.partition("_")[0], Path(sys.executable))
+
+
 def takes(way: str, case: str) -> bool:
     """Whether an engine is measured in a case."""
     if way.startswith("llama"):
-        return PEER.exists() and (case == "prefill" or case.startswith("decode"))
+        return case == "prefill" or case.startswith("decode")
+    if way.startswith("vllm"):
+        return case in ("requests", "samples")
     return way.startswith("ours") or case != "first"
 
 
 def work(way: str, directory: Path, threads: int) -> None:
     """A measure for each line of standard input, a case and a scale."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what engines have to say stands in nobody's way
     if not way.startswith("llama"):
         import torch
 
         torch.set_num_threads(threads)
     engine, _, dtype = way.partition("_")
-    measure = {"ours": ours, "transformers": transformers, "llama": llama}[engine](directory, dtype)
-    print("ready", flush=True)
+    measure = {"ours": ours, "transformers": transformers, "llama": llama, "vllm": vllm}[engine](directory, dtype)
+    print("ready", file=answers, flush=True)
     for line in sys.stdin:
         case, scale = json.loads(line)
-        print(json.dumps(measure(case, scale)), flush=True)
+        print(json.dumps(measure(case, scale)), file=answers, flush=True)
 
 
 def memory_speed(threads: int) -> float:
@@ -246,7 +291,7 @@ def make(directory: Path, quick: bool) -> int:
     initialise(model, 0)
     save_model(model.to(torch.bfloat16), directory)
     write_tokenizer(learn([Path(__file__).read_text(encoding="utf-8")], 304), directory, 4096)
-    if PEER.exists():
+    if PYTHONS["llama"].exists():
         for name, kind in (("bf16", "bf16"), ("q8_0", "q8_0")):
             openherd(
                 ["export", str(directory), "--to", "gguf", "--out", str(directory / f"{name}.gguf"), "--type", kind, "--no-check"]
@@ -278,12 +323,12 @@ def main() -> None:
         figures["parameters"] = make(Path(folder), asked.quick)
         started: dict[str, subprocess.Popen[str]] = {}
         for way in asked.ways:
-            if way.startswith("llama") and not PEER.exists():
+            if not python_of(way).exists():
                 continue
-            python = str(PEER) if way.startswith("llama") else sys.executable
-            command = [python, __file__, "--work", json.dumps([way, folder]), "--threads", str(asked.threads)]
+            command = [str(python_of(way)), __file__, "--work", json.dumps([way, folder]), "--threads", str(asked.threads)]
             pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-            started[way] = subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": str(asked.threads)}, **pipes)
+            given = os.environ | QUIET | {"OMP_NUM_THREADS": str(asked.threads)}
+            started[way] = subprocess.Popen(command, env=given, **pipes)
             started[way].stdout.readline()  # type: ignore[union-attr]
         for case in asked.cases:
             found: dict[str, list[float]] = {way: [] for way in started if takes(way, case)}

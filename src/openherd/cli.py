@@ -823,7 +823,8 @@ def command_doctor(arguments: list[str]) -> None:
 
 def command_chat(arguments: list[str]) -> None:
     """`openherd chat`"""
-    parser = Parser(prog="openherd chat", description="Talk to the model of a run; answers stream.")
+    about = "Talk to the model of a run; answers stream. Ctrl-C stops one. /help in the conversation lists its commands."
+    parser = Parser(prog="openherd chat", description=about)
     generation_arguments(parser)
     given = parser.parse_args(arguments)
     from openherd.core.errors import InputError
@@ -885,10 +886,18 @@ def command_serve(arguments: list[str]) -> None:
     for name, least in limits.items():
         if not least <= (value := getattr(given, name.replace("-", "_"))) < 1e9:
             raise ConfigError(f"--{name}", f"{value:g}", allowed=f"{least:g} or more")
+    texts = {"name": [given.name or "x"], "host": [given.host], "api-key": given.api_key, "allowed-host": given.allowed_host}
+    for name, values in texts.items():
+        for value in values:
+            if not value.strip() or not value.isprintable():
+                raise ConfigError(f"--{name}", f"{value!r}", allowed="a text in one line, not empty")
+    for origin in given.cors:
+        if origin != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/\s]+", origin):
+            raise ConfigError("--cors", f"{origin!r}", allowed="SCHEME://HOST[:PORT] without a path, or * for all")
     directories = {given.name or given.directory.resolve().name: given.directory}
     for pair in given.model:
         name, equals, directory = pair.partition("=")
-        if not equals or not name or name in directories:
+        if not equals or not name.strip() or not name.isprintable() or name in directories:
             raise ConfigError("--model", f"{pair!r}", allowed="NAME=DIR, each name once")
         directories[name] = Path(directory)
     from openherd.serving.server import Served, ServerConfig, serve

@@ -61,6 +61,13 @@ def test_a_stop_string_ends_an_answer_before_it(model, tokenizer, seed):
     assert len(stopped.tokens) <= len(free.tokens)
 
 
+def test_a_stop_string_that_is_certain_only_at_the_end_ends_an_answer_too(model, tokenizer):
+    free = next(answer for answer in (written(model, tokenizer, seed=seed) for seed in range(50)) if answer.finished == "length")
+    stop, longer = free.text[-2:], free.text[-3:] + "?"  # the longer one begins first, and could still come
+    answer = written(model, tokenizer, seed=free.sampling.seed, stop_strings=(longer, stop))
+    assert (answer.finished, answer.text) == ("stop", free.text[: free.text.index(stop)])
+
+
 def test_what_a_model_is_padded_with_is_never_said(tokenizer):
     n = tokenizer.vocabulary
     shape = ModelConfig(
@@ -112,17 +119,20 @@ def test_log_probabilities_beside_an_answer_are_the_models_own(model, tokenizer)
         assert [t for t, _ in answer.top[i]] == rows[i].topk(4).indices.tolist()
 
 
-def test_a_constraint_that_gives_up_ends_its_answer_alone(model):
-    class GivesUp:
-        def fill(self, allowed_V):
-            raise InputError("constraint", "too complex")
+@pytest.mark.parametrize("at", ["fill", "accept"])
+def test_a_constraint_that_gives_up_ends_its_answer_alone(model, at):
+    def fails(_):
+        raise InputError("constraint", "too complex")
 
+    class GivesUp:
+        fill = accept = staticmethod(lambda _: None)
+
+    setattr(GivesUp, at, staticmethod(fails))
     engine = Engine(model, tokens=256)
-    every = range(model.config.vocabulary)
-    failed = engine.add([1], Sampling(max_new_tokens=5), every, GivesUp())
+    failed = engine.add([1], Sampling(max_new_tokens=5), (), GivesUp())
     other = engine.add([1], Sampling(max_new_tokens=5))
     engine.run()
-    assert (failed.finished, failed.tokens) == ("error", [])
+    assert (failed.finished, len(failed.tokens)) == ("error", at == "accept")
     assert "too complex" in failed.error
     assert (other.finished, len(other.tokens)) == ("length", 5)
     with pytest.raises(ValueError, match="position 2 of 2 tokens"):

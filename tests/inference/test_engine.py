@@ -1,6 +1,7 @@
 """The engine against the twin without a cache, alone against among others, and windows against one long forward pass."""
 
 import copy
+import math
 import random
 from dataclasses import replace
 
@@ -9,8 +10,9 @@ import torch
 
 from openherd.core.errors import ConfigError
 from openherd.inference.engine import Engine, EngineConfig, generate, log_probabilities, score
-from openherd.inference.graphs import Graphs
+from openherd.inference.graphs import Graphs, Step
 from openherd.inference.native import Compiling, library
+from openherd.inference.paged import Part
 from openherd.inference.reference import generate_greedy
 from openherd.inference.sampling import Sampling
 from openherd.model.attention import CausalAttend
@@ -116,6 +118,17 @@ def test_steps_of_fixed_shapes_write_the_same(model, device):
     assert [a.tokens for a in answers] == slow
     assert sum(text.preempted for text in texts) > 0
     assert {rows for rows, _ in engine.graphs.steps} > {1, 4}  # 3 and 5 texts among them, with rows of none
+
+
+@torch.no_grad()
+def test_what_is_captured_copies_nothing_from_the_host(model, monkeypatch):
+    def from_the_host(config):
+        raise AssertionError("RoPE's frequencies are made on the host")
+
+    engine = small(model)
+    step = Step(model, engine.attend, 1, 256, capture=False)
+    monkeypatch.setattr("openherd.model.transformer.inverse_frequencies", from_the_host)
+    assert step.run([7], [Part([1], 2, 1)]).shape == (1, 32)
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -228,11 +241,58 @@ def test_what_cannot_be_is_refused(model):
     engine = Engine(model, tokens=16)
     with pytest.raises(ValueError, match="an empty prompt"):
         engine.add([], greedy(3))
+    for token in (-1, 50):
+        with pytest.raises(ValueError, match=f"token {token}; the model has 50"):
+            engine.add([1, token], greedy(3))
+        with pytest.raises(ValueError, match=f"token {token}; the model has 50"):
+            engine.read([1, token], 0, print)
+    with pytest.raises(ValueError, match="an empty prompt"):
+        score(model, [[1], []], [[2], [3]], engine)
     with pytest.raises(ConfigError, match="20 tokens of one text"):
         engine.add(prompts([10])[0], greedy(10))
     with pytest.raises(ValueError, match="stop strings need a tokenizer"):
         engine.add([1], Sampling(max_new_tokens=3, stop_strings=("a",)))
     assert not engine.busy
+
+
+@pytest.mark.parametrize("kind", ["plain", "deterministic", "steps of fixed shapes"])
+@torch.no_grad()
+def test_a_text_whose_states_are_no_numbers_ends_alone(kind):
+    """Through masks, what is no number comes to texts beside it and to those that come after."""
+    model, settings = tiny_model(CONFIG, 3), {"deterministic": kind == "deterministic"}
+    model.embed.weight[49] = torch.nan
+    wanted = generate(model, [[1, 2, 3], [4] * 20], greedy(6), ())
+    for broken_first in (False, True):
+        engine = Engine(model, config=EngineConfig(block=4, most_tokens=30, **settings), tokens=96)
+        if kind == "steps of fixed shapes":
+            engine.graphs = Graphs(engine.model, engine.attend, capture=False)
+        broken, read = [[5, 6, 49, 7], [8] * 9 + [49]], []
+        for prompt in broken if broken_first else ():
+            engine.add(prompt, greedy(6))
+        engine.read(broken[1], 2, lambda hidden, first, read=read: read.append((first, hidden)))
+        answers = [engine.add(prompt, greedy(6)) for prompt in ([1, 2, 3], [4] * 20, *broken)]
+        engine.run()
+        answers += [engine.add(prompt, greedy(6)) for prompt in ([1, 2, 3], [4] * 20)]  # into the memory of the broken
+        engine.run()
+        assert [a.tokens for a in answers] == [*wanted, [], [], *wanted]
+        assert [a.finished for a in answers] == ["length", "length", "error", "error", "length", "length"]
+        assert sum(len(hidden) for _, hidden in read) == 8
+        assert read[-1][1][-1].isnan().all()
+        assert engine.scheduler.blocks.available() == engine.scheduler.blocks.count
+    with pytest.raises(ValueError, match="what is no number"):
+        generate(model, broken, greedy(6), ())
+
+
+def test_a_request_that_no_token_can_follow_ends_alone(model):
+    engine = Engine(model, tokens=96)
+    never = [
+        engine.add([3], Sampling(max_new_tokens=5, repetition_penalty=1e-40)),
+        engine.add([3], Sampling(max_new_tokens=5, temperature=1.0, logit_bias=dict.fromkeys(range(50), -math.inf))),
+    ]
+    other = engine.add([1, 2, 3], greedy(5))
+    engine.run()
+    assert [(a.finished, a.error) for a in never] == [("error", "no token can be chosen")] * 2
+    assert [other.tokens] == generate(model, [[1, 2, 3]], greedy(5), ())
 
 
 @pytest.mark.parametrize("n", [2, 16, 17, 18, 40, 41])

@@ -30,7 +30,10 @@ def directory(tmp_path, monkeypatch):
 def test_the_faster_type_is_measured_once_and_remembered(directory, monkeypatch):
     monkeypatch.setattr(load.library, "error", "not in this test")  # which then times torch's products
     monkeypatch.setattr(load.library, "functions", None)
+    monkeypatch.setattr(load.library, "stopped", True)
+    measure()
     assert remembered() == ""
+    monkeypatch.setattr(load.library, "stopped", False)
     first = open_model(directory)
     first.thread.join()
     assert first.model.embed.weight.dtype == torch.float32  # the file's own

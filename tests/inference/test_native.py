@@ -1,6 +1,10 @@
 """The kernel against the model's own layers and against exact sums, as it is compiled here and as it would be elsewhere."""
 
+import os
+import threading
+import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,8 +22,9 @@ from tiny import tiny_model
 CONFIG = ModelConfig(
     n_layers=2, d_model=64, n_heads=10, n_kv_heads=2, head_width=32, d_feed_forward=192, vocabulary=50, max_positions=128
 )  # five query heads to a group, and a vocabulary of no whole number of panels
-EVERYWHERE = {
+EVERYWHERE = {  # each is compiled for some seconds; the second and third are among the slow tests
     "as here": (),
+    "no matrix unit": ("-mno-amx-bf16", "-mno-amx-int8"),
     "no bf16 or int8 products": ("-mno-avx512bf16", "-mno-avx512vnni"),
     "no 512 bits": ("-mno-avx512f",),
 }
@@ -27,7 +32,7 @@ EVERYWHERE = {
 pytestmark = pytest.mark.skipif(not library.load(), reason=f"the kernel cannot be compiled here: {library.error}")
 
 
-@pytest.fixture(params=EVERYWHERE)
+@pytest.fixture(params=[pytest.param(name, marks=[pytest.mark.slow] * (0 < i < 3)) for i, name in enumerate(EVERYWHERE)])
 def elsewhere(request, monkeypatch):
     """The kernel compiled for other processors than this one."""
     other = Library(*EVERYWHERE[request.param])
@@ -71,7 +76,7 @@ def test_a_layer_computes_what_the_model_computes(kind, elsewhere):
     assert float((found - exact).abs().max()) < allowed
 
 
-@pytest.mark.parametrize("rows", [1, 2, 3, 4, 5, 9, 16])
+@pytest.mark.parametrize("rows", [1, 2, 3, 4, 5, 9, 16, 17, 40, 60, 133])
 @pytest.mark.parametrize("kind", ["fp32", "bf16", "int8"])
 @torch.no_grad()
 def test_products_of_any_number_of_rows(kind, rows, elsewhere):
@@ -106,9 +111,22 @@ def test_packing_loses_nothing():
         weight = torch.randn(n, 128).to(torch.bfloat16)
         linear = Linear(128, n).bfloat16()
         linear.weight.data = weight
-        rows = Packed(linear).rows.transpose(1, 2).flatten(0, 1).flatten(1)
-        assert torch.equal(rows[:n], weight)
-        assert not rows[n:].any()
+        packed = Packed(linear)
+        assert torch.equal(packed.rows.count_nonzero(), weight.count_nonzero())  # and what is behind the last row is zero
+        assert torch.equal(NativeLinear(linear)(torch.eye(128)), weight.T.float())
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="no Linux")
+def test_weights_lie_in_memory_that_can_have_large_pages():
+    """Which shared memory, Python's default, is not given."""
+    packed = Packed(Linear(1_024, 16_384))
+    for line in Path("/proc/self/maps").read_text(encoding="utf-8").splitlines():
+        place, access, *_ = line.split()
+        begin, end = (int(x, 16) for x in place.split("-"))
+        if begin <= packed.rows.data_ptr() < end:
+            assert access == "rw-p"
+            return
+    pytest.fail("not found")
 
 
 def test_the_engine_writes_and_scores_the_same():
@@ -143,8 +161,28 @@ def test_an_engine_goes_over_to_the_kernel_between_two_steps(monkeypatch):
 def test_what_the_kernel_does_not_take_is_left_to_the_model(monkeypatch):
     narrow = tiny_model(replace(CONFIG, head_width=8, n_heads=8), 0)
     assert native(narrow) is narrow
+    for other in (int8(tiny_model(CONFIG, 0)), tiny_model(CONFIG, 0), tiny_model(CONFIG, 0).bfloat16()):
+        if not isinstance(other.head, Int8Linear):  # of two kinds
+            other.layers["1"].attention.key = Int8Linear(other.layers["1"].attention.key.weight)
+        assert native(other) is other  # int8 beside fp32: keys and values of two types
+    biased = tiny_model(CONFIG, 0)
+    biased.head.bias = torch.nn.Parameter(torch.ones(50))
+    assert native(biased) is biased
     broken = Library("--no-such-flag")
     monkeypatch.setattr(module, "library", broken)
     model = tiny_model(CONFIG, 0)
     assert Compiling(model).wait() is model
     assert broken.error
+
+
+def test_the_compiler_can_be_stopped_in_the_middle(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    mine = Library()
+    thread = threading.Thread(target=mine.load)
+    thread.start()
+    while mine.compiler is None:
+        time.sleep(0.01)
+    assert os.getpgid(mine.compiler.pid) != os.getpgid(0)  # Ctrl-C in a terminal does not reach it
+    mine.stop()
+    thread.join(60)
+    assert (thread.is_alive(), mine.functions, mine.error) == (False, None, "the compiler was stopped")

@@ -1,6 +1,8 @@
 """Attention to a cache in blocks against attention to whole texts, under random steps."""
 
+import os
 import random
+from pathlib import Path
 
 import pytest
 import torch
@@ -45,3 +47,17 @@ def test_texts_in_random_parts_and_blocks_have_their_own_logits(seed):
             done[i] += n
     for text, rows in zip(texts, logits, strict=True):
         torch.testing.assert_close(torch.cat(rows), model(torch.tensor([text]))[0], rtol=0, atol=2e-5)
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="no Linux")
+def test_a_cache_takes_memory_as_it_is_written_to():
+    """That of a model with a long context would else take gigabytes before the first token."""
+
+    def resident_bytes():
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    before = resident_bytes()
+    attend = PagedAttend(CONFIG, 1 << 17, 16, torch.float32, torch.device("cpu"))
+    assert attend.keys_GSH.nbytes + attend.values_GSH.nbytes > 500e6
+    assert resident_bytes() - before < 100e6
+    assert not attend.values_GSH[..., :1_000, :].any()

@@ -51,6 +51,24 @@ def test_rows_that_do_not_depend_on_each_other(made):
     assert torch.equal(torch.cat(parts, 1), head(whole))
 
 
+@pytest.mark.parametrize(("dtype", "off"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
+@torch.no_grad()
+def test_rows_do_not_depend_on_how_threads_share_them(dtype, off):
+    """Three threads begin in the middle of a vector."""
+    shape = replace(CONFIG, d_feed_forward=1_408)
+    own = tiny_model(shape, 3).to(dtype).layers["0"].feed_forward
+    made = tiled(tiny_model(shape, 3).to(dtype)).layers["0"].feed_forward
+    x = torch.randn(1, 257, 32).to(dtype)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        whole, parts = made(x), [made(x[:, i : i + 1]) for i in range(257)]
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(torch.cat(parts, 1), whole)
+    assert torch.allclose(whole, own(x), rtol=off, atol=off)
+
+
 @torch.no_grad()
 def test_the_engine_writes_with_int8_weights_what_they_mean():
     model = int8(tiny_model(CONFIG, 3))

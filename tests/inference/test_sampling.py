@@ -257,10 +257,15 @@ def test_equal_log_probabilities_are_told_in_the_order_of_ids():
     assert [i for i, _ in sample(row, [Sampling(max_new_tokens=1, logprobs=4)], [[]], [[]]).top[0]] == [77, 0, 1, 2]
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
 @pytest.mark.parametrize("row", [[math.nan, 1.0], [math.inf, 1.0], [-math.inf, -math.inf]])
-def test_a_row_without_a_token_is_named(row):
-    with pytest.raises(ValueError, match="row 1 of the logits"):
-        sample(torch.tensor([[0.0, 1.0], row]), [Sampling(max_new_tokens=1)] * 2, [[]] * 2, [[]] * 2)
+def test_a_row_without_a_token_has_none_and_leaves_the_others_theirs(row, temperature):
+    logits, request = torch.tensor([[0.0, 1.0], row, [1.0, 0.0]]), Sampling(max_new_tokens=1, temperature=temperature)
+    nothing = [[]] * 3
+    found = sample(logits, [request] * 3, nothing, nothing)
+    alone = [sample(logits[[i]], [request], [[]], [[]]) for i in (0, 2)]
+    assert found.tokens == [alone[0].tokens[0], -1, alone[1].tokens[0]]
+    assert [found.logprobs[i] for i in (0, 2)] == [one.logprobs[0] for one in alone]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """OpenAI's own client against the server; what it reads against the engine alone."""
 
+import contextlib
 import json
 import math
 
@@ -7,9 +8,13 @@ import openai
 import pytest
 
 from openherd.inference import engine as engine_module
+from openherd.inference.constraint import Constraint
 from openherd.inference.engine import score
 from openherd.inference.sampling import Sampled, Sampling
 from openherd.model.weights import load_model
+from openherd.serving import answers
+from openherd.serving.protocol import ChatRequest
+from openherd.serving.schemas import moved, schema_of
 from openherd.tokenizer.dialog import encode_dialog
 from openherd.tokenizer.special import END_OF_TURN, PYTHON_TAG
 from openherd.tokenizer.tools import Preamble, write_calls
@@ -47,6 +52,17 @@ def joined(stream):
             mine[2] += choice.logprobs.content if choice.logprobs else []
             mine[3] += choice.delta.tool_calls or []
     return found, usage
+
+
+def put_together(deltas):
+    """Index, name and arguments of each call of a stream, and how many parts it came in."""
+    calls = {}
+    for delta in deltas:
+        mine = calls.setdefault(delta.index, [delta.function.name, "", 0])
+        assert bool(delta.id) == bool(delta.function.name) == (delta.type == "function") == (mine[2] == 0)
+        mine[1] += delta.function.arguments
+        mine[2] += 1
+    return [(index, *call) for index, call in calls.items()]
 
 
 @pytest.mark.parametrize(
@@ -108,6 +124,9 @@ def test_an_answer_can_be_sent_back_as_it_came(client):
     answer = chat(client).choices[0].message
     chat(client, messages=[*MESSAGES, answer, {"role": "user", "content": "Again."}], user="ann", store=False, metadata={})
     chat(client, messages=[*MESSAGES, answer.model_dump()], service_tier="auto", parallel_tool_calls=True)
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}", "parsed_arguments": {}}}  # by its parse()
+    parsed = {"role": "assistant", "tool_calls": [call], "parsed": None}
+    chat(client, messages=[MESSAGES[1], parsed, {"role": "tool", "tool_call_id": "1", "content": "3"}])
 
 
 def test_an_answer_ends_at_the_context_and_at_the_servers_limit(client, directory):
@@ -161,7 +180,17 @@ def test_an_echoed_prompt_has_the_models_log_probabilities(client, alone, direct
         for logprob, top in zip(found.token_logprobs[1:], found.top_logprobs[1:]):
             assert logprob <= max(top.values())
     assert len(choices) == 3
-    more = client.completions.create(**{**asked, "max_tokens": 4, "n": 2, "stream": False, "seed": 1})
+    torn = client.completions.create(**{**asked, "prompt": "aéb\u65e5", "stream": False}).choices[0].logprobs
+    assert torn.text_offset == [0, 0, *(i for i, c in enumerate("aéb\u65e5") for _ in tokenizer.encode(c))][1:]
+    with running(load(directory, most_tokens=16)) as server, server.client() as other:  # where answers are ready before the scores
+        asked["max_tokens"] = 4
+        by_parts = other.completions.create(**{**asked, "prompt": texts[:1], "seed": 1})
+        found = [c for part in by_parts for c in part.choices] if stream else by_parts.choices
+    n = len(tokenizer.encode(texts[0])) + 1
+    scored = [logprob for choice in found for logprob in choice.logprobs.token_logprobs]
+    assert scored[1:n] == pytest.approx(score(model, [[tokenizer.bos_id]], [tokenizer.encode(texts[0])])[0].tolist(), abs=1e-5)
+    assert len(scored) == len([token for choice in found for token in choice.logprobs.tokens]) > n
+    more = client.completions.create(**{**asked, "n": 2, "stream": False, "seed": 1})
     assert [choice.text[: len(texts[choice.index // 2])] for choice in more.choices] == [text for text in texts for _ in range(2)]
 
 
@@ -217,11 +246,17 @@ def test_calls_are_read_back(scripted, tool_format, words):
     assert choice.finish_reason == "tool_calls"
     assert choice.message.content == (words or None)
     assert [c.function.name for c in choice.message.tool_calls] == ["weather"]
-    assert json.loads(choice.message.tool_calls[0].function.arguments) == call["function"]["arguments"]
+    arguments = choice.message.tool_calls[0].function.arguments
+    assert json.loads(arguments) == call["function"]["arguments"]
     parts = joined(chat(client, stream=True, logprobs=True, **asked))[0][0]
     assert parts[0] == words
     assert parts[1] == "tool_calls"
-    assert [(c.index, c.function.model_dump()) for c in parts[3]] == [(0, choice.message.tool_calls[0].function.model_dump())]
+    [(index, name, streamed, n_parts)] = put_together(parts[3])
+    assert (index, name, streamed) == (0, "weather", arguments)
+    assert (n_parts > 5) == (tool_format != "python")
+    with client.chat.completions.stream(model="tiny", messages=MESSAGES, **asked) as events:
+        final = events.get_final_completion().choices[0].message
+    assert (final.content or "", final.tool_calls[0].function.arguments) == (words, arguments)
     assert len(parts[2]) == n
     # And back: the call and its result go into the next prompt.
     if tool_format == "json":
@@ -242,6 +277,39 @@ def test_what_is_no_call_is_said(scripted, said):
         assert joined(chat(client, stream=True, **asked))[0][0][:2] == [said, "stop"]
 
 
+@pytest.mark.parametrize(
+    ("tool_format", "said"),
+    [
+        ("json", '{"name": "weather", "parameters": {"a": %s}}'),
+        ("function", '<function=weather>{"a": %s}</function>'),
+        ("python", "[weather(a=%s)]"),
+    ],
+)
+def test_arguments_are_json_that_every_client_reads(scripted, tool_format, said):
+    client, say = scripted
+    asked = {"tools": [WEATHER], "max_tokens": 200, "extra_body": {"chat_template_kwargs": {"tool_format": tool_format}}}
+    torn = said % r'"é\ud800"'  # half of a surrogate pair: JSON can spell it, UTF-8 cannot
+    say(torn)
+    message = chat(client, **asked).choices[0].message
+    streamed = joined(chat(client, stream=True, **asked))[0][0][3]
+    for call in (message.tool_calls[0], streamed[0]):
+        assert json.loads(call.function.arguments) == {"a": "é\ud800"}
+    say("Good.")
+    result = {"role": "tool", "tool_call_id": message.tool_calls[0].id, "content": "3"}
+    assert chat(client, **asked, messages=[MESSAGES[1], message, result]).choices[0].message.content == "Good."
+    for number in ("NaN", "1e999"):
+        say(said % number)
+        assert chat(client, **asked).choices[0].message.content == said % number
+
+
+def test_a_stream_that_fails_by_a_bug_says_so(scripted, monkeypatch):
+    client, say = scripted
+    say('{"name": "weather", "parameters": {}}')
+    monkeypatch.setattr(answers, "answered", lambda *_: 1 / 0)
+    with pytest.raises(openai.APIError, match="a bug of the server's"):
+        list(chat(client, tools=[WEATHER], max_tokens=200, stream=True))
+
+
 def test_a_call_without_a_tag_and_one_that_is_cut(scripted):
     client, say = scripted
     text = '{"type": "function", "name": "weather", "parameters": {"days": 1}}'
@@ -252,6 +320,22 @@ def test_a_call_without_a_tag_and_one_that_is_cut(scripted):
     assert cut.finish_reason == "length"
     assert text.startswith(cut.message.content)
     assert cut.message.content
+    cut = chat(client, tools=[WEATHER], max_tokens=say(text) - 3).choices[0]
+    assert (cut.finish_reason, cut.message.content) == ("length", None)
+    assert '{"days": 1}'.startswith(cut.message.tool_calls[0].function.arguments)
+
+
+@pytest.mark.parametrize(("behind", "said"), [(" and more", " and more"), ("\n", None), ("} ", "}")])
+@pytest.mark.parametrize("order", ['"name": "weather", "parameters": {"days": 1}', '"parameters": {"days": 1}, "name": "weather"'])
+def test_what_stands_behind_a_call_is_said(scripted, order, behind, said):
+    client, say = scripted
+    text = f"{{{order}}}{behind}"
+    say(text)
+    message = chat(client, tools=[WEATHER], max_tokens=200).choices[0].message
+    if order.startswith('"name"') or said is None:
+        assert (message.content, message.tool_calls[0].function.arguments) == (said, '{"days": 1}')
+    else:
+        assert (message.content, message.tool_calls) == (text, None)
 
 
 @pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "weather"}}])
@@ -263,6 +347,33 @@ def test_a_call_can_be_asked_for(client, choice):
     assert found.message.tool_calls[0].function.name == "weather"
     assert isinstance(json.loads(found.message.tool_calls[0].function.arguments)["days"], int)
     assert joined(chat(client, **asked, stream=True))[0][0][3][0].function.name == "weather"
+
+
+def test_a_call_keeps_to_what_its_schema_refers_to(alone):
+    pytest.importorskip("llguidance")
+    one = {"type": "object", "properties": {"of": {"$ref": "#/$defs/leaf"}}, "required": ["of"], "additionalProperties": False}
+    tools = [
+        {"type": "function", "function": {"name": name, "parameters": {**one, "$defs": {"leaf": {"enum": [leaf]}}}}}
+        for name, leaf in (("f", 7), ("g", "x"))
+    ]
+    request = ChatRequest.model_validate({"model": "tiny", "messages": MESSAGES, "tools": tools, "tool_choice": "required"})
+    param, schema = schema_of(request, Preamble())
+    assert param == "tool_choice"
+    for name, leaf, fits in (("f", "7", True), ("g", '"x"', True), ("f", '"x"', False), ("g", "7", False)):
+        constraint = Constraint.json_schema(schema, alone.tokenizer)
+        text = f'{{"type": "function", "name": "{name}", "parameters": {{"of": {leaf}}}}}'
+        with contextlib.nullcontext() if fits else pytest.raises(ValueError, match="not allowed here"):
+            for token in alone.tokenizer.encode(text):
+                constraint.accept(token)
+        assert constraint.complete == fits
+
+
+def test_a_schema_moves_as_a_whole():
+    given = {"$defs": {"a": {"$ref": "#"}, "$ref": {"enum": [{"$ref": "#"}]}}, "anyOf": [{"$ref": "#/$defs/a"}, {"$ref": "other"}]}
+    assert moved(given, "#/x") == {
+        "$defs": {"a": {"$ref": "#/x"}, "$ref": {"enum": [{"$ref": "#"}]}},
+        "anyOf": [{"$ref": "#/x/$defs/a"}, {"$ref": "other"}],
+    }
 
 
 def test_answers_keep_to_a_schema(client):
@@ -279,6 +390,13 @@ def test_constraints_without_their_package_are_a_400(client, monkeypatch):
     with pytest.raises(openai.BadRequestError, match="needs llguidance") as refused:
         chat(client, response_format={"type": "json_object"})
     assert refused.value.param == "response_format"
+
+
+def test_a_request_that_no_token_can_follow_fails_alone(client):
+    with pytest.raises(openai.BadRequestError, match="the answer: no token can be chosen") as refused:
+        chat(client, extra_body={"repetition_penalty": 1e-40})
+    assert refused.value.param is None
+    assert chat(client).choices
 
 
 def test_log_probabilities_are_finite_numbers(client):

@@ -14,10 +14,15 @@ import openai
 import pytest
 
 from miniature import environment
+from openherd.cli import command_serve
+from openherd.core.errors import ConfigError
 from openherd.inference.engine import Engine
+from openherd.serving import schemas
+from openherd.serving import server as server_module
 from small_server import SECONDS, load, running
 
 ASKED = {"model": "tiny", "messages": [{"role": "user", "content": "Count."}], "seed": 1}
+BAD_TOOL = {"type": "function", "function": {"name": "f", "description": "bad"}}
 LONG = {**ASKED, "max_tokens": 400, "ignore_eos": True}
 
 
@@ -45,22 +50,31 @@ def post(server, body):
     return server.post("/v1/chat/completions", json=body)
 
 
-@pytest.mark.parametrize("stream", [True, False])
-def test_a_client_that_leaves_frees_its_blocks(slow, stream):
+SCORED = {"model": "tiny", "prompt": [*range(1, 451)], "max_tokens": 40, "echo": True, "logprobs": 1}
+
+
+@pytest.mark.parametrize(
+    ("path", "asked", "stream"),
+    [("chat/completions", LONG, True), ("chat/completions", LONG, False), ("completions", SCORED, False)],
+)
+def test_a_client_that_leaves_frees_its_blocks(slow, path, asked, stream):
+    slow.engine.scheduler.most_tokens = 32  # fifteen steps at least until the scores are there
     with running(slow) as server:
         with socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2]))) as connection:
-            body = json.dumps({**LONG, "n": 3, "stream": stream}).encode()
-            head = ["POST /v1/chat/completions HTTP/1.1", "Host: localhost", "Content-Type: application/json"]
+            body = json.dumps({**asked, "n": 3, "stream": stream}).encode()
+            head = [f"POST /v1/{path} HTTP/1.1", "Host: localhost", "Content-Type: application/json"]
             connection.sendall("\r\n".join([*head, f"Content-Length: {len(body)}", "", ""]).encode() + body)
             for _ in range(5):
                 Slow.leave.release()
             server.wait_for(lambda: server.free_blocks < server.blocks and len(server.service.worker._jobs) == 3, "nothing begins")
+            if stream:
+                connection.recv(1)
         Slow.leave.release()  # the step that runs
         server.wait_for(lambda: not server.service.worker.tickets, "the client has not left")
         Slow.leave.release(2)
         server.wait_for(lambda: server.at_rest, "something is left")
         assert server.service.worker.metrics["tiny"].cancelled == 3
-        assert httpx.get(f"{server.url}/metrics").text.count('status="499"') == (not stream)
+        assert httpx.get(f"{server.url}/metrics").text.count('status="499"') <= 1  # none where a stream had begun
         Slow.leave.release(100_000)
         assert post(server, ASKED).status_code == 200
 
@@ -112,6 +126,26 @@ def test_a_step_that_fails_is_a_500_and_the_engine_goes_on(directory, monkeypatc
         assert server.service.worker.metrics["tiny"].failed_steps == 2
 
 
+def test_schemas_that_are_compiled_for_ever_hold_up_nobody(directory, monkeypatch, tmp_path):
+    pytest.importorskip("llguidance")
+    end = tmp_path / "end"
+    monkeypatch.setattr(schemas, "CHECK", f"import os, time\nwhile not os.path.exists({str(end)!r}): time.sleep(0.02)")
+    answers = []
+    with running(load(directory)) as server:
+        asked = [{"name": "x", "schema": {"const": i}} for i in range(12)]  # more than a pool of asyncio's has threads on two cores
+        bodies = [{**ASKED, "response_format": {"type": "json_schema", "json_schema": one}} for one in asked]
+        threads = [threading.Thread(target=lambda body=body: answers.append(post(server, body))) for body in bodies]
+        for thread in threads:
+            thread.start()
+        for _ in range(3):
+            assert post(server, {**ASKED, "max_tokens": 1}).status_code == 200
+        assert not answers
+        end.touch()
+        for thread in threads:
+            thread.join()
+    assert [answer.status_code for answer in answers] == [200] * 12
+
+
 class Guard:
     """Refuses a word."""
 
@@ -135,6 +169,9 @@ def test_a_guard_sees_everything_before_the_client(directory, stream):
         for body, path in (
             ({**ASKED, "messages": [{"role": "user", "content": "bad"}]}, "/v1/chat/completions"),
             ({"model": "tiny", "prompt": "bad"}, "/v1/completions"),
+            ({**ASKED, "tools": [BAD_TOOL]}, "/v1/chat/completions"),
+            ({**ASKED, "chat_template_kwargs": {"date_string": "bad"}}, "/v1/chat/completions"),
+            ({**ASKED, "tools": [BAD_TOOL], "chat_template_kwargs": {"tools_in_user_message": False}}, "/v1/chat/completions"),
         ):
             refused = server.post(path, json=body)
             assert (refused.status_code, refused.json()["error"]["code"]) == (400, "content_filter")
@@ -188,6 +225,29 @@ def test_what_is_not_finished_in_time_is_told(slow, stream):
     assert answers[0].status_code == (200 if stream else 503)
 
 
+def test_the_end_cuts_who_does_not_read_or_send(directory, monkeypatch, caplog):
+    monkeypatch.setattr(server_module, "FLUSH_S", 0.2)
+    with running(load(directory), grace_s=0.2) as server:
+        port = int(server.url.rpartition(":")[2])
+        reader, sender = socket.socket(), socket.create_connection(("127.0.0.1", port))
+        reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2_048)
+        reader.connect(("127.0.0.1", port))
+        body = json.dumps({**LONG, "max_tokens": 150, "n": 8, "logprobs": True, "top_logprobs": 20, "stream": True}).encode()
+        head = ["POST /v1/chat/completions HTTP/1.1", "Host: localhost", "Content-Type: application/json"]
+        reader.sendall("\r\n".join([*head, f"Content-Length: {len(body)}", "", ""]).encode() + body)
+        sender.sendall("\r\n".join([*head, "Content-Length: 9", "", "{"]).encode())
+        worker = server.service.worker
+        server.wait_for(lambda: any(not ticket.unfinished for ticket in worker.tickets), "not all is written")
+        server.wait_for(lambda: len(server.server.server_state.tasks) == 2, "the half body is not there")
+        server.loop.call_soon_threadsafe(server.server.end)
+        server.wait_for(lambda: server.said, "it does not end")
+        server.wait_for(lambda: not server.server.server_state.tasks, "it waits for them")
+        for connection in (reader, sender):
+            connection.close()
+    assert server.said == ["requests to finish: 1, in 0.2 s; Ctrl-C again drops them\n", "stopped; requests dropped: 1\n"]
+    assert not caplog.records
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_the_command(directory, number):
     command = [sys.executable, "-m", "openherd", "serve", str(directory), "--port", "0", "--api-key", "a b"]
@@ -210,6 +270,19 @@ def test_the_command(directory, number):
     finally:
         process.kill()
     assert (process.returncode, out, err) == (0, "stopped; nothing was dropped\n", "")
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--api-key", ""), ("--host", " "), ("--name", "a\nb"), ("--cors", "nonsense"), ("--cors", "http://a/b"),
+        ("--model", "a\nb=x"),
+        ("--cache-gb", "10000000"),
+    ],
+)  # fmt: skip
+def test_an_option_that_cannot_be_is_one_line(directory, option, value):
+    with pytest.raises(ConfigError, match=re.escape(option)):
+        command_serve([str(directory), "--port", "0", option, value])
 
 
 def test_an_address_that_cannot_be_had_is_one_line(directory):

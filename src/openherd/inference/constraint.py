@@ -33,22 +33,17 @@ class Constraint:
     def json_schema(cls, schema: dict[str, Any] | str, tokenizer: Tokenizer) -> "Constraint":
         """Output is JSON that a schema, as an object or as text, accepts. Raises InputError for one that cannot be kept to, or has
         keywords that llguidance cannot keep to."""
-        matcher_class = imported()
-        try:
-            text = schema if isinstance(schema, str) else json.dumps(schema)
-            grammar = matcher_class.grammar_from_json_schema(text, overrides={"whitespace_pattern": WHITESPACE})
-        except (TypeError, ValueError) as error:
-            raise InputError("JSON schema", f"cannot be kept to ({error})") from None
-        return cls._compiled("JSON schema", grammar, tokenizer)
+        return cls.compiled("JSON schema", json_grammar(schema), tokenizer)
 
     @classmethod
     def regex(cls, pattern: str, tokenizer: Tokenizer) -> "Constraint":
         """Output matches a regular expression as a whole. Rust's syntax: no look-around, no back references. Raises InputError for
         one that cannot be kept to."""
-        return cls._compiled("regular expression", imported().grammar_from_regex(pattern), tokenizer)
+        return cls.compiled("regular expression", imported().grammar_from_regex(pattern), tokenizer)
 
     @classmethod
-    def _compiled(cls, where: str, grammar: str, tokenizer: Tokenizer) -> "Constraint":
+    def compiled(cls, where: str, grammar: str, tokenizer: Tokenizer) -> "Constraint":
+        """Output keeps to a grammar as llguidance writes it; `where` is what errors call it. Raises InputError."""
         constraint = cls(imported()(vocabulary_of(tokenizer), grammar, log_level=0), tokenizer.stop_ids)
         constraint._check(where)
         constraint._matcher.compute_logit_bias()  # where nothing can be said, the library finds out here
@@ -96,6 +91,15 @@ class Constraint:
         """Raises InputError where the library has given up."""
         if self._matcher.is_error():
             raise InputError(where, f"cannot be kept to ({reason(self._matcher.get_error())})")
+
+
+def json_grammar(schema: dict[str, Any] | str) -> str:
+    """The grammar of a JSON schema, as llguidance writes it. Raises InputError for what is no schema."""
+    try:
+        text = schema if isinstance(schema, str) else json.dumps(schema)
+        return imported().grammar_from_json_schema(text, overrides={"whitespace_pattern": WHITESPACE})
+    except (TypeError, ValueError) as error:
+        raise InputError("JSON schema", f"cannot be kept to ({error})") from None
 
 
 def reason(message: str) -> str:

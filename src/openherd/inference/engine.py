@@ -51,7 +51,7 @@ class Answer:
     # The likeliest tokens beside each, `sampling.logprobs` of them.
     top: list[list[tuple[int, float]]] = field(default_factory=list)
     finished: Why = ""
-    error: str = ""  # why the constraint could not go on
+    error: str = ""  # why it could not go on
     _text: TextStream = field(init=False)
 
     def __post_init__(self) -> None:
@@ -109,12 +109,15 @@ class Engine:
     def add(
         self, prompt: Sequence[int], sampling: Sampling, stop: Collection[int] = (), constraint: Constraint | None = None
     ) -> Answer:
-        """Continue a prompt. The answer ends before a stop token, after `max_new_tokens`, or at the model's `max_positions`.
+        """Continue a prompt. The answer ends before a stop token, after `max_new_tokens`, or at the model's `max_positions`; with
+        an error where no token can be chosen.
 
-        Raises ValueError for an empty prompt, ConfigError for one that the cache cannot hold.
+        Raises ValueError for an empty prompt and for tokens that the model does not have, ConfigError for what the cache cannot
+        hold.
         """
         if not prompt:
             raise ValueError("an empty prompt")
+        self._check(prompt)
         if sampling.stop_strings and self.tokenizer is None:
             raise ValueError("stop strings need a tokenizer")
         sampling.check_vocabulary(self.model.config.vocabulary)
@@ -128,24 +131,32 @@ class Engine:
         self.answers[text] = answer
         return answer
 
-    def read(self, tokens: Sequence[int], read_from: int, reader: Reader) -> None:
-        """Give `reader` the hidden states of all positions from `read_from` on, in order, in parts.
+    def read(self, tokens: Sequence[int], read_from: int, reader: Reader) -> Text:
+        """Give `reader` the hidden states of all positions from `read_from` on, in order, in parts; returns what `cancel` takes.
 
-        Raises ValueError where there is no such position, ConfigError for a text that the cache cannot hold.
+        Where the model gives what is no number, all that follow are none.
+
+        Raises ValueError where there is no such position or token, ConfigError for a text that the cache cannot hold.
         """
         if not 0 <= read_from < len(tokens):
             raise ValueError(f"position {read_from} of {len(tokens)} tokens")
+        self._check(tokens)
         text = Text(list(tokens), len(tokens), read_from)
         self.scheduler.add(text)
         self.readers[text] = reader
+        return text
 
-    def cancel(self, answer: Answer) -> None:
-        """Forget an answer that nobody waits for; one that is finished stays as it is."""
-        for text, other in self.answers.items():
-            if other is answer:
-                self.scheduler.remove(text)
-                del self.answers[text]
-                return
+    def cancel(self, asked: Answer | Text) -> None:
+        """Forget an answer or a reading that nobody waits for; one that is finished stays as it is."""
+        for text in [*self.answers, *self.readers]:
+            if asked is text or asked is self.answers.get(text):
+                self._forget(text)
+
+    def _check(self, tokens: Sequence[int]) -> None:
+        """What is added later than this would end the step of all."""
+        least, most, vocabulary = min(tokens), max(tokens), self.model.config.vocabulary
+        if least < 0 or most >= vocabulary:
+            raise ValueError(f"token {least if least < 0 else most}; the model has {vocabulary}")
 
     @property
     def busy(self) -> bool:
@@ -160,7 +171,10 @@ class Engine:
             return []
         if self.compiling is not None and not is_native(self.model):
             self.model = self.compiling.model
-        hidden_TD = self._compute(parts)
+        hidden_TD, broken = self._compute(parts), set[Text]()
+        if not bool(hidden_TD.isfinite().all()):
+            hidden_TD, broken = self._compute_apart(parts)
+        ended = [self._break(text) for text in broken]
         due: dict[Text, int] = {}  # a row for each text that waits for its next token
         row = 0
         for text, n in parts.items():
@@ -168,14 +182,39 @@ class Engine:
                 skipped = max(text.read_from - text.computed, 0)
                 if skipped < n:
                     self.readers[text](hidden_TD[row + skipped : row + n], text.computed + skipped)
-            elif n == text.remaining:
+            elif text in self.answers and n == text.remaining:
                 due[text] = row + n - 1
             row += n
         self.scheduler.done(parts)
         for text in parts:
             if text in self.readers and not text.remaining:
                 self._forget(text)
-        return self._write(due, hidden_TD) if due else []
+        return [answer for answer in ended if answer] + (self._write(due, hidden_TD) if due else [])
+
+    def _compute_apart(self, parts: Mapping[Text, int]) -> tuple[Tensor, set[Text]]:
+        """A step again, text by text, and the texts that are broken: through masks, what is no number comes to others."""
+        placed = {text: Part(text.blocks, text.computed, n) for text, n in parts.items()}
+        for part in placed.values():
+            self.attend.clear(part)
+        found, broken = [], set()
+        for text, n in parts.items():
+            found.append(self._compute({text: n}).clone())
+            if not bool(found[-1].isfinite().all()):
+                broken.add(text)
+                self.attend.clear(placed[text])
+        return torch.cat(found), broken
+
+    def _break(self, text: Text) -> Answer | None:
+        """End a text whose hidden states are no numbers; returns its answer."""
+        answer, reader = self.answers.get(text), self.readers.get(text)
+        if answer:
+            answer.finished, answer.error = "error", "the model gave what is no number"
+            answer.text += answer._text.finish()
+        if reader:
+            first = max(text.read_from, text.computed)
+            reader(torch.full((len(text.tokens) - first, self.model.config.d_model), torch.nan, device=self.device), first)
+        self._forget(text)
+        return answer
 
     def _compute(self, parts: Mapping[Text, int]) -> Tensor:
         """Final hidden states of a step's tokens, text after text, shape (tokens, D)."""
@@ -199,7 +238,9 @@ class Engine:
         sampled = sample(logits_BV, requests, prompts, outputs, allowed_BV)
         for i, (text, answer) in enumerate(zip(due, answers, strict=True)):
             token = sampled.tokens[i]
-            if not answer.error and token in answer.stop:
+            if token < 0 and not answer.error:
+                answer.finished, answer.error = "error", "no token can be chosen"
+            elif not answer.error and token in answer.stop:
                 answer.finished = "stop"
             elif not answer.error:
                 text.tokens.append(token)
@@ -212,13 +253,19 @@ class Engine:
                     answer.finished = "length"
             if answer.finished:
                 answer.text += answer._text.finish()
+                if answer._text.stopped is not None and answer.finished == "length":  # a stop string that only the end made certain
+                    answer.finished = "stop"
                 self._forget(text)
         return answers
 
     def _follow(self, answer: Answer, token: int) -> None:
         """What a token means to the text and the constraint of an answer, which may end with it."""
         if answer.constraint:
-            answer.constraint.accept(token)
+            try:
+                answer.constraint.accept(token)
+            except (InputError, ValueError) as error:  # too complex to go on: this answer's fault, not the step's
+                answer.finished, answer.error = "error", str(error)
+                return
             if answer.constraint.finished:
                 answer.finished = "stop"
         if self.tokenizer and token not in self.tokenizer.special_ids:
@@ -260,7 +307,10 @@ def needed(model: Transformer | Compiling, lengths: Sequence[int]) -> int:
 def stream(
     model: Transformer | Compiling, tokenizer: Tokenizer, prompt: Sequence[int], sampling: Sampling, stop: Collection[int]
 ) -> Iterator[str]:
-    """The text of one continuation, as it is made, in pieces of whole characters."""
+    """The text of one continuation, as it is made, in pieces of whole characters.
+
+    Raises ValueError where no token can be chosen.
+    """
     engine = Engine(model, tokenizer, tokens=needed(model, [len(prompt) + sampling.max_new_tokens]))
     answer = engine.add(prompt, sampling, stop)
     while engine.busy:
@@ -268,12 +318,17 @@ def stream(
         engine.step()
         if piece := answer.text[before:]:
             yield piece
+    if answer.error:
+        raise ValueError(answer.error)
 
 
 def generate(
     model: Transformer, prompts: Sequence[Sequence[int]], sampling: Sampling, stop: Collection[int], samples: int = 1
 ) -> list[list[int]]:
-    """The continuations of prompts, in their order; of each prompt `samples`, each with a seed of its own."""
+    """The continuations of prompts, in their order; of each prompt `samples`, each with a seed of its own.
+
+    Raises ValueError where no token can be chosen.
+    """
     lengths = [len(p) + sampling.max_new_tokens for p in prompts for _ in range(samples)]
     engine = Engine(model, tokens=needed(model, lengths))
     answers = [
@@ -282,6 +337,8 @@ def generate(
         for k in range(samples)
     ]
     engine.run()
+    if error := next((answer.error for answer in answers if answer.error), ""):
+        raise ValueError(error)
     return [answer.tokens for answer in answers]
 
 
@@ -292,6 +349,8 @@ def score(
 
     Raises ValueError for an empty prompt.
     """
+    if not all(prompts):
+        raise ValueError("an empty prompt")
     texts = [[*prompt, *continuation] for prompt, continuation in zip(prompts, continuations, strict=True)]
     engine = engine or Engine(model, tokens=needed(model, [len(t) for t in texts]))
     scores = [torch.empty(len(c)) for c in continuations]
@@ -308,8 +367,6 @@ def score(
         return read
 
     for tokens, prompt, out in zip(texts, prompts, scores, strict=True):
-        if not prompt:
-            raise ValueError("an empty prompt")
         if len(out):
             engine.read(tokens[:-1], len(prompt) - 1, reader(tokens, len(prompt), out))
     engine.run()

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from openherd.inference.paged import PagedAttend, Part
+from openherd.model.rope import inverse_frequencies
 from openherd.model.transformer import Transformer
 
 SHORTEST = 256  # tokens
@@ -41,12 +42,13 @@ class Step:
         self.given = torch.zeros(rows, 4 + length, dtype=torch.int64, device=device)
         token, position, new, end = self.given[:, :4].T
         place, all_rows = torch.arange(length, device=device), torch.arange(rows, device=device)
+        frequencies = inverse_frequencies(model.config).to(device)  # a capture forbids copies from the host
         self.fill([], [])
 
         def compute() -> Tensor:
             behind = torch.zeros(rows, 1, length, device=device).masked_fill_((place >= end[:, None])[:, None], -torch.inf)
             attend.place_together(new.contiguous(), all_rows, self.given[:, 4:].flatten(), behind)
-            return model.trunk(model.embed(token[None]), position[None], attend)[0]
+            return model.trunk(model.embed(token[None]), position[None], attend, frequencies)[0]
 
         self.compute: Callable[[], Tensor] = compute
         if capture:

@@ -1,6 +1,7 @@
-// A layer of the model for rows of several texts. Weights are fp32, bf16, or int8 with a scale for each row, in panels (see there). Beside bf16 and int8 the activations are bf16 where the processor multiplies them,
-// fp32 elsewhere; sums, norms, rotations and softmax are fp32. The outcome of a row does not depend on the others to the last bit.
-// Compiled by torch when it is first needed; `native.py` holds the same structures.
+// A layer of the model for rows of several texts. Weights are fp32, bf16, or int8 with a scale for each row, in panels or tiles (see
+// there). Beside bf16 and int8 the activations are bf16 where the processor multiplies them, fp32 elsewhere, and beside int8 16-bit
+// numbers where it multiplies bytes; sums, norms, rotations and softmax are fp32. The outcome of a row does not depend on the others
+// to the last bit. Compiled by torch when it is first needed; `native.py` holds the same structures.
 
 #include <algorithm>
 #include <cmath>
@@ -18,8 +19,16 @@
 #if defined(__AVX512VNNI__) && defined(__AVX512F__)
 #define MULTIPLIES_INT8
 #endif
+#if defined(__AMX_BF16__) && defined(__AMX_INT8__) && defined(MULTIPLIES_BF16) && defined(MULTIPLIES_INT8) && defined(__linux__)
+#define MULTIPLIES_TILES
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 namespace {
+
+constexpr int CHUNK = 16;     // rows of weights that are computed at once
+constexpr int AT_ONCE = 128;  // rows of activations, which stay near the processor meanwhile
 
 struct bf16 {
     uint16_t bits;
@@ -269,8 +278,6 @@ template <class W, class X> inline float dot(Panels<W> w, int f, const X* x, con
     return sum;
 }
 
-constexpr int CHUNK = 16;  // rows of weights
-
 // out[t][f] = x[t] . w[f] for CHUNK rows of weights.
 template <class W, class X> void product(Panels<W> w, const float* scale, Rows<X> x, int T, int D, float* out, int stride) {
     int t = 0;
@@ -299,6 +306,125 @@ template <class W, class X> void product(Panels<W> w, const float* scale, Rows<X
                 for (int f = 0; f < CHUNK; f++) *to(f) *= scale[f];
     }
 }
+
+#ifdef MULTIPLIES_TILES
+constexpr int TILE = 16;  // rows of activations
+
+// Weights for the processor's matrix unit: of each 64 bytes of CHUNK rows the first four of every row, then the next four.
+template <class W> struct Tiles {
+    static constexpr int step = 64 / sizeof(W);
+    const W* rows;
+    static Tiles packed(const void* rows, int) { return {(const W*)rows}; }
+    Tiles from(int f, int D) const { return {rows + size_t(f) * D}; }
+    const W* at(int d) const { return rows + size_t(d) * CHUNK; }
+};
+
+// The unit as the products below need it: all eight tiles of sixteen rows of 64 bytes.
+struct Unit {
+    Unit() {
+        struct alignas(64) {
+            uint8_t palette = 1, more[15] = {};
+            uint16_t bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+            uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+        } shape;
+        _tile_loadconfig(&shape);
+    }
+    ~Unit() { _tile_release(); }
+};
+
+inline void empty() {  // the instructions are no expressions
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+}
+
+// found[t][f] of N times TILE rows of activations.
+template <int N> inline void tiles(Tiles<bf16> w, const bf16* x, const int D, float* found) {
+    const size_t next = size_t(TILE) * D;
+    empty();
+    for (int d = 0; d < D; d += w.step, x += w.step) {
+        _tile_loadd(7, w.at(d), 64);
+        _tile_loadd(4, x, 2 * D);
+        _tile_dpbf16ps(0, 4, 7);
+        if constexpr (N > 1) {
+            _tile_loadd(5, x + next, 2 * D);
+            _tile_dpbf16ps(1, 5, 7);
+        }
+        if constexpr (N > 2) {
+            _tile_loadd(6, x + 2 * next, 2 * D);
+            _tile_dpbf16ps(2, 6, 7);
+        }
+        if constexpr (N > 3) {
+            _tile_loadd(4, x + 3 * next, 2 * D);
+            _tile_dpbf16ps(3, 4, 7);
+        }
+    }
+    _tile_stored(0, found, 64);
+    if constexpr (N > 1) _tile_stored(1, found + TILE * CHUNK, 64);
+    if constexpr (N > 2) _tile_stored(2, found + 2 * TILE * CHUNK, 64);
+    if constexpr (N > 3) _tile_stored(3, found + 3 * TILE * CHUNK, 64);
+}
+
+// The same of the high halves, and of the low ones behind all of them.
+template <int N> inline void tiles(Tiles<int8_t> w, const fixed16* rows, const int D, int32_t* found) {
+    const int8_t* x = (const int8_t*)rows;
+    const size_t next = size_t(2) * TILE * D;
+    empty();
+    for (int d = 0; d < D; d += w.step, x += w.step) {
+        _tile_loadd(7, w.at(d), 64);
+        _tile_loadd(4, x, 2 * D);
+        _tile_dpbssd(0, 4, 7);
+        _tile_loadd(5, x + D, 2 * D);
+        _tile_dpbssd(1, 5, 7);
+        if constexpr (N > 1) {
+            _tile_loadd(6, x + next, 2 * D);
+            _tile_dpbssd(2, 6, 7);
+            _tile_loadd(4, x + next + D, 2 * D);
+            _tile_dpbssd(3, 4, 7);
+        }
+    }
+    _tile_stored(0, found, 64);
+    _tile_stored(1, found + N * TILE * CHUNK, 64);
+    if constexpr (N > 1) {
+        _tile_stored(2, found + TILE * CHUNK, 64);
+        _tile_stored(3, found + (N + 1) * TILE * CHUNK, 64);
+    }
+}
+
+// Activations are read to the end of the last tile; what lies behind the last row does not matter.
+template <class W, class X> void product(Tiles<W> w, const float* scale, Rows<X> x, int T, int D, float* out, int stride) {
+    constexpr bool bytes = std::is_same_v<X, fixed16>;
+    alignas(64) std::conditional_t<bytes, int32_t, float> found[4 * TILE * CHUNK];
+    for (int t = 0, n; t < T; t += n * TILE) {
+        const X* rows = x.row(t, D);
+        n = std::min((T - t + TILE - 1) / TILE, bytes ? 2 : 4);
+        if (n == 1) tiles<1>(w, rows, D, found);
+        if (n == 2) tiles<2>(w, rows, D, found);
+        if constexpr (!bytes) {
+            if (n == 3) tiles<3>(w, rows, D, found);
+            if (n == 4) tiles<4>(w, rows, D, found);
+        }
+        for (int i = 0; i < std::min(n * TILE, T - t); i++)
+            for (int f = 0; f < CHUNK; f++) {
+                float& to = out[size_t(t + i) * stride + f];
+                if constexpr (bytes)
+                    to = (256.0f * found[i * CHUNK + f] + found[(n * TILE + i) * CHUNK + f]) * (x.about[t + i].scale * scale[f]);
+                else
+                    to = found[i * CHUNK + f];
+            }
+    }
+}
+
+template <class W> using Weights = std::conditional_t<std::is_same_v<W, float>, Panels<W>, Tiles<W>>;
+constexpr int whole(int T) { return (T + TILE - 1) / TILE * TILE; }
+#else
+struct Unit {
+    ~Unit() {}
+};
+template <class W> using Weights = Panels<W>;
+constexpr int whole(int T) { return T; }
+#endif
 
 // out[r] += the sum of n values v, weighed by the shares of row r.
 template <int RS, class C> void weigh(const float* shares, int stride, const C* v, int n, int H, float* out) {
@@ -395,7 +521,7 @@ template <class W> void layer_of(const Shape& s, const Layer& layer, const Cache
     static thread_local Room<Q> for_queries;
     static thread_local Room<About> for_about;
     float *projected = for_projected.of(size_t(T) * P), *attended = for_attended.of(size_t(T) * NH), *active = for_active.of(size_t(T) * F);
-    X* given = for_given.of(size_t(T) * std::max({D, NH, F}));
+    X* given = for_given.of(size_t(whole(T)) * std::max({D, NH, F}));
     Q* queries = for_queries.of(size_t(T) * NH);
     About* about = for_about.of(T);
     C *keys = (C*)cache.keys, *values = (C*)cache.values;
@@ -403,9 +529,10 @@ template <class W> void layer_of(const Shape& s, const Layer& layer, const Cache
 
 #pragma omp parallel num_threads(s.threads)
     {
+        Unit unit;
         Room<float> for_parts, for_scores;
         float *part = for_parts.of(size_t(2) * std::max(T * CHUNK, D)), *other = part + T * CHUNK;
-        auto packed = [](const Matrix& m, int f, int width) { return Panels<W>::packed(m.rows, width).from(f, width); };
+        auto packed = [](const Matrix& m, int f, int width) { return Weights<W>::packed(m.rows, width).from(f, width); };
         auto add = [&](const Matrix& m, int f, int width) {  // to x, columns f to f + CHUNK
             product(packed(m, f, width), m.scales + f, rows, T, width, part, CHUNK);
             for (int t = 0; t < T; t++)
@@ -505,37 +632,65 @@ template <class W> void linear_of(const Matrix& m, int F, int D, int threads, co
     using X = typename Beside<W>::X;
     Room<X> for_given;
     Room<About> for_about;
-    X* given = for_given.of(size_t(T) * D);
+    X* given = for_given.of(size_t(whole(T)) * D);
     About* about = for_about.of(T);
     for (int t = 0; t < T; t++) set(x + size_t(t) * D, D, given + size_t(t) * D, about + t);
-#pragma omp parallel for schedule(dynamic, 4) num_threads(threads)
-    for (int f = 0; f < F; f += CHUNK)
-        product(Panels<W>::packed(m.rows, D).from(f, D), m.scales + f, Rows<X>{given, about}, T, D, out + f, F);
+#pragma omp parallel num_threads(threads)
+    {
+        Unit unit;
+#pragma omp for schedule(dynamic, 4)
+        for (int f = 0; f < F; f += CHUNK)
+            product(Weights<W>::packed(m.rows, D).from(f, D), m.scales + f, Rows<X>{given, about}, T, D, out + f, F);
+    }
 }
 
 }  // namespace
 
 extern "C" {
 
-// Rows of so many bytes, in panels; what lies behind the last row stays as it is.
-void pack(const char* rows, int F, int64_t bytes, int threads, char* out) {
-#pragma omp parallel for num_threads(threads)
-    for (int f = 0; f < F; f += PANEL)
-        for (int64_t b = 0; b < bytes; b += 64)
-            for (int i = 0; i < std::min(PANEL, F - f); i++) std::memcpy(out + f * bytes + b * PANEL + i * 64, rows + (f + i) * bytes + b, 64);
+// Whether this process may use what the kernel was compiled for.
+int ready() {
+#ifdef MULTIPLIES_TILES
+    return !syscall(SYS_arch_prctl, 0x1023, 18);  // ARCH_REQ_XCOMP_PERM for the tiles' data
+#else
+    return 1;
+#endif
 }
 
-// x (T, d) becomes what the layer makes of it; cos and sin are (T, width / 2).
+// Rows of so many bytes, in panels or tiles; what lies behind the last row stays as it is.
+void pack(const char* rows, int F, int64_t bytes, int kind, int threads, char* out) {
+#ifdef MULTIPLIES_TILES
+    const int high = kind ? CHUNK : PANEL, piece = kind ? 4 : 64;
+#else
+    const int high = PANEL, piece = 64;
+#endif
+#pragma omp parallel for num_threads(threads)
+    for (int f = 0; f < F; f += high)
+        for (int64_t b = 0; b < bytes; b += piece)
+            for (int i = 0; i < std::min(high, F - f); i++)
+                std::memcpy(out + f * bytes + b * high + i * piece, rows + (f + i) * bytes + b, piece);
+}
+
+// x (T, d) becomes what the layer makes of it; cos and sin are (T, width / 2). Later rows of a text attend to the earlier ones.
 void layer(const Shape* s, const Layer* l, const Cache* c, int T, float* x, const float* cos, const float* sin) {
-    if (s->kind == 0) layer_of<float>(*s, *l, *c, T, x, cos, sin);
-    if (s->kind == 1) layer_of<bf16>(*s, *l, *c, T, x, cos, sin);
-    if (s->kind == 2) layer_of<int8_t>(*s, *l, *c, T, x, cos, sin);
+    for (int t = 0; t < T; t += AT_ONCE) {
+        Cache cache = *c;
+        cache.text += t, cache.position += t;
+        const int n = std::min(AT_ONCE, T - t), half = s->width / 2;
+        auto go = [&](auto layer_of) { layer_of(*s, *l, cache, n, x + size_t(t) * s->d, cos + size_t(t) * half, sin + size_t(t) * half); };
+        if (s->kind == 0) go(layer_of<float>);
+        if (s->kind == 1) go(layer_of<bf16>);
+        if (s->kind == 2) go(layer_of<int8_t>);
+    }
 }
 
 // out (T, F) = x (T, D) times m (F, D) transposed; F in whole chunks.
 void linear(const Matrix* m, int kind, int F, int D, int threads, const float* x, int T, float* out) {
-    if (kind == 0) linear_of<float>(*m, F, D, threads, x, T, out);
-    if (kind == 1) linear_of<bf16>(*m, F, D, threads, x, T, out);
-    if (kind == 2) linear_of<int8_t>(*m, F, D, threads, x, T, out);
+    for (int t = 0; t < T; t += AT_ONCE) {
+        auto go = [&](auto linear_of) { linear_of(*m, F, D, threads, x + size_t(t) * D, std::min(AT_ONCE, T - t), out + size_t(t) * F); };
+        if (kind == 0) go(linear_of<float>);
+        if (kind == 1) go(linear_of<bf16>);
+        if (kind == 2) go(linear_of<int8_t>);
+    }
 }
 }

@@ -5,15 +5,19 @@ outcome of a row does not depend on what else is in a step. Without a compiler, 
 model's own layers do the work.
 """
 
+import contextlib
 import ctypes
 import hashlib
+import math
 import mmap
+import os
+import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -30,7 +34,7 @@ from openherd.model.transformer import Layer, Transformer
 SOURCE = Path(__file__).with_name("native.cpp")
 FLAGS = ("-O3", "-march=native", "-ffp-contract=fast", "-ftree-loop-vectorize")  # two of which torch would not want for its own
 WIDTH, HEAD = 64, 32  # the kernel reads vectors: what matrices' and heads' widths are multiples of
-CHUNK, PANEL, LINE = 16, 4, 64  # rows that are computed at once, rows that lie together, bytes of each of them that do
+CHUNK = 16  # rows that are computed at once
 BLOCK = CHUNK  # tokens of the cache, or a multiple
 KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
 Pointer, Number = ctypes.c_void_p, ctypes.c_int32
@@ -103,7 +107,11 @@ class Library:
         with self.lock:
             if self.functions is None and not self.error:
                 try:
-                    self.functions = ctypes.CDLL(str(self._compiled()))
+                    functions = ctypes.CDLL(str(self._compiled()))
+                    if not functions.ready():  # the system keeps the matrix unit to itself
+                        self.flags = (*self.flags, "-mno-amx-tile", "-mno-amx-bf16", "-mno-amx-int8")
+                        functions = ctypes.CDLL(str(self._compiled()))
+                    self.functions = functions
                 except OSError as error:
                     self.error = str(error)
         return self.functions is not None
@@ -111,8 +119,9 @@ class Library:
     def stop(self) -> None:
         """Give up compiling: the process ends."""
         self.stopped = True
-        if self.compiler is not None:
-            self.compiler.kill()
+        if self.compiler is not None and self.compiler.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.compiler.pid, signal.SIGKILL)
 
     def _compiled(self) -> Path:
         source = SOURCE.read_text(encoding="utf-8")
@@ -126,10 +135,12 @@ class Library:
                 made = Path(folder) / path.name
                 command = [sys.executable, "-c", COMPILE, str(SOURCE), str(made), *self.flags]
                 pipes: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
-                with subprocess.Popen(command, text=True, **pipes) as self.compiler:
+                # In a group of its own: Ctrl-C in a chat stops an answer, not the compiler.
+                with subprocess.Popen(command, text=True, process_group=0, **pipes) as self.compiler:
                     said = self.compiler.communicate()[1].strip()
                 if self.compiler.returncode:
-                    raise OSError(said.splitlines()[-1] if said else "the compiler was stopped")
+                    errors = [line for line in said.splitlines() if "error" in line.lower()]
+                    raise OSError((errors or said.splitlines() or ["the compiler was stopped"])[0])
                 made.replace(path)
         return path
 
@@ -143,6 +154,16 @@ def matrices_of(layer: Layer) -> list[nn.Module]:
     return [own.query, own.key, own.value, own.output, more.gate, more.up, more.down]
 
 
+def zeros(shape: Sequence[int], dtype: torch.dtype, large: bool = False) -> Tensor:
+    """Zeros in memory that is taken when it is first written to, which torch's own is at once; in large pages where wanted."""
+    # Python's default is memory that is shared, which has no large pages.
+    private = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_ANONYMOUS") else {}
+    memory = mmap.mmap(-1, math.prod(shape) * dtype.itemsize, **private)
+    if large and hasattr(mmap, "MADV_HUGEPAGE"):
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    return torch.frombuffer(memory, dtype=dtype).view(shape)
+
+
 class Packed:
     """Weights in the kernel's order, copied to memory in large pages."""
 
@@ -151,12 +172,11 @@ class Packed:
         self.kind, (self.height, self.width) = KINDS[rows_FD.dtype], rows_FD.shape
         rows_FD = rows_FD.contiguous()
         whole, bytes_of_row = -(-self.height // CHUNK) * CHUNK, self.width * rows_FD.element_size()
-        memory = mmap.mmap(-1, whole * bytes_of_row)  # zeros
-        if hasattr(mmap, "MADV_HUGEPAGE"):
-            memory.madvise(mmap.MADV_HUGEPAGE)
-        self.rows = torch.frombuffer(memory, dtype=rows_FD.dtype).view(whole // PANEL, -1, PANEL, LINE // rows_FD.element_size())
+        self.rows = zeros((whole, self.width), rows_FD.dtype, large=True)  # in the kernel's order
         addresses = Pointer(rows_FD.data_ptr()), Pointer(self.rows.data_ptr())
-        library.functions.pack(addresses[0], self.height, ctypes.c_int64(bytes_of_row), torch.get_num_threads(), addresses[1])
+        library.functions.pack(
+            addresses[0], self.height, ctypes.c_int64(bytes_of_row), self.kind, torch.get_num_threads(), addresses[1]
+        )
         self.scales = F.pad(linear.scale_F, (0, whole - self.height)) if isinstance(linear, Int8Linear) else None
         self.matrix = Matrix(self.rows.data_ptr(), None if self.scales is None else self.scales.data_ptr())
 
@@ -202,7 +222,7 @@ class NativeLinear(nn.Module):
         """Shape (..., D) to (..., F)."""
         own = self.packed
         x_TD = x_BTD.reshape(-1, own.width).float().contiguous()
-        out_TF = x_TD.new_empty(len(x_TD), own.rows.shape[0] * PANEL)
+        out_TF = x_TD.new_empty(len(x_TD), len(own.rows))
         library.functions.linear(
             ctypes.byref(own.matrix), own.kind, out_TF.shape[1], own.width, torch.get_num_threads(), Pointer(x_TD.data_ptr()),
             len(x_TD), Pointer(out_TF.data_ptr()),
@@ -216,8 +236,11 @@ def takes(model: Transformer) -> bool:
     widths = (config.d_model, config.d_feed_forward, config.n_heads * config.head_width, config.n_kv_heads * config.head_width)
     whole = not any(width % WIDTH for width in widths) and not config.head_width % HEAD
     linears = [m for layer in model.layers.values() for m in matrices_of(cast("Layer", layer))] + [model.head]
-    plain = all(isinstance(m, Int8Linear) or type(m).forward is Linear.forward for m in linears)
-    return weight.device.type == "cpu" and weight.dtype in KINDS and whole and plain
+    plain = all(isinstance(m, Int8Linear) or (type(m).forward is Linear.forward and m.bias is None) for m in linears)
+    # A layer is told one kind; beside int8 its keys and values are bf16, and the cache is of the embedding's type.
+    kinds = {torch.int8 if isinstance(m, Int8Linear) else m.weight.dtype for m in linears}
+    alike = kinds == {weight.dtype} or (kinds == {torch.int8} and weight.dtype == torch.bfloat16)
+    return weight.device.type == "cpu" and weight.dtype in KINDS and whole and plain and alike
 
 
 @torch.no_grad()

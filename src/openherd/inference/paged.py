@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.attention.bias import causal_lower_right
 
-from openherd.inference.native import Cache
+from openherd.inference.native import Cache, zeros
 from openherd.inference.repack import TILE
 from openherd.model.causal import exact, shares
 from openherd.model.config import ModelConfig
@@ -53,8 +53,10 @@ class PagedAttend:
         self.size, self.deterministic = size, deterministic
         # Heads are outermost, so that a text's part of one is a matrix; what is read in rounding up ends in the cache.
         shape = (config.n_layers, config.n_kv_heads, blocks * size + UNIT, config.head_width)
-        self.keys_GSH = torch.zeros(shape, dtype=dtype, device=device)
-        self.values_GSH = torch.zeros_like(self.keys_GSH)
+        on_processor = device.type == "cpu"
+        self.keys_GSH, self.values_GSH = (
+            zeros(shape, dtype) if on_processor else torch.zeros(shape, dtype=dtype, device=device) for _ in range(2)
+        )
         self.nowhere = blocks * size  # a place of no text
         self.parts: Sequence[Part] = ()
         self.placed = False  # in the tables of this class
@@ -75,6 +77,13 @@ class PagedAttend:
     def place_together(self, new_T: Tensor, rows: Tensor, where: Tensor, behind: Tensor) -> None:
         """The same from tensors that are there, for texts of one token each: see `_place` for what they are."""
         self.placed, self.new_T, self.apart, self.together = True, new_T, [], [(rows, where, behind)]
+
+    def clear(self, part: Part) -> None:
+        """Zeros for the keys and values of its tokens: a mask takes nothing of what is behind a text but what is no number."""
+        rows = range(part.first, part.first + part.n)
+        places = torch.tensor([part.blocks[i // self.size] * self.size + i % self.size for i in rows], device=self.keys_GSH.device)
+        for cached in (self.keys_GSH, self.values_GSH):
+            cached.index_fill_(2, places, 0)
 
     def cache(self, layer: int) -> Cache:
         """For the kernel of our own."""

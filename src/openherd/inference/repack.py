@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from openherd.model.transformer import Transformer
+from openherd.model.transformer import FeedForward, Transformer
 
 TILE = 16  # rows, where the outcome of one must not depend on how many there are
 
@@ -43,6 +43,20 @@ class TiledLinear(nn.Module):
         return out[: len(rows)].view(*x_BTD.shape[:-1], -1)
 
 
+class TiledFeedForward(nn.Module):
+    """Another's, of each row independently: torch's silu of a number may differ in its last bit by its place in a thread's part."""
+
+    def __init__(self, feed_forward: FeedForward) -> None:
+        super().__init__()
+        self.gate, self.up, self.down = (TiledLinear(m) for m in (feed_forward.gate, feed_forward.up, feed_forward.down))
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        """Shape (B, T, D) to (B, T, D)."""
+        gate_BTF = self.gate(x_BTD)
+        exact = gate_BTF.float()
+        return self.down((exact / (1 + (-exact).exp())).to(gate_BTF.dtype) * self.up(x_BTD))
+
+
 def int8(model: Transformer) -> Transformer:
     """A model whose products have int8 weights; embeddings and norms stay as they are."""
     return with_modules(model, lambda module: Int8Linear(module.weight) if isinstance(module, nn.Linear) else None)
@@ -50,7 +64,13 @@ def int8(model: Transformer) -> Transformer:
 
 def tiled(model: Transformer) -> Transformer:
     """A model that computes the same, of each row independently of the others."""
-    return with_modules(model, lambda module: TiledLinear(module) if isinstance(module, nn.Linear | Int8Linear) else None)
+
+    def made(module: nn.Module) -> nn.Module | None:
+        if isinstance(module, FeedForward):
+            return TiledFeedForward(module)
+        return TiledLinear(module) if isinstance(module, nn.Linear | Int8Linear) else None
+
+    return with_modules(model, made)
 
 
 @torch.no_grad()

@@ -41,7 +41,7 @@ class Sampling:
     min_p: float = 0.0
     """Keep tokens that have this share of the likeliest token's probability."""
     repetition_penalty: float = 1.0
-    """Divides the positive logits of tokens of prompt and output, multiplies the negative ones."""
+    """Divides the positive logits of tokens of prompt and output, multiplies the negative ones. 0.01 to 100: no logit overflows."""
     presence_penalty: float = 0.0
     """Taken from the logits of tokens of the output."""
     frequency_penalty: float = 0.0
@@ -61,7 +61,7 @@ class Sampling:
         self._check("top_k", self.top_k >= 0, "0 (all tokens) or more")
         self._check("top_p", 0 < self.top_p <= 1, "above 0, at most 1")
         self._check("min_p", 0 <= self.min_p <= 1, "0 to 1")
-        self._check("repetition_penalty", 0 < self.repetition_penalty < math.inf, "above 0; 1 does nothing")
+        self._check("repetition_penalty", 0.01 <= self.repetition_penalty <= 100, "0.01 to 100; 1 does nothing")
         self._check("presence_penalty", abs(self.presence_penalty) <= 2, "-2 to 2")
         self._check("frequency_penalty", abs(self.frequency_penalty) <= 2, "-2 to 2")
         self._check("logit_bias", all(i >= 0 and bias < math.inf for i, bias in self.logit_bias.items()), "token ids to numbers")
@@ -99,6 +99,7 @@ class Sampled:
     """The next tokens, one a row."""
 
     tokens: list[int]
+    """-1 where none can be chosen: the logits are no numbers, or no token is allowed."""
     logprobs: list[float]
     """Natural log-probabilities of the tokens by the model alone: before penalties, bias, mask, temperature and cuts; fp32."""
     top: list[list[tuple[int, float]]]
@@ -116,17 +117,14 @@ def sample(
     """The next token of each row; greedy ties go to the lowest id.
 
     `prompts` and `outputs` are the rows' token ids so far; `allowed_BV` is False for tokens that a constraint forbids. The logits
-    are left as they are. Raises ValueError for a row in which no token can be chosen: not a number, or none allowed.
+    are left as they are.
     """
     raw_BV = logits_BV.float()
     log_probs_BV = raw_BV.log_softmax(-1)
     scores_BV = edit(raw_BV, requests, prompts, outputs, allowed_BV)
     best_B1, best_ids_B1 = scores_BV.max(-1, keepdim=True)
-    tokens_B = best_ids_B1[:, 0]
-    for row, best in enumerate(best_B1[:, 0].tolist()):
-        if not math.isfinite(best):
-            raise ValueError(f"row {row} of the logits: no token can be chosen, the highest is {best}")
-    drawn = [row for row, request in enumerate(requests) if not request.greedy]
+    tokens_B, can_B = best_ids_B1[:, 0], best_B1[:, 0].isfinite()
+    drawn = [row for row, (request, can) in enumerate(zip(requests, can_B.tolist(), strict=True)) if can and not request.greedy]
     if drawn:
         some = slice(None) if len(drawn) == len(requests) else torch.tensor(drawn, device=scores_BV.device)
         # The likeliest is made 0 first: a low temperature then overflows to -inf only.
@@ -136,7 +134,7 @@ def sample(
         tokens_B[some] = draw(scaled_BV, [requests[row] for row in drawn], numbers).to(tokens_B.device)
     chosen_B = log_probs_BV.gather(-1, tokens_B[:, None])[:, 0]
     top = [likeliest(log_probs_BV[row], request.logprobs) for row, request in enumerate(requests)]
-    return Sampled(tokens_B.tolist(), chosen_B.tolist(), top)
+    return Sampled(tokens_B.where(can_B, -1).tolist(), chosen_B.tolist(), top)
 
 
 def edit(

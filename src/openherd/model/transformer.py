@@ -102,9 +102,12 @@ class Transformer(nn.Module):
         if config.tied_embeddings:
             self.head.weight = self.embed.weight
 
-    def trunk(self, x_BTD: Tensor, positions_BT: Tensor, attend: Attend) -> Tensor:
-        """Embeddings to final hidden states, both (B, T, D). `positions_BT` counts from 0 in each document."""
-        cos, sin = rotation(inverse_frequencies(self.config).to(x_BTD.device), positions_BT)
+    def trunk(self, x_BTD: Tensor, positions_BT: Tensor, attend: Attend, frequencies: Tensor | None = None) -> Tensor:
+        """Embeddings to final hidden states, both (B, T, D). `positions_BT` counts from 0 in each document; `frequencies` are those
+        of RoPE for one who has them on the device."""
+        if frequencies is None:
+            frequencies = inverse_frequencies(self.config).to(x_BTD.device)
+        cos, sin = rotation(frequencies, positions_BT)
         for layer in self.layers.values():
             x_BTD = layer(x_BTD, cos, sin, attend)
         return self.norm(x_BTD)

@@ -6,7 +6,7 @@ has no meaning here (`IGNORED`) is taken and not used. A field that is null is o
 `min_p`, `repetition_penalty`, `ignore_eos` and `chat_template_kwargs`, named as vLLM names them.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from fastapi import HTTPException
@@ -23,6 +23,8 @@ IGNORED = (
 MOST_CHOICES = 128
 MOST_STOPS = 16
 MOST_TOP_LOGPROBS = 20
+MOST_BIASES = 1_024
+MOST_FIELDS = 64  # of an object that has fields of ours
 DEEPEST = 64  # levels of an object inside a request
 
 Text = Annotated[str, Field(max_length=1_024, min_length=1)]
@@ -50,8 +52,8 @@ def error_object(status: int, message: str, param: str | None = None, code: str 
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
-def refusal_of(errors: Sequence[Mapping[str, Any]], body: Any) -> RequestError:
-    """What is said of a body that does not follow the protocol: the first of pydantic's errors, in one line."""
+def refusal_of(errors: Sequence[Mapping[str, Any]], body: Any, known: Iterable[str]) -> RequestError:
+    """What is said of a body that does not follow the protocol: the first of pydantic's errors, in a line. `known`: its fields."""
     first = errors[0]
     place, kind = [*first["loc"]], first["type"]
     if kind == "json_invalid":
@@ -64,10 +66,11 @@ def refusal_of(errors: Sequence[Mapping[str, Any]], body: Any) -> RequestError:
     if kind == "of_field":
         param = f"{param}.{first['ctx']['field']}" if place[1:] else first["ctx"]["field"]
     given = first.get("input")
-    shown = f" = {given!r}" if isinstance(given, bool | int | float) or (isinstance(given, str) and len(given) <= 40) else ""
+    shown = f" = {given!r}" if isinstance(given, bool | int | float | str) else ""
+    shown = shown if len(shown) <= 48 else ""
     if kind == "extra_forbidden":
-        known = [*(ChatRequest.model_fields if "messages" in body else CompletionRequest.model_fields), *IGNORED]
-        return RequestError(400, f"{param}: an unknown field; {nearest(param, known)}", param, "unknown_field")
+        hint = f"; {nearest(param, [*known, *IGNORED])}" if len(place) == 2 else ""
+        return RequestError(400, f"{param}: an unknown field{hint}", param, "unknown_field")
     if kind == "missing":
         return RequestError(400, f"{param}: missing", param, "missing_required_parameter")
     allowed = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
@@ -104,6 +107,13 @@ def shallow(value: Any) -> Any:
     return value
 
 
+def few_biases(value: Any) -> Any:
+    """The value, of which not each entry is looked at where there are too many."""
+    if isinstance(value, dict) and len(value) > MOST_BIASES:
+        raise ValueError(f"at most {MOST_BIASES} tokens")
+    return value
+
+
 Object = Annotated[dict[str, Any], AfterValidator(shallow)]
 
 
@@ -115,6 +125,8 @@ class Request(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _without_nulls(cls, data: Any) -> Any:
+        if isinstance(data, dict) and len(data) > MOST_FIELDS:
+            raise ValueError(f"at most {MOST_FIELDS} fields")
         return {key: value for key, value in data.items() if value is not None} if isinstance(data, dict) else data
 
 
@@ -145,7 +157,7 @@ def kind_of(value: Any) -> str:
 
 
 Content = Annotated[
-    Annotated[str, Tag("text")] | Annotated[list[TextPart], Field(max_length=1_024), Tag("parts")],
+    Annotated[str, Tag("text")] | Annotated[list[TextPart], Field(max_length=1_024, fail_fast=True), Tag("parts")],
     Discriminator(lambda value: "parts" if isinstance(value, list) else "text"),
 ]
 
@@ -153,6 +165,7 @@ Content = Annotated[
 class FunctionCall(Request):
     """A call that the assistant made."""
 
+    model_config = ConfigDict(extra="ignore", strict=True)  # OpenAI's client adds what it parsed
     name: str = Field(max_length=256)
     arguments: str = Field("{}", description="a JSON object as text")
 
@@ -172,7 +185,7 @@ class ChatMessage(Request):
     model_config = ConfigDict(extra="ignore", strict=True)
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: Content | None = None
-    tool_calls: list[Call] = Field([], max_length=MOST_CHOICES)
+    tool_calls: list[Call] = Field([], max_length=MOST_CHOICES, fail_fast=True)
     tool_call_id: str = ""
     name: str = ""
 
@@ -235,7 +248,9 @@ class ResponseFormat(Request):
 
 
 Stops = Annotated[
-    list[Text], Field(max_length=MOST_STOPS), BeforeValidator(as_text, json_schema_input_type=Text | Annotated[list[Text], Field()])
+    list[Text],
+    Field(max_length=MOST_STOPS, fail_fast=True),
+    BeforeValidator(as_text, json_schema_input_type=Text | Annotated[list[Text], Field()]),
 ]
 Bias = Annotated[float, Field(ge=-100, le=100)]
 TokenId = Annotated[str, Field(pattern=r"^[0-9]{1,9}$")]
@@ -249,10 +264,12 @@ class Generation(Request):
     top_p: float = Field(1.0, gt=0, le=1, description="choose among the fewest tokens that have this probability together")
     top_k: int = Field(0, ge=-1, le=2**31, description="choose among the k likeliest tokens; 0 or -1: all")
     min_p: float = Field(0.0, ge=0, le=1, description="choose among tokens with this share of the likeliest one's probability")
-    repetition_penalty: float = Field(1.0, gt=0, le=100, description="over 1 makes tokens that were there unlikelier")
+    repetition_penalty: float = Field(1.0, ge=0.01, le=100, description="over 1 makes tokens that were there unlikelier")
     presence_penalty: float = Field(0.0, ge=-2, le=2)
     frequency_penalty: float = Field(0.0, ge=-2, le=2)
-    logit_bias: dict[TokenId, Bias] = Field({}, max_length=1_024, description="token ids to what is added to their logits")
+    logit_bias: Annotated[dict[TokenId, Bias], BeforeValidator(few_biases)] = Field(
+        {}, max_length=MOST_BIASES, description="token ids to what is added to their logits"
+    )
     n: int = Field(1, ge=1, le=MOST_CHOICES, description="answers to each prompt")
     seed: int | None = Field(None, ge=-(2**63), lt=2**63, description="the same seed gives the same answer")
     stop: Stops = Field([], description="texts that end an answer and are no part of it")
@@ -280,17 +297,17 @@ class Generation(Request):
 class ChatRequest(Generation):
     """A request to answer a dialog."""
 
-    messages: list[ChatMessage] = Field(min_length=1, max_length=65_536)
+    messages: list[ChatMessage] = Field(min_length=1, max_length=65_536, fail_fast=True)
     max_tokens: int | None = Field(None, ge=1, le=2**31, description="of an answer; as max_completion_tokens")
     max_completion_tokens: int | None = Field(None, ge=1, le=2**31)
     logprobs: bool = False
     top_logprobs: int = Field(0, ge=0, le=MOST_TOP_LOGPROBS)
-    tools: list[Tool] = Field([], max_length=MOST_CHOICES)
+    tools: list[Tool] = Field([], max_length=MOST_CHOICES, fail_fast=True)
     tool_choice: Annotated[
         Annotated[Literal["none", "auto", "required"], Tag("text")] | Annotated[ToolChoice, Tag("object")], Discriminator(kind_of)
     ] = "auto"
     response_format: ResponseFormat | None = None
-    modalities: list[Literal["text"]] = Field(["text"], max_length=1)
+    modalities: list[Literal["text"]] = Field(["text"], max_length=1, fail_fast=True)
     chat_template_kwargs: Object = Field({}, description="tool_format, builtin_tools, date_string and the like")
 
     @model_validator(mode="after")
@@ -307,12 +324,12 @@ class ChatRequest(Generation):
         return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
 
 
-Ids = Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1)]
+Ids = Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1, fail_fast=True)]
 Prompt = Annotated[
     Annotated[str, Tag("text")]
-    | Annotated[list[str], Field(min_length=1, max_length=MOST_CHOICES), Tag("texts")]
+    | Annotated[list[str], Field(min_length=1, max_length=MOST_CHOICES, fail_fast=True), Tag("texts")]
     | Annotated[Ids, Tag("ids")]
-    | Annotated[list[Ids], Field(max_length=MOST_CHOICES), Tag("lists")],
+    | Annotated[list[Ids], Field(max_length=MOST_CHOICES, fail_fast=True), Tag("lists")],
     Discriminator(kind_of),
 ]
 
@@ -354,13 +371,20 @@ class Usage(Response):
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
 
 
+class AnsweredFunction(Response):
+    """The function of a call; its arguments are a JSON object as text, or a part of it in a stream."""
+
+    name: str | None = None
+    arguments: str
+
+
 class AnsweredCall(Response):
-    """A call of the answer; in a stream `index` says which."""
+    """A call of the answer; in a stream `index` says which, and its first part alone has the other fields and the name."""
 
     index: int | None = None
-    id: str
-    type: Literal["function"]
-    function: FunctionCall
+    id: str | None = None
+    type: Literal["function"] | None = None
+    function: AnsweredFunction
 
 
 class LikelyToken(Response):

@@ -7,12 +7,13 @@ thread; see `worker`, `answers` and `http`.
 import asyncio
 import contextlib
 import json
+import logging
 import secrets
 import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,9 +26,10 @@ from pydantic import TypeAdapter, ValidationError
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.staticfiles import StaticFiles
+from starlette.types import Receive, Scope, Send
 
 from openherd import __version__
-from openherd.core.errors import ConfigError, InputError, OpenherdError
+from openherd.core.errors import ConfigError, InputError
 from openherd.core.seeds import derive_seed
 from openherd.inference.constraint import Constraint
 from openherd.inference.engine import CACHE_BYTES, Engine, EngineConfig
@@ -35,7 +37,18 @@ from openherd.inference.load import open_model
 from openherd.inference.sampling import Sampling
 from openherd.serving.answers import ChatExchange, CompletionExchange
 from openherd.serving.guard import Guard
-from openherd.serving.http import CLOSED, LOOPBACK, ClientLeftError, EventStream, Gate, error_response, while_connected
+from openherd.serving.http import (
+    CLOSED,
+    LOOPBACK,
+    ClientLeftError,
+    Connection,
+    EventStream,
+    Gate,
+    bug,
+    error_response,
+    is_loopback,
+    while_connected,
+)
 from openherd.serving.metrics import Counters, exposition
 from openherd.serving.protocol import (
     Chat,
@@ -47,9 +60,9 @@ from openherd.serving.protocol import (
     Model,
     ModelList,
     RequestError,
-    ToolChoice,
     refusal_of,
 )
+from openherd.serving.schemas import Schemas, schema_of
 from openherd.serving.worker import Wanted, Worker
 from openherd.tokenizer.dialog import Message, encode_dialog
 from openherd.tokenizer.special import PYTHON_TAG
@@ -59,6 +72,8 @@ from openherd.tokenizer.tools import Preamble, ToolFormat
 PAGE = Path(__file__).with_name("page")
 ENDPOINTS = ("/v1/chat/completions", "/v1/completions", "/v1/models", "/metrics", "/health", "/openapi.json", "/")
 T = TypeVar("T")
+logger = logging.getLogger(__name__)
+FLUSH_S = 1.0  # for what is written to be read, at the end
 PREAMBLE = TypeAdapter(Preamble)
 
 
@@ -104,7 +119,12 @@ class Served:
             found = f"{tokenizer.vocabulary:,} tokens, of which the model knows {model.config.vocabulary:,}"
             raise InputError(directory / "tokenizer.json", found, do="bring the tokenizer that the model was trained with")
         config = EngineConfig(cache_bytes=cache_bytes, deterministic=deterministic)
-        return cls(name, Engine(model, tokenizer, config), tokenizer)
+        try:
+            return cls(name, Engine(model, tokenizer, config), tokenizer)
+        except RuntimeError as error:
+            if "memory" not in str(error):
+                raise
+            raise ConfigError("--cache-gb", f"{cache_bytes / 2**30:g}", allowed="what the memory holds beside the model") from None
 
     @property
     def context(self) -> int:
@@ -173,6 +193,13 @@ def preamble_of(request: ChatRequest, tool_format: ToolFormat) -> Preamble:
     """What the dialog is told of tools. Raises RequestError."""
     tools = [] if request.tool_choice == "none" else [tool.model_dump(exclude_unset=True) for tool in request.tools]
     settings = {"tool_format": tool_format, **request.chat_template_kwargs}
+    if "tools" in settings:
+        raise RequestError(400, "chat_template_kwargs.tools; allowed: tools beside it alone", "chat_template_kwargs.tools")
+    for param, value in (("tools", tools), ("chat_template_kwargs", settings)):
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise RequestError(400, f"{param}: half of a surrogate pair, which is no text", param) from None
     try:
         preamble = Preamble.of({"tools": tools, "chat_template_kwargs": settings})
         return PREAMBLE.validate_json(json.dumps(vars(preamble)), strict=True)  # as JSON, lists are sequences too
@@ -184,44 +211,11 @@ def preamble_of(request: ChatRequest, tool_format: ToolFormat) -> Preamble:
         raise RequestError(400, f"{'.'.join(map(str, (param, *first['loc'])))}; allowed: {first['msg']}", param) from None
 
 
-def constraint_of(request: ChatRequest, preamble: Preamble, tokenizer: Tokenizer) -> tuple[Constraint | None, bool]:
-    """What an answer must keep to, and whether that is a call. Raises RequestError."""
-    chosen = request.tool_choice
-    if chosen not in ("none", "auto"):
-        names = [tool.function.name for tool in request.tools]
-        if isinstance(chosen, ToolChoice) and (name := chosen.function.name) not in names:
-            raise RequestError(
-                400, f"tool_choice.function.name = {name!r}; allowed: {', '.join(names)}", "tool_choice.function.name"
-            )
-        if preamble.tool_format != "json":
-            raise RequestError(400, "tool_choice; allowed: none or auto where the tool format is not json", "tool_choice")
-        wanted = [tool.function for tool in request.tools if not isinstance(chosen, ToolChoice) or tool.function.name == name]
-        calls = [
-            {
-                "type": "object",
-                "properties": {
-                    "type": {"const": "function"},
-                    "name": {"const": one.name},
-                    "parameters": {"type": "object", **one.parameters},
-                },
-                "required": ["type", "name", "parameters"],
-                "additionalProperties": False,
-            }
-            for one in wanted
-        ]
-        return kept_to("tool_choice", {"anyOf": calls}, tokenizer), True
-    if request.response_format is None or request.response_format.type == "text":
-        return None, False
-    asked = request.response_format.json_schema
-    return kept_to("response_format", asked.schema_ if asked else {"type": "object"}, tokenizer), False
-
-
-def kept_to(param: str, schema: dict[str, Any], tokenizer: Tokenizer) -> Constraint:
-    """A constraint by a schema. Raises RequestError."""
-    try:
-        return Constraint.json_schema(schema, tokenizer)
-    except (OpenherdError, RecursionError, UnicodeError) as error:
-        raise RequestError(400, f"{param}: {error}", param) from None
+def told_by(preamble: Preamble) -> list[Message]:
+    """What a dialog is told before its own messages, as a message of the system, for a guard."""
+    words = [preamble.system_lines, preamble.definitions if preamble.tools_in_user_message else ""]
+    text = "\n\n".join(filter(None, words))
+    return [{"role": "system", "content": text}] if text else []
 
 
 class Service:
@@ -229,6 +223,7 @@ class Service:
 
     def __init__(self, models: Mapping[str, Served], worker: Worker, config: ServerConfig, guard: Guard | None) -> None:
         self.models, self.worker, self.config, self.guard = models, worker, config, guard
+        self.schemas = Schemas()
 
     def served(self, name: str) -> Served:
         """A model. Raises RequestError."""
@@ -240,9 +235,13 @@ class Service:
         """Have a dialog answered. Raises RequestError."""
         served = self.served(request.model)
         dialog = dialog_of(request)
-        await self._judge(dialog, "messages")
         preamble = preamble_of(request, self.config.tool_format)
-        wanted, forced = await asyncio.to_thread(self._chat, served, request, dialog, preamble)
+        judged = [*told_by(preamble), *dialog]
+        await self._judge(judged, "messages")
+        param, schema = schema_of(request, preamble)
+        constraint = None if schema is None else await self.schemas.constraint(param, schema, served.tokenizer)
+        forced = param == "tool_choice"
+        wanted = await asyncio.to_thread(self._chat, served, request, dialog, preamble, constraint, forced)
         names = [tool.function.name for tool in request.tools] if preamble.tools else []
         return ChatExchange(
             worker=self.worker,
@@ -250,7 +249,7 @@ class Service:
             tokenizer=served.tokenizer,
             model=served.name,
             prompts=[wanted[0].prompt],
-            messages=dialog,
+            messages=judged,
             guard=self.guard,
             n=request.n,
             with_usage=request.stream_options.include_usage,
@@ -260,7 +259,15 @@ class Service:
             forced=forced,
         )
 
-    def _chat(self, served: Served, request: ChatRequest, dialog: list[Message], preamble: Preamble) -> tuple[list[Wanted], bool]:
+    def _chat(
+        self,
+        served: Served,
+        request: ChatRequest,
+        dialog: list[Message],
+        preamble: Preamble,
+        constraint: Constraint | None,
+        forced: bool,
+    ) -> list[Wanted]:
         tokenizer = served.tokenizer
         try:
             prompt = encode_dialog(tokenizer, dialog, preamble=preamble, generation_prompt=True).ids
@@ -269,14 +276,13 @@ class Service:
             raise RequestError.of(error, f"messages[{number}]" if number.isdecimal() else "messages") from None
         except RecursionError:
             raise RequestError(400, "messages: nested too deeply", "messages") from None
-        constraint, forced = constraint_of(request, preamble, tokenizer)
         if forced:
             prompt += [*tokenizer.ids_of([PYTHON_TAG])]
         max_param = "max_tokens" if request.max_completion_tokens is None else "max_completion_tokens"
         room = served.room(len(prompt), request.most_tokens, self.config.max_tokens, "messages", max_param)
         sampling = served.sampling(request, room, request.top_logprobs)
         stop = frozenset() if request.ignore_eos else tokenizer.stop_ids
-        return served.choices([prompt], request.n, [sampling], stop=stop, constraint=constraint), forced
+        return served.choices([prompt], request.n, [sampling], stop=stop, constraint=constraint)
 
     async def completion(self, request: CompletionRequest) -> CompletionExchange:
         """Have texts continued. Raises RequestError."""
@@ -332,8 +338,12 @@ class Service:
         if self.guard and (why := await self.guard.judge_prompt(messages)):
             raise RequestError(400, f"{param}: refused ({why})", param, "content_filter")
 
-    async def answer(self, http: Request, exchange: ChatExchange | CompletionExchange, stream: bool) -> Response:
+    async def answer(self, http: Request, begun: Coroutine[Any, Any, ChatExchange | CompletionExchange], stream: bool) -> Response:
         """The whole answer, or its stream: that begins with the first piece, so that what fails before has its own status."""
+        try:
+            exchange = await while_connected(http.receive, begun)
+        except ClientLeftError:
+            return Response(status_code=CLOSED)
         is_handed_over = False
         try:
             if not stream:
@@ -357,6 +367,9 @@ class Service:
             yield b"[DONE]"
         except RequestError as error:
             yield bytes(error_response(error).body)
+        except Exception as error:  # a bug of ours: a stream must not look as if the connection had broken
+            logger.exception("a stream")
+            yield bytes(error_response(bug(error)).body)
 
 
 async def first_of(values: AsyncIterator[T]) -> T:
@@ -374,6 +387,7 @@ def create_app(models: Sequence[Served], config: ServerConfig, guard: Guard | No
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         worker.start()
         yield
+        service.schemas.close()
         await worker.stop()
 
     failed: dict[int | str, dict[str, Any]] = {"4XX": {"model": ErrorResponse}, "5XX": {"model": ErrorResponse}}
@@ -391,12 +405,12 @@ def create_app(models: Sequence[Served], config: ServerConfig, guard: Guard | No
     @app.post("/v1/chat/completions", responses={200: {"model": Chat}})
     async def chat_completions(request: ChatRequest, http: Request) -> Response:
         """Answer a dialog."""
-        return await service.answer(http, await service.chat(request), request.stream)
+        return await service.answer(http, service.chat(request), request.stream)
 
     @app.post("/v1/completions", responses={200: {"model": Completion}})
     async def completions(request: CompletionRequest, http: Request) -> Response:
         """Continue texts."""
-        return await service.answer(http, await service.completion(request), request.stream)
+        return await service.answer(http, service.completion(request), request.stream)
 
     @app.get("/v1/models", responses={200: {"model": ModelList}})
     async def list_models() -> Response:
@@ -423,23 +437,42 @@ def create_app(models: Sequence[Served], config: ServerConfig, guard: Guard | No
 
     @app.exception_handler(RequestValidationError)
     async def invalid(http: Request, error: RequestValidationError) -> Response:
-        return error_response(refusal_of(error.errors(), error.body))
+        asked = ChatRequest if http.url.path == "/v1/chat/completions" else CompletionRequest
+        return error_response(refusal_of(error.errors(), error.body, asked.model_fields))
 
     @app.exception_handler(StarletteHTTPException)
     async def refused(http: Request, error: HTTPException) -> Response:
         return error_response(error)
 
     if page.is_dir():
-        app.router.default = StaticFiles(directory=page, html=True)  # behind all endpoints, whose other methods are refused as such
-    is_local = config.host in LOOPBACK
-    hosts = (*LOOPBACK, *config.allowed_hosts) if is_local or config.allowed_hosts else ()
-    app.add_middleware(Gate, requests=requests, keys=config.api_keys, hosts=hosts, paths=ENDPOINTS, max_body=config.max_body_bytes)
+        files = StaticFiles(directory=page, html=True)
+
+        async def elsewhere(scope: Scope, receive: Receive, send: Send) -> None:
+            """What is no endpoint: a file of the page, or nothing."""
+            is_read = scope["method"] in ("GET", "HEAD") or scope["path"] == "/"
+            if not is_read:
+                raise HTTPException(404)
+            await files(scope, receive, send)
+
+        app.router.default = elsewhere  # behind all endpoints, whose other methods are refused as such
+    own = {*LOOPBACK, config.host} if is_loopback(config.host) else {*LOOPBACK}
+    hosts = sorted(own | {*config.allowed_hosts}) if is_loopback(config.host) or config.allowed_hosts else ()
+    app.add_middleware(
+        Gate,
+        requests=requests,
+        keys=config.api_keys,
+        hosts=hosts,
+        paths=ENDPOINTS,
+        posts=ENDPOINTS[:2],
+        max_body=config.max_body_bytes,
+    )
     if config.origins:
         app.add_middleware(
             CORSMiddleware,
             allow_origins=list(config.origins),
             allow_methods=["GET", "POST"],
-            allow_headers=["Authorization", "Content-Type"],
+            allow_headers=["*"],  # OpenAI's client in a page sends a dozen of its own
+            expose_headers=["Retry-After"],
         )
     return app
 
@@ -455,7 +488,15 @@ class Server(uvicorn.Server):
     def __init__(self, app: FastAPI, config: ServerConfig, say: Callable[[str], object]) -> None:
         # The requests' own end comes before uvicorn's, which cuts connections.
         super().__init__(
-            uvicorn.Config(app, log_level="warning", server_header=False, timeout_graceful_shutdown=5, lifespan="on", ws="none")
+            uvicorn.Config(
+                app,
+                http=Connection,
+                log_level="warning",
+                server_header=False,
+                timeout_graceful_shutdown=5,
+                lifespan="on",
+                ws="none",
+            )
         )
         self._worker: Worker = app.state.service.worker
         self._grace_s, self._say = config.grace_s, say
@@ -482,7 +523,13 @@ class Server(uvicorn.Server):
         n = len(self._worker.tickets)
         if n and grace_s:
             self._say(f"requests to finish: {n}, in {grace_s:g} s; Ctrl-C again drops them\n")
-        dropped = await self._worker.drain(grace_s)
+        failed = await self._worker.drain(grace_s)
+        end = time.perf_counter() + FLUSH_S
+        while self.server_state.tasks and time.perf_counter() < end:  # for clients to read what is written
+            await asyncio.sleep(0.02)
+        dropped = len(failed | self._worker.tickets)  # what its client did not read in time is dropped too
+        for connection in [*self.server_state.connections]:
+            connection.cut()  # type: ignore[union-attr]
         self._say(f"stopped; requests dropped: {dropped}\n" if dropped else "stopped; nothing was dropped\n")
         self.should_exit = True
 
@@ -503,7 +550,7 @@ def serve(models: Sequence[Served], config: ServerConfig) -> None:
         name = f"[{config.host}]" if ":" in config.host else config.host
         names = ", ".join(served.name for served in models)
         sys.stdout.write(f"http://{name}:{port} serves {names}: a page, /v1 for OpenAI's clients, /metrics; Ctrl-C ends it\n")
-        if config.host not in LOOPBACK and not config.api_keys:
+        if not is_loopback(config.host) and not config.api_keys:
             sys.stdout.write("anybody who reaches this address can use it; --api-key asks for a key\n")
         sys.stdout.flush()
         server = Server(create_app(models, config), config, sys.stdout.write)

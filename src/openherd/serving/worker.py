@@ -67,13 +67,17 @@ class PromptScores:
         self.top: list[list[tuple[int, float]]] = []
         self._engine, self._prompt, self._n_top = engine, prompt, n_top
         self._vocabulary = engine.tokenizer.vocabulary if engine.tokenizer else None  # rows beyond are no tokens
-        if len(prompt) > 1:
-            engine.read(prompt[:-1], 0, self._read)
+        self._reading = engine.read(prompt[:-1], 0, self._read) if len(prompt) > 1 else None
 
     @property
     def complete(self) -> bool:
         """Whether all have been read."""
         return len(self.logprobs) == len(self._prompt) - 1
+
+    def cancel(self) -> None:
+        """Read no further."""
+        if self._reading:
+            self._engine.cancel(self._reading)
 
     def _read(self, hidden_TD: Tensor, first: int) -> None:
         for rows_TD in hidden_TD.split(LOGIT_ROWS):
@@ -96,16 +100,20 @@ class _Job:
     n_text: int = 0
     n_tokens: int = 0
 
+    @property
+    def awaits_scores(self) -> bool:
+        """Whether its prompt is still being read, behind which it begins."""
+        return self.scores is not None and not self.scores.complete
+
     def news(self) -> Piece:
         """What came since it was last asked for."""
         answer = self.answer
-        finished = answer.finished if self.scores is None or self.scores.complete else ""
         piece = Piece(
             answer.text[self.n_text :],
             answer.tokens[self.n_tokens :],
             answer.logprobs[self.n_tokens :],
             answer.top[self.n_tokens :],
-            finished,
+            answer.finished,
             answer.error,
         )
         self.n_text, self.n_tokens = len(answer.text), len(answer.tokens)
@@ -242,16 +250,16 @@ class Worker:
             self._inbox.put(lambda: self._cancel(ticket, index))
         ticket.drop(index)
 
-    async def drain(self, grace_s: float) -> int:
-        """Take nothing new, and finish what there is. What is not finished in time ends with an error; returns how many did."""
+    async def drain(self, grace_s: float) -> set[Ticket]:
+        """Take nothing new, and finish what there is. What is not finished in time ends with an error; returns that."""
         self.draining = True
         end = time.perf_counter() + grace_s
         while self.tickets and time.perf_counter() < end:
             await asyncio.sleep(0.02)
-        dropped = [ticket for ticket in self.tickets if ticket.unfinished]
+        dropped = {ticket for ticket in self.tickets if ticket.unfinished}
         for ticket in dropped:
             ticket.fail(RequestError(503, "the server shut down before the answer was finished; ask again later"))
-        return len(dropped)
+        return dropped
 
     async def stop(self) -> None:
         """End the thread."""
@@ -309,6 +317,8 @@ class Worker:
         for job in [job for job in self._jobs.values() if job.ticket is ticket and index in (None, job.index)]:
             job.engine.cancel(job.answer)
             del self._jobs[job.answer]
+            if job.scores and all(other.scores is not job.scores for other in self._jobs.values()):
+                job.scores.cancel()
 
     def _step(self, name: str, engine: Engine) -> None:
         waiting = [job for job in self._jobs.values() if job.answer.finished]  # for their prompts' scores
@@ -319,8 +329,6 @@ class Worker:
             ended = {job.ticket for job in self._jobs.values() if job.engine is engine}
             for ticket in ended:
                 self._cancel(ticket)
-            for text in [*engine.readers]:
-                engine._forget(text)
             self._tell(self._failed, name, ended, failure)
             return
         jobs = [self._jobs[answer] for answer in changed if answer in self._jobs]
@@ -330,6 +338,8 @@ class Worker:
         """Tell the event loop, once, what these answers have got."""
         news = []
         for job in jobs:
+            if job.awaits_scores:
+                continue
             piece = job.news()
             if piece.finished:
                 del self._jobs[job.answer]

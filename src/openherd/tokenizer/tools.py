@@ -124,7 +124,21 @@ def literal(value: Any) -> str:
         return "{" + ", ".join(f"{literal(key)}: {literal(item)}" for key, item in value.items()) + "}"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(map(literal, value)) + "]"
-    return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    return as_json(value)
+
+
+def as_json(value: Any) -> str:
+    """A value as JSON that UTF-8 can hold: half of a surrogate pair, which JSON's escapes can spell, stays escaped. Raises
+    ValueError for numbers that are none."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    return json.dumps(value) if any("\ud800" <= c <= "\udfff" for c in text) else text
+
+
+def from_json(text: str) -> Any:
+    """A JSON text's value. Raises ValueError, also for NaN and numbers that overflow, which Python reads and no other client."""
+    value = json.loads(text)
+    json.dumps(value, allow_nan=False)
+    return value
 
 
 def write_calls(where: str, calls: Sequence[ToolCall], preamble: Preamble) -> CallText:
@@ -150,13 +164,13 @@ def write_calls(where: str, calls: Sequence[ToolCall], preamble: Preamble) -> Ca
         return CallText(f"{name}.call({keywords(arguments)})", tagged=True, more=True)
     if python:
         return CallText(f"[{', '.join(f'{called}({keywords(given)})' for called, given in wanted)}]", tagged=False, more=False)
-    as_json = json.dumps(arguments, ensure_ascii=False, allow_nan=False)
+    written = as_json(arguments)
     if preamble.tool_format == "function":
         if not re.fullmatch(r"[^<>\s]+", name):
             raise InputError(where, f"{name!r} in a call", allowed="a name without spaces, < and >, in this format")
-        return CallText(f"<function={name}>{as_json}</function>", tagged=False, more=False)
+        return CallText(f"<function={name}>{written}</function>", tagged=False, more=False)
     named = json.dumps(name, ensure_ascii=False)
-    text = f'{{"type": "function", "name": {named}, "parameters": {as_json}}}'
+    text = f'{{"type": "function", "name": {named}, "parameters": {written}}}'
     return CallText(text, tagged=True, more=preamble.builtin_tools is not None)
 
 
@@ -192,7 +206,7 @@ def call(name: str, arguments: dict[str, Any]) -> ToolCall:
 def read_tagged(text: str) -> ToolCall:
     """The call that stands after `<|python_tag|>`: JSON, a built-in tool, or else code."""
     try:
-        found = json.loads(text)
+        found = from_json(text)
         if isinstance(found, dict) and isinstance(found.get("name"), str) and isinstance(found.get("parameters"), dict):
             return call(found["name"], found["parameters"])
     except (ValueError, RecursionError):
@@ -209,7 +223,7 @@ def read_calls(text: str, tool_format: ToolFormat) -> tuple[str, list[ToolCall]]
         return ("", [call(*found) for found in calls]) if (calls := read_python(text, many=True)) else (text, [])
     if tool_format == "function" and (match := TAG.search(text)) and match.end() == len(text):
         try:
-            if isinstance(arguments := json.loads(match[2]), dict):
+            if isinstance(arguments := from_json(match[2]), dict):
                 return text[: match.start()], [call(match[1], arguments)]
         except (ValueError, RecursionError):
             pass

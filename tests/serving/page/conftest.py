@@ -125,52 +125,93 @@ def browser() -> Iterator[Any]:
         launched.close()
 
 
-@pytest.fixture
-def open_page(browser: Any, server: Server) -> Iterator[Callable[..., Any]]:
-    """A function that opens the page in a browser of its own (`same_as`: in that page's), with settings kept before.
+class Pages:
+    """Pages that are watched: what they ask for beyond this machine, and their errors."""
 
-    At the end of each test: nothing was asked for beyond this machine, and the page had no error. `page.expected` is a list of
-    expressions for errors that a test brings about.
-    """
-    contexts: list[Any] = []
-    outside: list[str] = []
-    pages: list[Any] = []
-    errors: list[tuple[Any, str]] = []
+    def __init__(self, browser: Any, server: Server) -> None:
+        self.browser, self.server = browser, server
+        self.contexts: list[Any] = []
+        self.outside: list[str] = []
+        self.errors: list[tuple[Any, str]] = []
 
-    def make(settings: dict[str, Any] | None = None, path: str = "", same_as: Any = None, init: str = "", **options: Any) -> Any:
-        if same_as is None:
-            options = {"viewport": {"width": 1280, "height": 800}, "reduced_motion": "reduce", **options}
-            context = browser.new_context(**options)
-            context.set_default_timeout(20_000)
-            context.route(
-                re.compile(rf"^(?!{re.escape(server.address)}|blob:)"),
-                lambda route: outside.append(route.request.url) or route.abort(),
-            )
-            kept = json.dumps(json.dumps(SETTINGS | (settings or {})))
-            context.add_init_script(f"try {{ localStorage['openherd.settings'] ??= {kept} }} catch {{}}\n{init}")
-            contexts.append(context)
-        else:
-            context = same_as.context
+    def open(
+        self, settings: dict[str, Any] | None = None, path: str = "", same_as: Any = None, init: str = "", **options: Any
+    ) -> Any:
+        """The page in a browser of its own (`same_as`: in that page's), with settings kept before."""
+        context = same_as.context if same_as else self.context(settings or {}, init, **options)
         page = context.new_page()
         page.expected = []
-        page.on("pageerror", lambda error: errors.append((page, str(error))))
-        page.on("console", lambda message: message.type in ("error", "warning") and errors.append((page, message.text)))
-        page.goto(server.address + path, wait_until="domcontentloaded")
-        page.locator("#models option:not([value='No model yet'])").first.wait_for(state="attached")
-        pages.append(page)
+        page.on("pageerror", lambda error: self.errors.append((page, str(error))))
+        page.on("console", lambda said: said.type in ("error", "warning") and self.errors.append((page, said.text)))
+        self.load(page, path)
         return page
 
-    yield make
-    for context in contexts:
-        context.close()
-    assert outside == []
-    assert [text for page, text in errors if not any(re.search(e, text) for e in page.expected)] == []
+    def context(self, settings: dict[str, Any], init: str, **options: Any) -> Any:
+        """A browser without anything of others."""
+        context = self.browser.new_context(**{"viewport": {"width": 1280, "height": 800}, "reduced_motion": "reduce", **options})
+        context.set_default_timeout(20_000)
+        context.route(
+            re.compile(rf"^(?!{re.escape(self.server.address)}|blob:)"),
+            lambda route: self.outside.append(route.request.url) or route.abort(),
+        )
+        kept = json.dumps(json.dumps(SETTINGS | settings))
+        context.add_init_script(f"try {{ localStorage['openherd.settings'] ??= {kept} }} catch {{}}\n{init}")
+        self.contexts.append(context)
+        return context
+
+    def load(self, page: Any, path: str = "") -> None:
+        """Returns when the page knows the models."""
+        page.goto(self.server.address + path, wait_until="domcontentloaded")
+        page.locator("#models option:not([value='No model yet'])").first.wait_for(state="attached")
+
+    def clear(self, page: Any) -> None:
+        """The page as it opens first."""
+        page.unroute_all()
+        page.expected = []
+        page.mouse.move(0, 0)
+        page.goto(f"{self.server.address}health")  # a page of the same storage that writes nothing there
+        page.evaluate("localStorage.clear(), sessionStorage.clear()")
+        self.load(page)
+
+    def check(self) -> None:
+        """Nothing was asked for beyond this machine, and no page had an error but those that `page.expected` matches."""
+        outside, errors = (
+            [*self.outside],
+            [text for page, text in self.errors if not any(re.search(e, text) for e in page.expected)],
+        )
+        self.outside.clear()
+        self.errors.clear()
+        assert (outside, errors) == ([], [])
+
+    def close(self) -> None:
+        for context in self.contexts:
+            context.close()
 
 
 @pytest.fixture
-def page(open_page: Callable[..., Any]) -> Any:
+def open_page(browser: Any, server: Server) -> Iterator[Callable[..., Any]]:
+    """A function that opens the page (`Pages.open`); they are closed and checked at the end of the test."""
+    pages = Pages(browser, server)
+    yield pages.open
+    pages.close()
+    pages.check()
+
+
+@pytest.fixture(scope="package")
+def standing(browser: Any, server: Server) -> Iterator[tuple[Pages, Any]]:
+    """One page for many tests: a browser of its own for each took as long as the tests."""
+    pages = Pages(browser, server)
+    yield pages, pages.open()
+    pages.close()
+
+
+@pytest.fixture
+def page(standing: tuple[Pages, Any]) -> Iterator[Any]:
     """The page as it opens first."""
-    return open_page()
+    pages, page = standing
+    pages.clear(page)
+    yield page
+    pages.check()
 
 
 @pytest.fixture

@@ -9,7 +9,8 @@ HOSTILE = [
     "<script>window.ran = 1</script>", "<img src=x onerror=window.ran=1>", "[a](javascript:window.ran=1)", "![b](https://example.org/x.png)",
     "`<b>`", "```html\n<script>window.ran=1</script>\n```", "</code></pre><script>window.ran=1</script>",
     "> <iframe src=//example.org>",
-    "- <svg onload=window.ran=1>", "# <h1 onclick=x>", "\u202e\u0000\ud800", "**<u>x</u>**",
+    "- <svg onload=window.ran=1>", "# <h1 onclick=x>",
+    "| <u>x</u> |\n|---|\n| <img src=x onerror=window.ran=1> |", "\u202e\u0000\ud800", "**<u>x</u>**",
 ]  # fmt: skip
 ALLOWED = {
     "P",
@@ -21,6 +22,13 @@ ALLOWED = {
     "OL",
     "LI",
     "BLOCKQUOTE",
+    "DIV",
+    "TABLE",
+    "THEAD",
+    "TBODY",
+    "TR",
+    "TH",
+    "TD",
     "HR",
     "STRONG",
     "EM",
@@ -70,6 +78,14 @@ after
 - [ ] a
 * b
 ***
+Sizes:
+| Name | `Size` | both |
+|:-----|---:|:---:|
+| a \\| b | **2** | x |
+| c |
+|---|
+# Closed ##
+## Not#closed#
 ~~~
 open"""
 
@@ -86,14 +102,22 @@ def blank(browser, server):
 def test_markdown(blank):
     html, *_ = blank.evaluate(SHOW, [TEXT, None])
     plain = re.sub("<figcaption>.*?</figcaption>", "", html)
-    assert plain.replace(' class="code"', "").replace(' tabindex="0"', "") == (
+    assert plain.replace(' class="code"', "").replace(' tabindex="0"', "").replace(' dir="auto"', "").replace(
+        ' class="table"', ""
+    ) == (
         "<h3>One</h3>"
         "<p>Some <strong>bold</strong>, <em>italic</em> and <code>code</code>; snake_case_name, 2 * 3 * 4, **not closed.</p>"
         '<ol start="1"><li><p>first</p></li><li><p>second</p><ul><li><p>inner <code>x</code></p><p>more of it</p></li>'
         "<li><p>other</p></li></ul></li><li><p>third</p></li></ol>"
         '<figure><pre><code>a = [1, 2]\n\nb = "**no bold**"</code></pre></figure>'
         "<p>after</p><blockquote><p>quoted</p><blockquote><p>twice</p></blockquote></blockquote>"
-        "<ul><li><p>[ ] a</p></li><li><p>b</p></li></ul><hr><figure><pre><code>open</code></pre></figure>"
+        "<ul><li><p>[ ] a</p></li><li><p>b</p></li></ul><hr><p>Sizes:</p>"
+        '<div tabindex="0"><table><thead><tr><th>Name</th><th class="right"><code>Size</code></th>'
+        '<th class="center">both</th></tr></thead>'
+        '<tbody><tr><td>a | b</td><td class="right"><strong>2</strong></td><td class="center">x</td></tr>'
+        '<tr><td>c</td><td class="right"></td><td class="center"></td></tr>'
+        '<tr><td>---</td><td class="right"></td><td class="center"></td></tr></tbody></table></div>'
+        "<h3>Closed</h3><h4>Not#closed#</h4><figure><pre><code>open</code></pre></figure>"
     )
 
 
@@ -113,8 +137,26 @@ def test_a_models_text_stays_text(blank):
             assert (part in shown) == (part in text)
 
 
+def test_each_block_has_the_direction_of_its_letters(blank):
+    text = "שלום עולם!\n\nEnglish.\n\n- רשימה.\n- English.\n\n> ציטוט.\n\n```\ncode\n```"
+    found = blank.evaluate(
+        """async (text) => {
+            const { show } = await import("./markdown.js");
+            const place = document.querySelector("#thread");
+            show(text, place);
+            const found = [...place.children].map((e) => getComputedStyle(e).direction);
+            place.replaceChildren();
+            return found;
+        }""",
+        text,
+    )
+    assert found == ["rtl", "ltr", "rtl", "rtl", "ltr"]
+
+
 def test_markdown_ends(blank):
-    for text in ("> " * 5000, "- " * 5000, "`" * 20000, "*a" * 10000, "#" * 9, "\n" * 5000, "1. x\n" * 3000, "[" * 9999):
+    n = 1_000_000  # what takes the square of these takes half an hour
+    long = ("# a" + " " * n + "b", "# " + "#" * n + "c", "|" + "-" * n + "|\n|" + "-" * n + "x", "|a" * n)
+    for text in (*long, "> " * 5000, "- " * 5000, "`" * 20000, "*a" * 10000, "#" * 9, "\n" * 5000, "1. x\n" * 3000, "[" * 9999):
         _, shown, _, _ = blank.evaluate(SHOW, [text, None])
         assert shown is not None
 

@@ -8,6 +8,7 @@ import { conversationRows, conversationsIn, pairRows, ratingRows, save } from ".
 import { Settings, samplingOf } from "./settings.js";
 import { panels, showList } from "./sidebar.js";
 import { Store } from "./store.js";
+import { Tabs } from "./tabs.js";
 import { Thread } from "./thread.js";
 import { close as closeAlternatives } from "./tokens.js";
 import { Writing } from "./writing.js";
@@ -35,13 +36,18 @@ const thread = new Thread({
     answer.vote = vote;
     store.save(current);
   },
+  hasField: (field) => settings.controlOf(field) !== null,
   toField: (field) => {
     side.open("settings");
-    const control = settings.controlOf(field) ?? byId("system");
-    if (control.name) control.setAttribute("aria-invalid", "true");
-    control.focus();
+    settings.controlOf(field).setAttribute("aria-invalid", "true");
+    settings.controlOf(field).focus();
   },
 }, () => store.settings.tokens);
+const tabs = new Tabs(isAtWork, giveUp, (id) => {
+  if (id !== current.id) return;
+  store.takeBack(id);
+  leave("is being written in another tab.");
+});
 
 let current = null;
 let available = [];
@@ -50,13 +56,42 @@ let loading = null; // a promise while the server is asked for its models
 
 // Conversations
 
-function open(conversation) {
+/** Open a conversation, which another tab gives up; `insists`: even if it is at work on it. */
+function open(conversation, insists = false) {
+  notice("tabs", "");
+  tabs.open(conversation.id, insists);
+  show(conversation);
+}
+
+function show(conversation) {
   current = conversation;
   history.replaceState(null, "", `#${conversation.id}`);
-  store.set({ current: conversation.id });
   composer.show(conversation.draft);
   settings.show(conversation.system);
   refresh();
+}
+
+/** Whether a conversation has something here that another tab cannot read. */
+function isAtWork(id) {
+  store.flush();
+  return writing.busy().has(id) || store.unsaved.has(id) || thread.isEditing(store.conversations.get(id));
+}
+
+/** Another tab has this conversation from now on. */
+function giveUp(id) {
+  const conversation = store.conversations.get(id);
+  if (conversation) writing.stop(conversation);
+  if (id === current.id) leave("was opened in another tab.");
+}
+
+/** Leave the conversation to another tab. */
+function leave(why) {
+  const { id } = current;
+  const title = titleOf(current);
+  notice("undo", "");
+  open(fresh(store.settings.system));
+  const again = () => open(store.conversations.get(id) ?? current, true);
+  notice("tabs", `“${title}” ${why}`, { label: "Open it here", run: again });
 }
 
 /** Show everything anew. */
@@ -180,11 +215,13 @@ function changed(conversation, answer) {
 
 function ended(conversation, answer, error) {
   store.save(conversation);
+  store.flush();
   thread.update(answer);
   if (conversation === current) composer.setBusy(writing.of(current).length > 0);
   list();
   announce(error ? answer.error : `${answer.model}: ${answer.text}`);
   if (error?.status === 401) askForKey();
+  if (error?.status === 404) loadModels(); // the server was started again with others
   if (isGone(error)) askUntilBack();
 }
 
@@ -220,7 +257,10 @@ async function askUntilBack() {
   if (isAsking) return;
   isAsking = true;
   notice("server", "The server does not answer. Conversations and drafts are kept here; this line goes when it is back.");
-  while (!(await alive())) await new Promise((resolve) => setTimeout(resolve, ASK_AGAIN_MS));
+  // The pause comes first: a server that is alive, but not for this page's requests, is not asked without end.
+  do {
+    await new Promise((resolve) => setTimeout(resolve, ASK_AGAIN_MS));
+  } while (!(await alive()));
   isAsking = false;
   announce("The server is back.");
   await loadModels();
@@ -300,9 +340,13 @@ document.addEventListener("keydown", (event) => {
 addEventListener("storage", (event) => {
   if (!store.takeIn(event, writing.busy())) return;
   const same = store.conversations.get(current.id);
-  if (same && same !== current) open(same);
-  else list();
+  if (same && same !== current) {
+    same.draft = current.draft || same.draft;
+    show(same);
+  } else list();
 });
+// What a browser kept when the page was left ("back") does not know what other tabs wrote since.
+addEventListener("pageshow", (event) => event.persisted && location.reload());
 addEventListener("hashchange", () => {
   const conversation = store.conversations.get(location.hash.slice(1));
   if (conversation) open(conversation);
@@ -311,6 +355,6 @@ addEventListener("hashchange", () => {
 byId("token-view").setAttribute("aria-pressed", String(store.settings.tokens));
 showTheme();
 showModels();
-open(store.conversations.get(location.hash.slice(1)) ?? store.conversations.get(store.settings.current) ?? fresh(store.settings.system));
+open(store.conversations.get(location.hash.slice(1)) ?? fresh(store.settings.system));
 if (matchMedia("(hover: hover)").matches) byId("draft").focus();
 loadModels();

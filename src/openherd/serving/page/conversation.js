@@ -9,8 +9,8 @@
 /** @typedef {{prompt: string, sides: Side[]}} Exchange */
 /** @typedef {{id: string, created: number, updated: number, system: string, draft: string, exchanges: Exchange[]}} Conversation */
 
-// Why an answer ended, or "writing". "broken": the page was closed meanwhile.
-export const STATES = ["writing", "stop", "length", "stopped", "error", "broken"];
+// Why an answer ended, or "writing". "filtered": a guard ended it; "broken": the page was closed meanwhile.
+export const STATES = ["writing", "stop", "length", "filtered", "stopped", "error", "broken"];
 
 /** A conversation without exchanges. */
 export function fresh(system = "") {

@@ -1,13 +1,14 @@
-// The part of Markdown that models write, as elements: headings, lists, quotes, fenced code, rules; bold, italic and code in a line.
+// The part of Markdown that models write, as elements: headings, lists, quotes, tables, fenced code, rules; bold, italic and code in a line.
 // Links and images stay text: nothing is fetched, and nothing leads elsewhere than it says.
 
 import { copy, element, iconButton } from "./dom.js";
 
 const FENCE = /^ {0,3}(`{3,}|~{3,}) *([^`\s]*)[^`]*$/;
-const HEADING = /^ {0,3}(#{1,6}) +(.*?)(?: +#+)? *$/;
+const HEADING = /^ {0,3}(#{1,6}) +(.*)$/;
 const RULE = /^ {0,3}([-*_])(?: *\1){2,} *$/;
 const QUOTE = /^ {0,3}> ?/;
 const ITEM = /^( *)([-*+]|\d{1,9}[.)])( +|$)/;
+const BAR = /^ {0,3}\|/;
 const INLINE = /``(.+?)``|`([^`\n]+)`|\*\*(\S(?:[^*]*?\S)?)\*\*|(?<![\w*])\*(\S(?:[^*\n]*?\S)?)\*(?![\w*])/g;
 const DEEPEST = 8; // lists and quotes within one another; deeper ones stay text
 const LONGEST = 20_000; // characters of a paragraph whose bold and code are looked for
@@ -51,15 +52,16 @@ function blockAt(lines, i, depth) {
   }
   const heading = HEADING.exec(lines[i]);
   // An answer's headings stand below the page's own.
-  if (heading) return [i + 1, () => element(`h${Math.min(heading[1].length + 2, 6)}`, {}, ...inline(heading[2]))];
+  if (heading) return [i + 1, () => element(`h${Math.min(heading[1].length + 2, 6)}`, direction(depth), ...inline(withoutHashes(heading[2])))];
   if (RULE.test(lines[i])) return [i + 1, () => element("hr")];
   if (depth < DEEPEST && QUOTE.test(lines[i])) {
     const end = endOf(lines, i, (line) => QUOTE.test(line));
-    return [end, () => element("blockquote", {}, ...made(lines.slice(i, end).map((line) => line.replace(QUOTE, "")), depth + 1))];
+    return [end, () => element("blockquote", direction(depth), ...made(lines.slice(i, end).map((line) => line.replace(QUOTE, "")), depth + 1))];
   }
   if (depth < DEEPEST && ITEM.test(lines[i])) return listAt(lines, i, depth);
-  const end = endOf(lines, i + 1, (line) => line.trim() && ![FENCE, HEADING, RULE, QUOTE, ITEM].some((start) => start.test(line)));
-  return [end, () => element("p", {}, ...inline(lines.slice(i, end).join("\n")))];
+  if (isTable(lines, i)) return tableAt(lines, i, depth);
+  const end = endOf(lines, i + 1, (line, at) => line.trim() && !startsBlock(line) && !isTable(lines, at));
+  return [end, () => element("p", direction(depth), ...inline(lines.slice(i, end).join("\n")))];
 }
 
 function listAt(lines, first, depth) {
@@ -84,13 +86,46 @@ function listAt(lines, first, depth) {
   }
   const ordered = isOrdered(lines[first]);
   const start = ordered ? Number.parseInt(ITEM.exec(lines[first])[2], 10) : null;
-  return [i, () => element(ordered ? "ol" : "ul", { start }, ...items.map((item) => element("li", {}, ...made(item, depth + 1))))];
+  return [i, () => element(ordered ? "ol" : "ul", { start, ...direction(depth) }, ...items.map((item) => element("li", {}, ...made(item, depth + 1))))];
+}
+
+/** The cells of a table's line. */
+const cellsOf = (line) => line.trim().replace(/^\|/, "").replace(/(?<!\\)\|$/, "").split(/(?<!\\)\|/).map((cell) => cell.trim().replaceAll("\\|", "|"));
+
+/** Whether a table begins at a line: a row and, below it, a dash for each of its cells. */
+function isTable(lines, at) {
+  if (!BAR.test(lines[at]) || !BAR.test(lines[at + 1] ?? "")) return false;
+  const marks = cellsOf(lines[at + 1]);
+  return marks.length === cellsOf(lines[at]).length && marks.every((mark) => /^:?-+:?$/.test(mark));
+}
+
+function tableAt(lines, first, depth) {
+  const end = endOf(lines, first + 2, (line) => BAR.test(line));
+  const sides = cellsOf(lines[first + 1]).map((mark) => (mark.endsWith(":") ? (mark.startsWith(":") ? "center" : "right") : null));
+  const row = (line, tag) => {
+    const cells = cellsOf(line);
+    return element("tr", {}, ...sides.map((side, i) => element(tag, { class: side }, ...inline(cells[i] ?? ""))));
+  };
+  return [end, () => element("div", { class: "table", tabindex: 0, ...direction(depth) }, element(
+    "table", {}, element("thead", {}, row(lines[first], "th")), element("tbody", {}, ...lines.slice(first + 2, end).map((line) => row(line, "td"))),
+  ))];
 }
 
 const startsBlock = (line) => [FENCE, HEADING, RULE, QUOTE, ITEM].some((start) => start.test(line));
 
+/** A block's own direction, left or right by its first letter; inner ones have it from the outermost, which finds no letter otherwise. */
+const direction = (depth) => (depth ? {} : { dir: "auto" });
+
+/** A heading's text without the hashes that may close it. No regular expression: those took the square of a row of blanks. */
+function withoutHashes(line) {
+  const text = line.trimEnd();
+  let end = text.length;
+  while (text[end - 1] === "#") end -= 1;
+  return end === 0 || text[end - 1] === " " ? text.slice(0, end).trimEnd() : text;
+}
+
 function endOf(lines, i, holds) {
-  while (i < lines.length && holds(lines[i])) i += 1;
+  while (i < lines.length && holds(lines[i], i)) i += 1;
   return i;
 }
 

@@ -1,6 +1,6 @@
 // The settings: the conversation's system prompt, how to sample, the API key. An empty field leaves its value to the server.
 
-import { byId, element } from "./dom.js";
+import { announce, byId, element } from "./dom.js";
 
 // Names are those of the request; `kind` says what a field's text becomes.
 const FIELDS = [
@@ -13,8 +13,11 @@ const FIELDS = [
   { name: "frequency_penalty", label: "Frequency penalty", kind: "number", step: 0.1, hint: "-2 to 2, 0 does nothing" },
   { name: "max_tokens", label: "Most tokens", kind: "integer", step: 1, hint: "where an answer ends at the latest" },
   { name: "seed", label: "Seed", kind: "integer", step: 1, hint: "the same seed gives the same answer again" },
-  { name: "stop", label: "Stop at", kind: "lines", hint: "one text a line, \\n for a line end; four at most" },
+  { name: "stop", label: "Stop at", kind: "lines", hint: "one text a line, \\n for a line end; 16 at most" },
 ];
+// What can be sent: HTTP has no other characters in a header, and JavaScript no larger whole numbers without rounding them.
+const NOT_IN_A_KEY = /[^!-~]/u;
+const LARGEST = Number.MAX_SAFE_INTEGER;
 
 /** The fields of a request that these settings, texts by name, ask for. */
 export function samplingOf(texts) {
@@ -35,10 +38,15 @@ export class Settings {
   /** `onSystem` is given the system prompt as it is typed, `onKey` is called when the API key changed. */
   constructor(store, onSystem, onKey) {
     this.store = store;
-    this.system = element("textarea", { id: "system", rows: 4, placeholder: "None", input: () => onSystem(this.system.value) });
-    this.key = element("input", {
-      id: "key", type: "password", autocomplete: "off", placeholder: "None", change: () => (store.setKey(this.key.value.trim()), onKey()),
-    });
+    this.system = element("textarea", { id: "system", dir: "auto", rows: 4, placeholder: "None", input: () => onSystem(this.system.value) });
+    const keyChanged = () => {
+      const key = this.key.value.trim();
+      const other = NOT_IN_A_KEY.exec(key);
+      flag(this.key, other && `Not kept: ${nameOf(other[0])} at place ${other.index + 1} cannot be sent. Keys are of ASCII letters, digits and signs.`);
+      store.setKey(other ? "" : key);
+      if (!other) onKey();
+    };
+    this.key = element("input", { id: "key", type: "password", autocomplete: "off", placeholder: "None", change: keyChanged });
     this.key.value = store.apiKey;
     byId("fields").append(
       labelled("System prompt", this.system, "of this conversation; new ones begin with it"),
@@ -51,8 +59,8 @@ export class Settings {
 
   control({ name, kind, step }) {
     const change = () => {
-      control.removeAttribute("aria-invalid");
-      this.store.set({ sampling: { ...this.store.settings.sampling, [name]: control.value } });
+      flag(control, problemOf(control, kind));
+      this.store.set({ sampling: { ...this.store.settings.sampling, [name]: problemOf(control, kind) ? "" : control.value } });
     };
     const shared = { id: `set-${name}`, name, placeholder: "Server's default", input: change };
     const control = kind === "lines"
@@ -66,8 +74,9 @@ export class Settings {
   /** All of the sampling to the server's defaults. */
   reset() {
     for (const { name } of FIELDS) {
-      byId(`set-${name}`).value = "";
-      byId(`set-${name}`).removeAttribute("aria-invalid");
+      const control = byId(`set-${name}`);
+      control.value = "";
+      flag(control, "");
     }
     this.store.set({ sampling: {} });
   }
@@ -77,14 +86,37 @@ export class Settings {
     if (this.system.value !== system) this.system.value = system;
   }
 
-  /** The control of a request's field that the server refused; null where there is none. */
+  /** The control of a request's field (`stop.0`: of `stop`) that the server refused; null where there is none. */
   controlOf(field) {
-    return byId(`set-${field}`);
+    return byId(`set-${field.split(".")[0]}`);
   }
 }
 
+/** Why a control's text is not sent; nothing where it is. */
+function problemOf(control, kind) {
+  if (control.validity.badInput) return "Not sent: this is no number.";
+  if (kind === "integer" && Math.abs(Number(control.value)) > LARGEST) return `Not sent: whole numbers go up to ${LARGEST} here.`;
+  return "";
+}
+
+/** Say at a control what is wrong with it, in the place of its hint; an empty text takes that back. */
+function flag(control, problem) {
+  const hint = byId(`${control.id}-hint`);
+  if (problem && problem !== hint.textContent) announce(problem);
+  hint.textContent = problem || hint.dataset.hint;
+  hint.classList.toggle("error", Boolean(problem));
+  if (problem) control.setAttribute("aria-invalid", "true");
+  else control.removeAttribute("aria-invalid");
+}
+
+/** A character, which may be invisible. */
+function nameOf(character) {
+  const code = `U+${character.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}`;
+  return /[\p{L}\p{N}\p{P}\p{S}]/u.test(character) ? `${character} (${code})` : code;
+}
+
 function labelled(label, control, hint) {
-  const about = element("small", { id: `${control.id}-hint` }, hint);
+  const about = element("small", { id: `${control.id}-hint`, "data-hint": hint }, hint);
   control.setAttribute("aria-describedby", about.id);
   return element("div", { class: "field" }, element("label", { for: control.id }, label), control, about);
 }

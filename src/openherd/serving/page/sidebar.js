@@ -13,7 +13,7 @@ export function showList(conversations, current, busy, open, remove) {
     const title = titleOf(conversation);
     const isCurrent = id === current.id;
     const name = element("button", {
-      type: "button", class: "title", "data-key": `open-${id}`, "aria-current": isCurrent && "true", click: () => open(conversation),
+      type: "button", class: "title", dir: "auto", "data-key": `open-${id}`, "aria-current": isCurrent && "true", click: () => open(conversation),
     }, title);
     const writing = busy.has(id) ? element("span", { class: "writing", role: "img", "aria-label": "is being written", title: "Is being written" }) : null;
     return element("li", {}, name, writing, iconButton("bin", `Delete: ${title}`, () => remove(conversation), { "data-key": `remove-${id}` }));
@@ -50,6 +50,11 @@ export function panels() {
   NARROW.addEventListener("change", fit);
   fit();
   const cover = () => NARROW.matches && PANELS.find(isOpen);
+  byId("shade").addEventListener("click", () => {
+    const name = cover();
+    close(name);
+    opener(name).focus();
+  });
   return {
     open,
     /** Close the panel that has the focus or lies over the conversation. */

@@ -1,5 +1,5 @@
-// Conversations and settings, kept in the browser: one key of localStorage for each conversation, so that two tabs do not write over
-// one another's. Where the browser forbids storage they live as long as the page, where it is full what is new does; either is said.
+// Conversations and settings, kept in the browser: one key of localStorage for each conversation, which one tab at a time writes (see
+// tabs.js). Where the browser forbids storage they live as long as the page, where it is full what is new does; either is said.
 
 import { isEmpty, restored } from "./conversation.js";
 
@@ -9,7 +9,7 @@ const KEY = "openherd.key";
 const SAVE_MS = 500;
 
 const DEFAULTS = {
-  theme: "", models: ["", ""], compare: false, tokens: false, sampling: {}, system: "", current: "",
+  theme: "", models: ["", ""], compare: false, tokens: false, sampling: {}, system: "",
 };
 
 export class Store {
@@ -43,6 +43,13 @@ export class Store {
     this.conversations.set(conversation.id, conversation);
     this.unsaved.add(conversation.id);
     this.timer ??= setTimeout(() => this.flush(), SAVE_MS);
+  }
+
+  /** Another tab writes this conversation: it is as that tab keeps it. */
+  takeBack(id) {
+    this.unsaved.delete(id);
+    const found = parsed(this.local?.getItem(CONVERSATION + id));
+    if (found) this.conversations.set(id, found);
   }
 
   /** Write what was not yet written. */

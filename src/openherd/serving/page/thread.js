@@ -7,6 +7,7 @@ import { close, showTokens } from "./tokens.js";
 
 const ENDS = {
   length: "Ended at the most tokens.",
+  filtered: "The server's guard ended this answer.",
   stopped: "Stopped.",
   broken: "The page was closed while this was written. Regenerate it to have all of it.",
 };
@@ -15,13 +16,14 @@ const NEAR_END_PX = 60;
 export class Thread {
   /**
    * `actions`: regenerate(index, side), editPrompt(index, text), editAnswer(index, side, text), step(index, side, by),
-   * vote(answer, vote), retry(index, side), toField(field); `withTokens()` says whether answers are shown as tokens.
+   * vote(answer, vote), retry(index, side), hasField(field), toField(field); `withTokens()` says whether answers are shown as tokens.
    */
   constructor(actions, withTokens) {
     this.actions = actions;
     this.withTokens = withTokens;
     this.place = byId("thread");
     this.views = new Map(); // answer -> {body, foot}
+    this.editors = new WeakMap(); // conversation -> Map of what is edited (a prompt's index, an answer) -> {text, editor}
     this.changed = new Set();
     this.isAtEnd = true;
     this.place.addEventListener("scroll", () => this.scrolled());
@@ -33,6 +35,7 @@ export class Thread {
     const top = this.place.scrollTop;
     const isSame = this.conversation === conversation;
     this.conversation = conversation;
+    if (!this.editors.has(conversation)) this.editors.set(conversation, new Map());
     this.views.clear();
     close();
     keepingFocus(() => {
@@ -41,6 +44,11 @@ export class Thread {
     });
     if (isSame && !this.isAtEnd) this.place.scrollTop = top;
     else this.toEnd();
+  }
+
+  /** Whether something is being edited in a conversation. */
+  isEditing(conversation) {
+    return this.editors.get(conversation)?.size > 0;
   }
 
   /** An answer has more text, or another state; it is drawn with the next frame. */
@@ -69,13 +77,14 @@ export class Thread {
   }
 
   exchange(exchange, index) {
-    const prompt = element("div", { class: "text" }, exchange.prompt);
+    const prompt = element("div", { class: "text", dir: "auto" }, exchange.prompt);
     const article = element("article", { class: "prompt", "aria-label": "You" }, prompt);
-    const edit = () => this.edit(article, exchange.prompt, "Send", (text) => this.actions.editPrompt(index, text));
+    const edit = () => this.edit(article, index, exchange.prompt, "Send", (text) => this.actions.editPrompt(index, text));
     article.append(element("div", { class: "tools" },
       this.button("copy", "Copy your message", `${index}-copy`, (button) => copy(exchange.prompt, button)),
       this.button("pencil", "Edit your message and have it answered anew", `${index}-edit`, edit),
     ));
+    this.editAgain(article, index, exchange.prompt);
     const sides = exchange.sides.map((_, side) => this.answer(exchange, index, side));
     return element("div", { class: "exchange" }, article, element("div", { class: sides.length > 1 ? "sides two" : "sides" }, ...sides));
   }
@@ -91,6 +100,7 @@ export class Thread {
     if (answers.length > 1) head.append(this.versions(index, side, at, answers.length));
     this.views.set(answer, { article, body, foot, tools, index, side });
     this.fill(answer);
+    this.editAgain(article, answer, answer.text);
     return article;
   }
 
@@ -129,7 +139,7 @@ export class Thread {
     if (answer.state === "error") {
       const retry = element("button", { type: "button", "data-key": `${index}-${side}-retry`, click: () => this.actions.retry(index, side) }, "Try again");
       const line = element("span", { class: "error", role: "alert" }, answer.error, " ", retry);
-      if (answer.field) line.append(" ", element("button", { type: "button", click: () => this.actions.toField(answer.field) }, "Open the settings"));
+      if (this.actions.hasField(answer.field)) line.append(" ", element("button", { type: "button", click: () => this.actions.toField(answer.field) }, "Open the settings"));
       return [line];
     }
     if (answer.state === "stop" && !answer.text) return [element("span", {}, "The model ended its answer without a word.")];
@@ -142,7 +152,7 @@ export class Thread {
       this.actions.vote(answer, answer.vote === value ? 0 : value);
       keepingFocus(() => this.fill(answer));
     };
-    const edit = () => this.edit(article, answer.text, "Keep", (text) => this.actions.editAnswer(index, side, text));
+    const edit = () => this.edit(article, answer, answer.text, "Keep", (text) => this.actions.editAnswer(index, side, text));
     const again = this.button("again", "Regenerate", key("again"), () => this.actions.regenerate(index, side));
     keepingFocus(() => tools.replaceChildren(...(answer.text ? [
       this.button("copy", "Copy the answer", key("copy"), (button) => copy(answer.text, button)),
@@ -158,14 +168,20 @@ export class Thread {
     return button;
   }
 
-  /** Turn an article into a field with its text. */
-  edit(article, text, label, done) {
-    const before = [...article.childNodes];
+  /** Turn an article into a field with its text; `what` is edited there until it is done or cancelled, however often all is shown anew. */
+  edit(article, what, text, label, done) {
+    const editors = this.editors.get(this.conversation);
+    const key = article.querySelector("[data-key$=edit]").dataset.key;
     const cancel = () => {
-      article.replaceChildren(...before);
-      before.at(-1).querySelector("[data-key$=edit]")?.focus();
+      editors.delete(what);
+      this.show(this.conversation);
+      this.place.querySelector(`[data-key="${key}"]`)?.focus();
     };
-    const finish = () => (area.value.trim() && area.value !== text ? done(area.value) : cancel());
+    const finish = () => {
+      if (!area.value.trim() || area.value === text) return cancel();
+      editors.delete(what);
+      return done(area.value);
+    };
     const keydown = (event) => {
       if (event.key === "Escape") {
         event.stopPropagation();
@@ -175,18 +191,28 @@ export class Thread {
         finish();
       }
     };
-    const area = element("textarea", { "aria-label": "Text", rows: Math.min(text.split("\n").length + 1, 16), keydown });
+    const area = element("textarea", {
+      "aria-label": "Text", dir: "auto", rows: Math.min(text.split("\n").length + 1, 16), "data-key": `${key}or`, keydown,
+    });
     area.value = text;
-    article.replaceChildren(element("div", { class: "editor" }, area, element("div", { class: "choices" },
+    const editor = element("div", { class: "editor" }, area, element("div", { class: "choices" },
       element("button", { type: "button", class: "main", click: finish }, label),
       element("button", { type: "button", click: cancel }, "Cancel"),
-    )));
+    ));
+    editors.set(what, { text, editor });
+    article.replaceChildren(editor);
     area.focus();
+  }
+
+  /** Put back the field in which an article's text is edited, where it is still that text. */
+  editAgain(article, what, text) {
+    const open = this.editors.get(this.conversation).get(what);
+    if (open?.text === text) article.replaceChildren(open.editor);
   }
 }
 
 function welcome() {
-  return element("div", { class: "welcome" }, element("h1", {}, "openherd"), element("p", {}, "Write a message below. What is said here stays in this browser and on the server."));
+  return element("div", { class: "welcome" }, element("h1", {}, "openherd"), element("p", {}, "Write a message below. Conversations are kept in this browser alone; the server keeps none."));
 }
 
 /** Time to the first token, tokens a second behind it, and how many there were. */

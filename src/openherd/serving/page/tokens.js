@@ -36,7 +36,7 @@ const visible = (text) => text.replaceAll(" ", "␣").replaceAll("\n", "↵").re
 export function showTokens(tokens, place) {
   let row = place.firstElementChild;
   if (!row?.classList.contains("tokens")) {
-    row = element("p", { class: "tokens", role: "group", "aria-label": "Tokens: arrow keys go from one to the next" });
+    row = element("p", { class: "tokens", dir: "auto", role: "group", "aria-label": "Tokens: arrow keys go from one to the next" });
     place.replaceChildren(row, legend());
     row.addEventListener("keydown", walk);
     row.addEventListener("pointerover", (event) => open(event.target));

@@ -3,6 +3,7 @@
 import { ServerError, chat } from "./api.js";
 import { ALTERNATIVES, tokensOf } from "./tokens.js";
 
+const ENDS = { length: "length", content_filter: "filtered" }; // an answer's state by the server's finish_reason
 const STAYED_MS = 3000; // after which a page that should be left is still there
 
 export class Writing {
@@ -77,7 +78,7 @@ export class Writing {
       answer.speed.tokens += tokens.length || 1;
     }
     if (chunk.usage && answer.speed) Object.assign(answer.speed, { tokens: chunk.usage.completion_tokens, exact: true });
-    if (choice?.finish_reason) answer.state = choice.finish_reason === "length" ? "length" : "stop";
+    if (choice?.finish_reason) answer.state = ENDS[choice.finish_reason] ?? "stop";
   }
 }
 
