@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tomli_w
 
 from known_laws import made
 from openherd.cli import main
@@ -94,13 +95,18 @@ def test_a_run_is_foretold_within_the_laws_interval():
 def test_a_tiny_ladder(tmp_path, capsys):
     recipe = tmp_path / "tiny.toml"
     arguments = [
-        "scaling", "ladder", str(ROOT / "recipes" / "laptop.toml"), "--flops", "1.2e9,2.4e9", "--held-out", "5e9", "--sizes",
-        "herd-31k,herd-60k,herd-110k,herd-230k", "--sequence-length", "16", "--batch-tokens", "16,32",
-        "--tokens-per-parameter", "0.1",
+        "scaling", "ladder", str(ROOT / "recipes" / "laptop.toml"), "--flops", "2e10,4e10", "--held-out", "8e10", "--sizes",
+        "herd-31k,herd-60k,herd-110k,herd-230k", "--sequence-length", "16", "--batch-tokens", "64,64",
+        "--tokens-per-parameter", "1",
         "--learning-rates", "1e-2,5e-3", "--rate-sizes", "30K,230K", "--set", "tokenizer.merges_base=256", "--set",
         "python-docs.pages=60", "--set", "embedding_std=0.4", "--set", "holdout.share=0.2", "--out", str(recipe),
     ]  # fmt: skip
     assert main(arguments) == 0
+    document = tomllib.loads(recipe.read_text(encoding="utf-8"))
+    for stage in document["stage"]:
+        if stage["use"] == "pretrain":
+            stage |= {"steps": stage["steps"] // 40, "decay_steps": stage["steps"] // 40, "warmup_steps": 1, "batch_tokens": [64]}
+    recipe.write_text(tomli_w.dumps(document), encoding="utf-8")
     assert main(["run", str(recipe), "--out", str(tmp_path / "runs")]) == 0
     (folder,) = (tmp_path / "runs" / "scaling-ladder").iterdir()
     metrics = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["metrics"]
@@ -109,9 +115,11 @@ def test_a_tiny_ladder(tmp_path, capsys):
     assert [row["held_out"] for row in rows] == ["0"] * 8 + ["1"]
     assert set(metrics["foretold"]) == {rows[-1]["run"]}
     assert (metrics["parametric"]["runs_used"], metrics["isoflop"]["law"]) == (8, "isoflop")
+    assert "within_interval" in metrics["foretold"][rows[-1]["run"]]
 
     # The loss is what evaluate-text finds, in other units.
     from openherd.core.rundir import Run
+    from openherd.evaluation.text import choose_texts
     from openherd.runner import single_stage
     from openherd.tokenizer.tokenizer import Tokenizer
 
@@ -120,8 +128,6 @@ def test_a_tiny_ladder(tmp_path, capsys):
         "evaluate-text", {"sample_tokens": 1}, {"models": [str(model)], "documents": str(documents)}, tmp_path / "scored"
     )
     tokenizer = Tokenizer.load(model / "model")
-    from openherd.evaluation.text import choose_texts
-
     texts = choose_texts(Run.open(documents).file("heldout.parquet"), 0, 0)
     tokens, size = sum(map(len, tokenizer.encode_batch(texts))), sum(len(text.encode()) for text in texts)
     bits = run.metrics["pretrain"]["bits_per_byte"]["value"]

@@ -131,13 +131,16 @@ def ladder(runs: Runs) -> Html | None:
             for r in rows
         ]
         chosen = [{k: float(r[k]) for k in ("flops", "parameters", "tokens")} for r in rows if r["held_out"] == "1"]
+        parts.append(paragraph(" ".join(told)))
+        if "isoflop" in found:
+            caption = "Optimal parameters and tokens by budget, and the power law through them"
+            parts += [
+                figure(isoflop_curves(found["curves"]), "Held-out loss over training tokens, a parabola for each budget"),
+                figure(optimal_allocation(found["isoflop"]["budgets"], found["lines"], chosen), caption),
+            ]
+        else:
+            parts.append(paragraph("No optimum by budget: ", run.metrics["isoflop"]["not_fitted"]))
         parts += [
-            paragraph(" ".join(told)),
-            figure(isoflop_curves(found["curves"]), "Held-out loss over training tokens, a parabola for each budget"),
-            figure(
-                optimal_allocation(found["isoflop"]["budgets"], found["lines"], chosen),
-                "Optimal parameters and tokens by budget, and the power law through them",
-            ),
             figure(residuals(found["residuals"]), "How far each run lies from the parametric law"),
             table("Runs of the ladder", ("run", "parameters", "tokens", "FLOPs", "held-out loss"), cells, right=range(1, 5)),
         ]

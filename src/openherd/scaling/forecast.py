@@ -44,7 +44,7 @@ def read_scores(path: Path) -> Scores:
             allowed = f"a column named {', '.join(names)}"
             raise InputError(path, f"no column of {what}", allowed=allowed, do=f"the header has: {', '.join(header)}")
         columns[what] = known[0]
-    limits = {"flops": (1e9, 1e30), "nll": (1e-6, 100.0), "accuracy": (0.0, 1.0)}
+    limits = {"flops": (1e6, 1e30), "nll": (1e-6, 100.0), "accuracy": (0.0, 1.0)}
     table: dict[str, list[float]] = {what: [] for what in columns}
     for line, row in enumerate(rows, 2):
         for what, column in columns.items():

@@ -99,7 +99,10 @@ def minima(x_M: Array, loss_SM: Array, minimum: Minimum) -> tuple[Array, Array]:
 
 
 def noise_of(budgets: list[Budget]) -> float:
-    """Noise of a loss in nats, from how far the runs lie from their parabolas; for runs without seeds to compare."""
+    """Noise of a loss in nats, from how far the runs lie from their parabolas; for runs without seeds to compare.
+
+    Raises InputError where no budget has more runs than a parabola goes through.
+    """
     squares, freedom = 0.0, 0
     for budget in budgets:
         x = np.log(budget.parameters)
@@ -108,7 +111,7 @@ def noise_of(budgets: list[Budget]) -> float:
             fitted = np.polynomial.Polynomial.fit(x[near], budget.loss[near], 2)
             squares, freedom = squares + float(((fitted(x[near]) - budget.loss[near]) ** 2).sum()), freedom + n - 3
     if not freedom:
-        raise ValueError("no budget with more than three runs")
+        raise InputError("isoflop", "no budget with more than three runs", allowed=f"{LEAST_SIZES} sizes or more at the same FLOPs")
     return float(np.sqrt(squares / freedom))
 
 

@@ -73,15 +73,22 @@ def foretold(fit: Fit, runs: Runs, row: dict[str, Any], seed: int) -> dict[str, 
     }
 
 
-def drawn(runs: Runs, rows: list[dict[str, Any]], parametric: Fit, isoflop: Fit) -> dict[str, Any]:
+def drawn(runs: Runs, rows: list[dict[str, Any]], parametric: Fit, isoflop: Fit | None) -> dict[str, Any]:
     """Both fits, and what the report draws."""
     every = as_runs(rows, runs.where)
     off = every.loss / loss_at(parametric.values, every.parameters, every.tokens) - 1
+    allocation = (
+        {}
+        if isoflop is None
+        else {
+            "isoflop": isoflop.plain(),
+            "curves": curves(runs, isoflop, "parabola"),
+            "lines": lines(isoflop, np.geomspace(every.flops.min(), every.flops.max(), 20)),
+        }
+    )
     return {
         "parametric": parametric.plain(),
-        "isoflop": isoflop.plain(),
-        "curves": curves(runs, isoflop, "parabola"),
-        "lines": lines(isoflop, np.geomspace(every.flops.min(), every.flops.max(), 20)),
+        **allocation,
         "residuals": [
             {"flops": row["flops"], "relative": float(r), "seen": i < len(runs), "note": row["run"]}
             for i, (row, r) in enumerate(zip(rows, off, strict=True))
@@ -102,9 +109,12 @@ def scaling_ladder(config: LadderConfig, *, models: tuple[Run, ...], documents: 
     texts = choose_texts(documents.file("heldout.parquet"), config.max_heldout_bytes, config.seed)
     rows = [measured(run, texts, str(device)) for run in models]
     runs = as_runs(rows[:n_fitted], str(out.path))
-    noise = noise_of(budgets_of(runs))
     parametric = fit_parametric(runs, config.draws, config.seed)
-    isoflop = fit_isoflop(runs, "parabola", noise, config.draws, config.seed)
+    try:
+        isoflop = fit_isoflop(runs, "parabola", noise_of(budgets_of(runs)), config.draws, config.seed)
+        told = isoflop.plain()
+    except InputError as error:  # the runs are worth keeping all the same, and the other law foretells
+        isoflop, told = None, {"law": "isoflop", "not_fitted": str(error)}
     predictions = {row["run"]: foretold(parametric, runs, row, config.seed) for row in rows[n_fitted:]}
     with out.write(RUNS) as path, path.open("w", encoding="utf-8", newline="") as file:
         table = csv.DictWriter(file, COLUMNS)
@@ -114,9 +124,8 @@ def scaling_ladder(config: LadderConfig, *, models: tuple[Run, ...], documents: 
         path.write_text(json.dumps(drawn(runs, rows, parametric, isoflop), indent=1) + "\n", encoding="utf-8")
     return {
         "runs": len(rows),
-        "noise_nats": noise,
         "parametric": parametric.plain(),
-        "isoflop": isoflop.plain(),
+        "isoflop": told,
         "foretold": predictions,
         "heldout_documents": len(texts),
     }

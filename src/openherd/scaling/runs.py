@@ -31,8 +31,8 @@ POOLED = "none"
 # What a value can be: none of these was ever trained, so a wrong unit is likely.
 POSSIBLE = {
     "parameters": (1e3, 1e14, "parameters as a plain count, 1e3 to 1e14 (70e9, not 70)"),
-    "tokens": (1e4, 1e17, "tokens as a plain count, 1e4 to 1e17 (15e12, not 15)"),
-    "flops": (1e9, 1e30, "FLOPs as a plain count, 1e9 to 1e30"),
+    "tokens": (1e3, 1e17, "tokens as a plain count, 1e3 to 1e17 (15e12, not 15)"),
+    "flops": (1e6, 1e30, "FLOPs as a plain count, 1e6 to 1e30"),
     "loss": (0.01, 20.0, "nats per token, 0.01 to 20 (a guess among 128,256 tokens has 11.8)"),
 }
 EPOCH_COLUMNS = {"model size", "training flop", "loss"}
