@@ -5,7 +5,8 @@ Pure functions from numbers to Plotly figures. N are parameters, D tokens, C FLO
 
 import csv
 import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import plotly.graph_objects as go
@@ -19,7 +20,17 @@ from openherd.report.runs import Runs, file_of, of_stage, si
 
 BAND = "rgba(36, 136, 200, 0.2)"  # blue, under a line
 BUDGET_COLOURS = [[0, BLUE], [0.4, GREEN], [0.75, PURPLE], [1, VERMILION]]
-LOG = {"type": "log", "exponentformat": "SI", "dtick": 1}
+NARROW = 100.0  # a range of fewer than two decades has ticks between them
+
+
+def log_axis(title: str, values: Iterable[float], tickformat: str = "") -> dict[str, Any]:
+    """A logarithmic axis over these values: ticks at powers of ten, and where that is little, at 2 and 5 as well."""
+    low, high = min(values := list(values)), max(values)
+    steps = (1, 2, 5) if high < NARROW * low else (1,)
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    wide = {"exponentformat": "power"} if len(steps) == 1 else {"tickformat": ".0e"}
+    shown = {"tickformat": tickformat} if tickformat else wide
+    return {"title_text": title, "type": "log", "tickvals": [a * 10.0**b for b in powers for a in steps], **shown}
 
 
 def isoflop_curves(budgets: Sequence[Mapping[str, Any]]) -> go.Figure:
@@ -47,7 +58,7 @@ def isoflop_curves(budgets: Sequence[Mapping[str, Any]]) -> go.Figure:
                 marker={"color": colour, "size": 13, "symbol": "diamond-open", "line": {"width": 2.5}},
                 hovertemplate=f"optimum of {name} FLOPs<br>%{{x:.4~s}} tokens<br>loss %{{y:.4f}}<extra></extra>",
             )  # fmt: skip
-    drawing.update_xaxes(title_text="training tokens", **LOG)
+    drawing.update_xaxes(**log_axis("training tokens", [t for b in budgets for t in b["tokens"]], "~s"))
     drawing.update_yaxes(title_text="loss (nats per token)")
     return dressed(drawing, 460, legend_title_text="FLOPs")
 
@@ -82,8 +93,9 @@ def optimal_allocation(
                     row=1, col=column, x=[p["flops"] for p in points], y=[p[what] for p in points], mode="markers", marker=look,
                     name=name, showlegend=column == 1, hovertemplate=f"%{{x:.3g}} FLOPs<br>%{{y:.4~s}} {what}<extra></extra>",
                 )  # fmt: skip
-        drawing.update_xaxes(title_text="training FLOPs", type="log", exponentformat="power", dtick=1, row=1, col=column)
-        drawing.update_yaxes(title_text=f"optimal {what}", row=1, col=column, **LOG)
+        drawing.update_xaxes(**log_axis("training FLOPs", x), row=1, col=column)
+        ends = [p[end] for p in line for end in ("low", "high")]
+        drawing.update_yaxes(**log_axis(f"optimal {what}", ends, "~s"), row=1, col=column)
     return dressed(drawing, 400)
 
 
@@ -105,7 +117,7 @@ def residuals(points: Sequence[Mapping[str, Any]]) -> go.Figure:
                 hovertemplate="%{customdata}<br>%{x:.3g} FLOPs<br>%{y:+.2f}%<extra></extra>",
             )  # fmt: skip
     drawing.add_hline(y=0, line={"color": GREY, "width": 1})
-    drawing.update_xaxes(title_text="training FLOPs", type="log", exponentformat="power", dtick=1)
+    drawing.update_xaxes(**log_axis("training FLOPs", [p["flops"] for p in points]))
     drawing.update_yaxes(title_text="loss over the law's (%)")
     return dressed(drawing, 360, showlegend=any(not p["seen"] for p in points))
 
