@@ -28,9 +28,15 @@ def log_axis(title: str, values: Iterable[float], tickformat: str = "") -> dict[
     low, high = min(values := list(values)), max(values)
     steps = (1, 2, 5) if high < NARROW * low else (1,)
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    wide = {"exponentformat": "power"} if len(steps) == 1 else {"tickformat": ".0e"}
-    shown = {"tickformat": tickformat} if tickformat else wide
-    return {"title_text": title, "type": "log", "tickvals": [a * 10.0**b for b in powers for a in steps], **shown}
+    if not tickformat and len(steps) == 1:
+        return {
+            "title_text": title,
+            "type": "log",
+            "tickvals": [10.0**b for b in powers],
+            "ticktext": [f"10<sup>{b}</sup>" for b in powers],
+        }
+    ticks = [a * 10.0**b for b in powers for a in steps]
+    return {"title_text": title, "type": "log", "tickvals": ticks, "tickformat": tickformat or ".0e"}
 
 
 def isoflop_curves(budgets: Sequence[Mapping[str, Any]]) -> go.Figure:

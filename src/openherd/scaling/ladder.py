@@ -127,5 +127,8 @@ def scaling_ladder(config: LadderConfig, *, models: tuple[Run, ...], documents: 
         "parametric": parametric.plain(),
         "isoflop": told,
         "foretold": predictions,
+        "runs_foretold": len(predictions),
+        "within_interval": sum(found["within_interval"] for found in predictions.values()),
+        "largest_relative_error": max((abs(found["relative_error"]) for found in predictions.values()), default=0.0),
         "heldout_documents": len(texts),
     }
