@@ -61,6 +61,12 @@ def _row(layers: int, d: int, heads: int, kv_heads: int, width: int, ffn: int, *
 
 SIZES: dict[str, ModelConfig] = {
     # name                layers  d_model heads kv width  ffn
+    "herd-31k":     _row(2,    24,   2, 1,  12,    64, vocabulary=768, tied_embeddings=True),
+    "herd-60k":     _row(3,    32,   2, 1,  16,    96, vocabulary=768, tied_embeddings=True),
+    "herd-110k":    _row(3,    48,   3, 1,  16,   128, vocabulary=768, tied_embeddings=True),
+    "herd-230k":    _row(4,    64,   4, 2,  16,   176, vocabulary=768, tied_embeddings=True),
+    "herd-470k":    _row(4,    96,   3, 1,  32,   256, vocabulary=768, tied_embeddings=True),
+    "herd-880k":    _row(4,   128,   4, 2,  32,   384, vocabulary=768, tied_embeddings=True),
     "herd-1m":      _row(4,   128,   4, 2,  32,   384, vocabulary=2_304, tied_embeddings=True),
     "herd-2m":      _row(4,   192,   3, 1,  64,   512, vocabulary=2_304),
     "herd-5m":      _row(6,   256,   4, 2,  64,   704, vocabulary=2_304),

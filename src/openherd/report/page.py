@@ -14,6 +14,7 @@ from openherd.core.rundir import Output, Run
 from openherd.report.curation import curation
 from openherd.report.markup import Html, code, document, element, join, paragraph, side_by_side, table, tiles
 from openherd.report.runs import Runs, file_of, names, of_stage, places, scalars, si
+from openherd.report.scaling import ladder
 from openherd.report.scores import model_bits, scores
 from openherd.report.terminal import TOY_PARAMETERS, says
 from openherd.report.training import PHASES, samples, training
@@ -44,6 +45,7 @@ def report(config: ReportConfig, *, runs: tuple[Run, ...], out: Output) -> dict[
         ("tokenizer", "Tokenizer"): tokenizer(runs, config.token_text),
         ("training", "Training"): training(runs),
         ("scores", "Scores"): scores(runs, config.example_answers),
+        ("scaling", "Scaling laws"): ladder(runs),
         ("samples", "Samples"): samples(runs),
         ("lineage", "Lineage"): lineage(runs),
     }

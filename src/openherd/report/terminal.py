@@ -58,6 +58,10 @@ SAYS: dict[str, tuple[str, ...]] = {
         "{questions:,} questions",
         "F1 {heldout_phrasings.f1:.3f}, later turns {later_turns.f1:.3f}, new entries {heldout_entries.f1:.3f}",
     ),
+    "scaling-ladder": (
+        "{runs:,} runs",
+        "{within_interval} of {runs_foretold} foretold within the interval, at most {largest_relative_error:.1%} off",
+    ),
     "report": ("", "report.html"),
 }
 
