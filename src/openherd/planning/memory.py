@@ -1,0 +1,141 @@
+"""Bytes that each place of a pipeline holds at its fullest, by part (paper 3.3.2). Formulas for tables of steps: (n, PP).
+
+Weights, gradients and AdamW's state follow from the layout. Activations are counted tensor by tensor, as autograd keeps them, times
+the micro-batches on their way: at place p of 1F1B as many as there are places from there on; interleaved, the chunks of layers that
+the schedule has begun. In Korthikanti et al.'s case the sum is their formula (2205.05198, equations 2 to 5), to the byte.
+"""
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+
+from openherd.planning.engines import Engine
+from openherd.planning.workload import Step
+
+GIB = 2**30
+BF16, FP32 = 2, 4
+# What the allocator holds and cannot give: blocks of other sizes than asked for. Of what comes and goes, not of what stays. From
+# torchtitan's fitted rows (decision 21).
+FRAGMENTATION = 0.03
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes by part, each (n, PP)."""
+
+    weights: Any
+    gathered: Any  # copies to compute with: whole ones of FSDP, or in bf16
+    gradients: Any  # with whole ones that wait to be shared
+    optimizer: Any
+    activations: Any  # of the layers, all micro-batches on their way
+    ends: Any  # of embedding, last norm and head
+    recomputed: Any  # of one layer, where activations are computed again
+    logits: Any
+    buffers: Any  # what a pipeline receives
+    fragmentation: Any
+
+    @property
+    def total(self) -> Any:
+        """All parts."""
+        return sum(getattr(self, f.name) for f in fields(Memory))
+
+    @property
+    def states(self) -> Any:
+        """What stays between steps, and gradients."""
+        return self.weights + self.gradients + self.optimizer
+
+
+def memory(step: Step, engine: Engine, low: bool = False) -> Memory:
+    """Of every step in a table; `low`: products are of 8 bits or fewer."""
+    s, layers = step, step.layers
+    place = np.arange(s.pp)
+    first, last = place == 0, place == s.pp - 1
+    t, d = s.micro_tokens, s.d_model
+    of_layer = s.layer_matrices / s.tp + s.layer_vectors
+    end = s.vocabulary * d / s.tp
+    tied = s.tied_embeddings if s.pp == 1 else np.asarray(False)
+    ends = first * (end + s.positions * d) + last * (np.where(tied, 0, end) + d)
+    elements = layers * of_layer + ends
+    shards = s.shards
+    sharded = (s.sharding == "weights") | (s.sharding == "gradients")
+
+    # A copy of everything, or FSDP's share of it and whole layers to compute with: all of them, or one and the next.
+    weights = engine.weights * elements / np.where(sharded, shards, 1)
+    several = s.micro_batches > 1
+    few = (s.sharding == "weights") & ~(several & engine.sums_whole)
+    whole = BF16 * of_layer * np.where(few, np.minimum(layers, 2), layers) + engine.ends * ends
+    casts = BF16 * layers * s.layer_matrices / s.tp * engine.casts
+    gathered = np.where(sharded & (shards > 1), whole, casts)
+    sums = np.where(sharded & (shards > 1) & several, FP32 * elements * engine.sums_whole, 0)
+    gradients = engine.gradients * elements / np.where(sharded, shards, 1) + sums
+    optimizer = engine.optimizer * elements / np.where(s.sharding == "none", 1, shards)
+
+    keeps_all, full, some = (layer_bytes(s, engine, how, low) for how in ("none", "full", "selective"))
+    less = np.where(s.recompute == "none", keeps_all, np.where(s.recompute == "full", full, some))
+    kept = keeps_all + s.recompute_share * (less - keeps_all)
+    chunks = in_flight(s)
+    per_chunk = layers / s.virtual_stages
+    activations = chunks * per_chunk * kept
+    # Once more what one layer keeps, while it is computed again: all of it, less what was kept.
+    recomputed = np.where(s.recompute == "none", 0, keeps_all - less) * (layers > 0)
+
+    n_logits = t * s.vocabulary / s.tp
+    logits_bytes = engine.logits - np.where(s.compiled, 2, 0) + np.where(s.tp > 1, engine.loss_parallel, 0)
+    at_once = np.minimum(n_logits, engine.most_logits) if engine.most_logits else n_logits
+    logits = last * logits_bytes * at_once
+    # The last norm keeps its input and gives the head its own; where the loss is taken in parts, the head's gradient waits.
+    tail = engine.residual * s.chunk * d + BF16 * np.where(engine.gathered_inputs, t, s.chunk) * d
+    return Memory(
+        weights=weights,
+        gathered=gathered,
+        gradients=gradients,
+        optimizer=optimizer,
+        activations=activations,
+        ends=last * np.minimum(chunks, 1) * tail,
+        recomputed=np.maximum(recomputed - logits, 0),  # the loss is before the way back
+        logits=logits,
+        buffers=np.where(s.pp > 1, engine.received * s.micro_batches * s.chunk * d * (2 * s.virtual_stages - first - last), 0),
+        fragmentation=0 * weights + FRAGMENTATION * (activations + recomputed + logits),
+    )
+
+
+def in_flight(step: Step) -> Any:
+    """The most chunks of layers (those of one virtual stage) whose micro-batches wait for their way back, (n, PP)."""
+    s, place = step, np.arange(step.pp)
+    rounds = np.minimum(s.micro_batches, s.pp)
+    one = np.minimum(s.micro_batches, s.pp - place)
+    interleaved = 2 * (s.pp - place - 1) + (s.virtual_stages - 1) * rounds + 1
+    return np.where(s.virtual_stages > 1, np.minimum(interleaved, s.micro_batches * s.virtual_stages), one)
+
+
+def layer_bytes(step: Step, engine: Engine, how: str, low: bool = False) -> Any:
+    """What a layer keeps of one micro-batch: `none`, `selective` or `full` recomputation; (n, 1)."""
+    s, t, d = step, step.micro_tokens, step.d_model
+    stream = engine.residual * s.chunk * d
+    if how == "full":
+        return stream
+    heads = s.n_heads * s.head_width / s.tp
+    keys = 2 * s.n_kv_heads * s.head_width / s.tp
+    wide = s.d_feed_forward / s.tp
+    statistic = FP32 * s.n_heads / s.tp * t * engine.fused_attention  # a logarithm for each query and head
+    if how == "selective" and engine.keeps:  # outcomes of products and attention
+        widths = product_widths(s)
+        return stream + BF16 * t * (sum(widths[name] for name in engine.keeps) + heads) + statistic
+    inputs = 1 if low and engine.low_inputs else BF16  # of products
+    norms = 2 * inputs * d * np.where(engine.gathered_inputs, t, s.chunk)
+    dropout = 2 * s.chunk * d * engine.dropout
+    products = t * (BF16 * (heads + keys + heads + (engine.products - 1) * wide) + inputs * wide)
+    kept = 2 * stream + norms + dropout + products + statistic
+    if not engine.fused_attention and how == "none":  # scores, and their dropout: 5 a s of Korthikanti et al.
+        kept = kept + 5 * s.n_heads / s.tp * s.micro_batch * s.sequence_length**2 / s.cp
+    return kept
+
+
+def product_widths(step: Step) -> dict[str, Any]:
+    """The width of each product's outcome on a process, by its letter: query, key, value, output, gate, up, down."""
+    s = step
+    gate = s.d_feed_forward / s.tp * np.where(s.feed_forward_matrices == 3, 1, 0)
+    keys = s.n_kv_heads * s.head_width / s.tp
+    heads, wide = s.n_heads * s.head_width / s.tp, s.d_feed_forward / s.tp
+    return {"q": heads, "k": keys, "v": keys, "o": s.d_model, "g": gate, "u": wide, "d": s.d_model}
