@@ -17,10 +17,10 @@ import numpy as np
 from openherd.core.errors import InputError
 from openherd.model.config import SIZES
 from openherd.planning.constants import Key, constants
-from openherd.planning.engines import FOUNDRY, FOUNDRY_PURE, LLAMA, MEGATRON_2022, MEGATRON_BRIDGE, OURS, TORCHTITAN, Engine
-from openherd.planning.hardware import HARDWARE, PRECISIONS
+from openherd.planning.engines import FOUNDRY, FOUNDRY_PURE, LLAMA, MEGATRON_2022, MEGATRON_BRIDGE, MEGATRON_DEEPSPEED, OURS, TORCHTITAN, Engine
+from openherd.planning.hardware import HARDWARE, PRECISIONS, is_low
 from openherd.planning.memory import GIB, Memory, memory
-from openherd.planning.step_time import Clock, StepTime, step_time
+from openherd.planning.step_time import Clock, step_time
 from openherd.planning.workload import Step, by_pipeline, shape_of
 
 Row = Mapping[str, str]
@@ -111,7 +111,7 @@ def vtrain(row: Row) -> Measured:
     if step.gpus != whole(row, "# GPUs"):
         raise Skipped("TP x DP x PP are not its GPUs")
     seconds = positive(row, "iteration time (ms)") / 1e3
-    return Measured(step=step, engine=MEGATRON_2022, hardware="a100-80g", precision="fp16", seconds=seconds)
+    return Measured(step=step, engine=MEGATRON_DEEPSPEED, hardware="a100-80g", precision="fp16", seconds=seconds)
 
 
 # MPT's shapes: width, layers, heads.
@@ -203,7 +203,7 @@ def megatron_bridge(row: Row) -> Measured:
         overlap_tp=True,
     )
     seconds = step.tokens / (positive(row, "Tokens / sec / GPU") * gpus)
-    low = BRIDGE_DTYPES[dtype] not in ("bf16", "fp16")
+    low = is_low(BRIDGE_DTYPES[dtype])
     step = least_recomputation(step, MEGATRON_BRIDGE, HARDWARE[hardware].memory_gib, low)
     return Measured(step=step, engine=MEGATRON_BRIDGE, hardware=hardware, precision=BRIDGE_DTYPES[dtype], seconds=seconds)
 
@@ -436,7 +436,7 @@ def predict(runs: Sequence[Measured], fitted: Fitted | None = None) -> tuple[Any
             chosen = [members[n] for n in numbers]
             seconds[chosen] = step_time(table, clock, engine).step[:, 0]
             if any(runs[i].memory_gib for i in chosen):
-                held = memory(table, engine, precision not in ("bf16", "fp16"))
+                held = memory(table, engine, is_low(precision))
                 for row, i in enumerate(chosen):
                     gib[i] = part_of(held, table, runs[i].part, engine)[row].max() / GIB
     return seconds, gib

@@ -54,7 +54,18 @@ BASE: dict[Key, Key] = {
     ("gb300", "fp16"): ("gb300", "bf16"),
 }
 
-FITTED: dict[Key, dict[str, float]] = {}
+FITTED: dict[Key, dict[str, float]] = {
+    ("a100", "bf16"): {"matmul": 0.8676, "pad": 259.7, "whole_attention": 0.6324, "contention": 1.0, "network": 0.8017},
+    ("a100", "fp16"): {"matmul": 0.875, "pad": 102.8, "host_s": 0.001166, "latency_s": 5.189e-05, "network": 0.6489},
+    ("h100", "bf16"): {"matmul": 0.7365, "pad": 392.3, "attention": 0.2286, "whole_attention": 0.3571, "contention": 0.625},
+    ("h100", "fp8"): {"matmul": 0.7532},
+    ("gb200", "fp8"): {"matmul": 0.6219},
+    ("gb200", "mxfp8"): {"matmul": 0.5706},
+    ("gb200", "nvfp4"): {"matmul": 0.4287},
+    ("gb300", "fp8"): {"matmul": 0.7756},
+    ("gb300", "mxfp8"): {"matmul": 0.7051},
+    ("gb300", "nvfp4"): {"matmul": 0.4352},
+}
 
 
 def constants(key: Key, fitted: dict[Key, dict[str, float]] | None = None) -> tuple[Constants, Key | None]:

@@ -23,6 +23,7 @@ class Engine:
     passes: float = 1.0  # over memory by norms, rotations, activation functions and sums: 1 fused, 2 one by one
     overlap_dp: bool = True  # data-parallel collectives run beside computation
     overlap_pp: bool = True
+    scatters: bool = False  # each tensor-parallel process sends its part to the next stage (2104.04473, 4.1)
     pipeline_outermost: bool = False  # rank order TP, CP, DP, PP instead of the paper's TP, CP, PP, DP
     dropout: bool = False
 
@@ -56,15 +57,17 @@ MEGATRON = Engine(
     low_inputs=True,
 )  # fmt: skip
 # Before fused attention, without overlap; fp16 gradients are added up as they are.
-MEGATRON_2022 = replace(
-    MEGATRON, name="megatron-2022", attention_speed=1.0, fused_attention=False, overlap_dp=False, overlap_pp=False, dropout=True, reduced=2, products=2
-)
+MEGATRON_DEEPSPEED = replace(
+    MEGATRON, name="megatron-deepspeed", attention_speed=1.0, fused_attention=False, overlap_dp=False, overlap_pp=False,
+    dropout=True, reduced=2, products=2,
+)  # fmt: skip
+MEGATRON_2022 = replace(MEGATRON_DEEPSPEED, name="megatron-2022", scatters=True)
 MEGATRON_BRIDGE = replace(MEGATRON, name="megatron-bridge", gradients=2, reduced=2)  # as its recipes for speed
 FOUNDRY = Engine(name="llm-foundry", skips_mask=False)
 FOUNDRY_PURE = replace(FOUNDRY, name="llm-foundry, pure bf16", weights=2, gradients=2, optimizer=4, reduced=2)
 LLAMA = replace(MEGATRON, name="llama3", pipeline_outermost=False, attention_speed=1.0)
 
-ENGINES = {engine.name: engine for engine in (OURS, TORCHTITAN, MEGATRON, MEGATRON_2022, MEGATRON_BRIDGE, FOUNDRY, FOUNDRY_PURE, LLAMA)}
+ENGINES = {engine.name: engine for engine in (OURS, TORCHTITAN, MEGATRON, MEGATRON_DEEPSPEED, MEGATRON_2022, MEGATRON_BRIDGE, FOUNDRY, FOUNDRY_PURE, LLAMA)}
 
 
 def engine(name: str) -> Engine:

@@ -17,6 +17,11 @@ PRECISIONS: tuple[Precision, ...] = ("bf16", "fp16", "fp8", "mxfp8", "nvfp4")
 GB = 1e9
 
 
+def is_low(precision: str) -> bool:
+    """Whether products are of 8 bits or fewer; what is not a product is in bf16 then."""
+    return precision not in ("bf16", "fp16")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Hardware:
     """A device and what joins it to others."""

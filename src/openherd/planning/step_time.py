@@ -1,8 +1,8 @@
 """The time of a training step by part, from shapes and a device's constants (paper 3.3.2). Seconds; formulas for tables of steps.
 
 A layer's products take their FLOPs over the share of the peak that they reach; a product is `pad` longer in each width than it is,
-which is what tiles and waves cost small ones. Attention has a share of its own; what reads and writes memory has the bandwidth.
-No layer is faster than the host can issue it. A pipeline's step is its slowest place's micro-batches, then once the others':
+which is what tiles and waves cost small ones. Attention has a share of its own, and what reads and writes memory the bandwidth. No
+layer is faster than the host can issue it. A pipeline's step is its slowest place's micro-batches, then once the other places':
 (PP - 1) / (V M) of bubble where all are alike.
 """
 
@@ -13,21 +13,30 @@ import numpy as np
 
 from openherd.planning.constants import Constants
 from openherd.planning.engines import Engine
-from openherd.planning.hardware import Hardware, Precision
+from openherd.planning.hardware import Hardware, Precision, is_low
 from openherd.planning.memory import product_widths
 from openherd.planning.workload import Step
 
 BF16 = 2  # bytes
 ADAM_BYTES = 30  # of an element: weights, moments and gradient in fp32 read, the first three written, a bf16 copy
+# Bytes of a score that go through memory without fused attention, forward: written, read by softmax, written, read; with dropout
+# its mask and outcome too.
+SCORE_BYTES, DROPOUT_SCORE_BYTES = 8, 13
+LOSS_BYTES = 20  # of a logit, both ways
+STREAM_READS = 10  # of the stream, in elements of its width a layer: two norms (2 each) and two sums (3 each)
+DROPOUT_READS = 4
+LOW_BYTES = 3  # of an input of a product in 8 bits: read in bf16, written
+EAGER = 3.0  # times as much through memory where operations are not fused: norms in fp32, rotations as complex numbers
+OVERLAPPED_TP = 0.5  # share of tensor parallelism's collectives that pipelined ones leave exposed
 
 
 @dataclass(frozen=True)
 class StepTime:
     """Seconds of a step by part, each (n, 1); `step` is their sum."""
 
-    compute: Any  # products, and what goes through memory
+    compute: Any  # products, what goes through memory, and waiting for the host
     attention: Any
-    tp: Any  # exposed
+    tp: Any  # exposed, as the next three
     cp: Any
     pp: Any
     dp: Any
@@ -58,125 +67,120 @@ class Clock:
         """Bytes through the device's memory."""
         return n_bytes / (self.hardware.memory_bandwidth * self.constants.memory)
 
-    def bandwidth(self, group: Any, stride: Any) -> Any:
-        """Of a ring over `group` devices that are `stride` apart: a node's members each have an adapter."""
-        inside = np.maximum(np.minimum(self.hardware.node // stride, group), 1)
-        links = self.hardware.nvlink * self.constants.nvlink
-        return np.where(group <= inside, links, np.minimum(links, inside * self.hardware.network * self.constants.network))
+    def links(self, inside: Any, members: Any) -> Any:
+        """Bytes a second of a device to its neighbour: inside a node, or by the adapters of a group's `members` on a node."""
+        nvlink = self.hardware.nvlink * self.constants.nvlink
+        return np.where(inside, nvlink, np.minimum(nvlink, members * self.hardware.network * self.constants.network))
 
-    def gather(self, n_bytes: Any, group: Any, stride: Any) -> Any:
-        """An all-gather or reduce-scatter of so many bytes in all."""
-        steps = np.maximum(group - 1, 0)
-        return steps / group * n_bytes / self.bandwidth(group, stride) + np.minimum(steps, 64) * self.constants.latency_s
+    def gather(self, n_bytes: Any, group: Any, stride: Any, times: Any = 1) -> Any:
+        """All-gathers or reduce-scatters, so many, of so many bytes in all, over `group` devices that are `stride` apart."""
+        members = np.maximum(np.minimum(self.hardware.node // stride, group), 1)
+        seconds = (group - 1) / group * n_bytes / self.links(group <= members, members)
+        return seconds + times * np.log2(group) * self.constants.latency_s
+
+
+@dataclass(frozen=True)
+class LayerTime:
+    """Seconds of one layer and micro-batch, forward, back and what is computed again, each (n, 1)."""
+
+    compute: Any
+    attention: Any
+    tp: Any
+    cp: Any
+
+
+def layer_time(step: Step, clock: Clock, engine: Engine) -> LayerTime:
+    """Of every step in a table; communication as far as it is exposed."""
+    s, t, c = step, step.micro_tokens, clock.constants
+    inner = {"o": s.n_heads * s.head_width / s.tp, "d": s.d_feed_forward / s.tp}
+    products = {name: clock.product(t, inner.get(name, s.d_model), width) for name, width in product_widths(s).items()}
+    attend, attend_back = attention_time(s, clock, engine)
+
+    wide = (2 * (s.n_heads + s.n_kv_heads) * s.head_width + s.feed_forward_matrices * s.d_feed_forward) / s.tp
+    reads = (STREAM_READS + DROPOUT_READS * engine.dropout) * s.d_model * s.chunk + wide * t
+    low = LOW_BYTES * (3 * s.d_model * s.chunk + s.d_feed_forward / s.tp * t) if is_low(clock.precision) else 0
+    memory = clock.through((BF16 * reads + low) * np.where(s.compiled, 1.0, EAGER))
+    work = sum(products.values()) + memory
+
+    full = np.where(s.recompute == "full", s.recompute_share, 0.0)
+    some = np.where(s.recompute == "selective", s.recompute_share, 0.0)
+    if engine.keeps:  # outcomes of some products and of attention; the rest again
+        again = full * work + some * (memory + sum(products[name] for name in products if name not in engine.keeps))
+        again_attend = full * attend
+    else:
+        again, again_attend = full * work, (full + some) * attend
+    compute, attention = 3 * work + again, attend + attend_back + again_attend
+
+    # Twice a layer and direction all of a sequence is gathered and summed, or reduced to all; keys and values are gathered, and
+    # their gradients summed.
+    sides = (4 + 2 * full) * np.where(s.overlap_tp, OVERLAPPED_TP, 1.0)
+    tp = sides * 2 * clock.gather(BF16 * t * s.d_model, s.tp, 1) * (s.tp > 1)
+    keys = BF16 * 2 * s.n_kv_heads * s.head_width / s.tp * t * s.cp
+    cp = (2 + full) * clock.gather(keys, s.cp, s.tp) * (s.cp > 1)
+    waits = np.maximum(c.host_s * (2 + full) - compute - attention - tp - cp, 0)
+    return LayerTime(compute + waits, attention, tp, cp)
+
+
+def attention_time(step: Step, clock: Clock, engine: Engine) -> tuple[Any, Any]:
+    """Scores and weighted values of one layer and micro-batch, forward and back."""
+    s, c = step, clock.constants
+    rows = s.micro_tokens * s.n_heads / s.tp
+    if engine.fused_attention:
+        keys, share = (s.sequence_length / 2, c.attention) if engine.skips_mask else (s.sequence_length, c.whole_attention)
+        speed = clock.hardware.peak("bf16") * share * engine.attention_speed
+        forward = 4 * rows * (keys + c.pad) * s.head_width / speed
+        return forward, 2.5 * forward  # five products on the way back, of which one is the scores again
+    both = 2 * clock.product(s.sequence_length, s.head_width, s.sequence_length) * rows / s.sequence_length
+    forward = both + clock.through(rows * s.sequence_length * (DROPOUT_SCORE_BYTES if engine.dropout else SCORE_BYTES))
+    return forward, 2 * forward
 
 
 def step_time(step: Step, clock: Clock, engine: Engine) -> StepTime:
     """Of every step in a table."""
-    s, c = step, clock.constants
-    t, again = s.micro_tokens, np.where(s.recompute == "full", s.recompute_share, 0.0)
-    fp = BF16
+    s, c, layers = step, clock.constants, step.layers
+    layer = layer_time(s, clock, engine)
+    place, m = np.arange(s.pp), s.micro_batches
+    first, last = place == 0, place == s.pp - 1
+    t, in_pipeline = s.micro_tokens, s.pp > 1
 
-    # One layer, one micro-batch, forward.
-    heads = s.n_heads * s.head_width
-    from_rows = {"o": heads / s.tp, "d": s.d_feed_forward / s.tp}
-    products = {name: clock.product(t, from_rows.get(name, s.d_model), width) for name, width in product_widths(s).items()}
-    scores = s.micro_batch * s.sequence_length**2 * s.n_heads / (s.tp * s.cp)
-    if engine.fused_attention:
-        pairs, share = (scores / 2, c.attention) if engine.skips_mask else (scores, c.whole_attention)
-        attend = 4 * pairs * s.head_width / (clock.hardware.peak("bf16") * share * engine.attention_speed)
-        attend_back = 2.5 * attend
-    else:
-        both = 2 * clock.product(s.sequence_length, s.head_width, s.sequence_length) * s.micro_batch * s.n_heads / s.tp
-        attend = both + clock.through(scores * (13 if engine.dropout else 8))
-        attend_back = 2 * attend
-    wide = s.feed_forward_matrices * s.d_feed_forward
-    streams = 10 * s.d_model * s.chunk + (2 * (s.n_heads + s.n_kv_heads) * s.head_width + wide) * t / s.tp
-    streams = streams + (4 * s.d_model * s.chunk if engine.dropout else 0)
-    if clock.precision not in ("bf16", "fp16"):  # what products take is read once more and written in 8 bits
-        streams = streams + 1.5 * (3 * s.d_model * s.chunk + s.d_feed_forward * t / s.tp)
-    elementwise = clock.through(fp * engine.passes * np.where(s.compiled, 1.0, 2.0) * streams)
-    work = sum(products.values()) + elementwise
-    forward, back = work + attend, 2 * work + attend_back
-    selective = s.recompute == "selective"
-    again_attend = np.where(selective, 0.0 if engine.keeps else s.recompute_share, again) * attend
-    part = elementwise * bool(engine.keeps) + sum(products[name] for name in "qkvogud" if engine.keeps and name not in engine.keeps)
-    again_work = np.where(selective, s.recompute_share * part, again * work)
-    # What the host issues; collectives of tensor parallelism wait for it too.
-    host = c.host_s
-    layer_compute = work + 2 * work + again_work
-    layer_attend = attend + attend_back + again_attend
+    head = 3 * clock.product(t, s.d_model, s.vocabulary / s.tp) + clock.through(LOSS_BYTES * t * s.vocabulary / s.tp)
+    compute = layers * layer.compute + first * clock.through(6 * BF16 * t * s.d_model) + last * head
+    attention = layers * layer.attention
 
-    # Tensor parallelism: twice a layer and direction all is gathered and summed; computed again, twice more.
-    sides = 2 + 2 + 2 * again
-    one = 2 * clock.gather(fp * t * s.d_model, s.tp, 1)
-    layer_tp = np.where(s.tp > 1, sides * one, 0.0) * np.where(s.overlap_tp, 0.5, 1.0)
-    # Context parallelism: keys and values gathered, their gradients summed.
-    kv = fp * 2 * s.n_kv_heads * s.head_width / s.tp * t * s.cp
-    layer_cp = np.where(s.cp > 1, (2 + again) * clock.gather(kv, s.cp, s.tp), 0.0)
+    # Weights that data-parallel processes gather, and gradients that they sum: FSDP for each micro-batch, the others once a step.
+    elements = layers * (s.layer_matrices / s.tp + s.layer_vectors) + (1 * first + 1 * last) * s.vocabulary * s.d_model / s.tp
+    stride = s.tp * (1 if engine.pipeline_outermost else s.pp)
+    gathered = clock.gather(BF16 * elements, s.shards, stride, layers)
+    reduced = clock.gather(engine.reduced * elements, s.shards, stride, layers)
+    copies = 2 * clock.gather(engine.reduced * elements / s.shards, s.replicas, stride * s.shards) * (s.replicas > 1)
+    resharded = s.sharding == "weights"
+    each = np.where(resharded, 2 * gathered + reduced, 0)  # of a micro-batch
+    once = np.where(resharded, 0, gathered + reduced) + copies
+    beside = compute + attention if engine.overlap_dp else 0 * compute
+    each_exposed, once_exposed = (np.maximum(x - beside, 0) + c.contention * np.minimum(x, beside) for x in (each, once))
+    first_layer = gathered / np.maximum(layers, 1)  # before it nothing can be computed
 
-    floor = host * (2 + again)
-    gpu = layer_compute + layer_attend + layer_tp + layer_cp
-    waits = np.maximum(floor - gpu, 0)  # for the host
-    layer_compute = layer_compute + waits
+    # What goes to the next place and comes back, once for each virtual stage.
+    sent = BF16 * (t / s.tp if engine.scatters else s.chunk) * s.d_model
+    apart = s.tp * s.cp * (s.dp if engine.pipeline_outermost else 1)
+    hop = sent / clock.links(apart < clock.hardware.node, 1) + c.latency_s
+    hops = 2 * s.virtual_stages * hop * (c.contention if engine.overlap_pp else 1) * in_pipeline
 
-    # Data parallelism.
-    stride = np.where(engine.pipeline_outermost, s.tp * s.cp, s.tp * s.cp * s.pp)
-    stride = np.where(s.cp > 1, stride / s.cp, stride)
-    of_layer = s.layer_matrices / s.tp + s.layer_vectors
-    gathered = clock.gather(fp * of_layer, s.shards, stride)
-    reduced = clock.gather(engine.reduced * of_layer, s.shards, stride)
-    m = s.micro_batches
-    # of one micro-batch of a layer, FSDP; of a step, otherwise
-    each = np.where(s.sharding == "weights", 2 * gathered + reduced, 0.0)
-    whole = np.where(s.sharding == "weights", 0.0, gathered + reduced) * np.where(s.shards > 1, 1, 0)
-    each = each * np.where(s.shards > 1, 1, 0)
-    busy = layer_compute + layer_attend
-    if engine.overlap_dp:
-        each_exposed = np.maximum(each - busy, 0) + c.contention * np.minimum(each, busy)
-        whole_exposed = np.maximum(whole - busy, 0) + c.contention * np.minimum(whole, busy)
-    else:
-        each_exposed, whole_exposed = each, whole
-    overlapped = m * (each - each_exposed) + whole - whole_exposed
-
-    # Ends.
-    head = 3 * clock.product(t, s.d_model, s.vocabulary / s.tp) + clock.through(20 * t * s.vocabulary / s.tp)
-    embed = clock.through(fp * 6 * t * s.d_model)
-    layers = s.layers
-    place = np.arange(s.pp)
-    first, last = (place == 0) * 1.0, (place == s.pp - 1) * 1.0
-    ends = first * embed + last * head
-
-    send = np.where(s.pp > 1, fp * s.chunk * s.d_model, 0.0)
-    hop = send / np.where(stride_of_pipeline(s, engine) < clock.hardware.node, clock.hardware.nvlink * c.nvlink, clock.hardware.network * c.network)
-    hops = 2 * s.virtual_stages * (hop + c.latency_s) * np.where(s.pp > 1, 1, 0) * (c.contention if engine.overlap_pp else 1)
-
-    compute = layers * layer_compute + ends
-    attention = layers * layer_attend
-    tp, cp, dp = layers * layer_tp, layers * layer_cp, layers * each_exposed
-    per_micro = compute + attention + tp + cp + dp + hops
-    slow = np.argmax(per_micro, axis=1)[:, None]
+    each_micro = compute + attention + layers * (layer.tp + layer.cp) + each_exposed + hops
+    slowest = np.argmax(each_micro, axis=1)[:, None]
 
     def at(x: Any) -> Any:
-        return np.take_along_axis(np.broadcast_to(x, per_micro.shape), slow, 1)
+        """Of the slowest place."""
+        return np.take_along_axis(np.broadcast_to(x, each_micro.shape), slowest, 1)
 
-    most = at(per_micro)
-    bubble = (per_micro.sum(1, keepdims=True) - most) / s.virtual_stages
-    elements = layers * of_layer + (first + last) * s.vocabulary * s.d_model / s.tp
-    shared = np.where(s.sharding == "none", 1, s.shards)
-    optimizer = clock.through(ADAM_BYTES * at(elements) / shared) + c.step_s
     return StepTime(
         compute=m * at(compute),
         attention=m * at(attention),
-        tp=m * at(tp),
-        cp=m * at(cp),
+        tp=m * at(layers * layer.tp),
+        cp=m * at(layers * layer.cp),
         pp=m * at(hops),
-        dp=m * at(dp) + at(layers) * whole_exposed + np.where(s.shards > 1, gathered, 0),
-        bubble=bubble,
-        optimizer=optimizer,
-        overlapped=at(layers) * overlapped,
+        dp=at(m * each_exposed + once_exposed + first_layer),
+        bubble=(each_micro.sum(1, keepdims=True) - at(each_micro)) / s.virtual_stages,
+        optimizer=clock.through(ADAM_BYTES * at(elements) / np.where(s.sharding == "none", 1, s.shards)) + c.step_s,
+        overlapped=at(m * (each - each_exposed) + once - once_exposed),
     )
-
-
-def stride_of_pipeline(step: Step, engine: Engine) -> Any:
-    """How far apart neighbours in a pipeline are."""
-    return step.tp * step.cp * (step.dp if engine.pipeline_outermost else 1)
