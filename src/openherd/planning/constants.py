@@ -55,8 +55,8 @@ BASE: dict[Key, Key] = {
 }
 
 FITTED: dict[Key, dict[str, float]] = {
-    ("a100", "bf16"): {"matmul": 0.8676, "pad": 259.7, "whole_attention": 0.6324, "contention": 1.0, "network": 0.8017},
-    ("a100", "fp16"): {"matmul": 0.875, "pad": 102.8, "host_s": 0.001166, "latency_s": 5.189e-05, "network": 0.6489},
+    ("a100", "bf16"): {"matmul": 0.8674, "pad": 259.5, "whole_attention": 0.6324, "contention": 1.0, "network": 0.802},
+    ("a100", "fp16"): {"matmul": 0.8439, "pad": 75.69, "host_s": 0.001164, "latency_s": 6.121e-05, "network": 0.6993},
     ("h100", "bf16"): {"matmul": 0.7365, "pad": 392.3, "attention": 0.2286, "whole_attention": 0.3571, "contention": 0.625},
     ("h100", "fp8"): {"matmul": 0.7532},
     ("gb200", "fp8"): {"matmul": 0.6219},

@@ -40,6 +40,8 @@ class Engine:
     low_inputs: bool = False  # of 8-bit products the inputs are kept in 8 bits
     products: int = 3  # tables of the feed-forward's width that are kept: gate, up, their product
     received: int = 0  # bytes of an element in buffers for every micro-batch that a pipeline receives
+    compiled_loss: int = 0  # less of `logits` where the loss is compiled
+    details: bool = False  # what is known besides: a norm's number a row, the rotation's angles, casts, gathered keys and their mask
     casts: bool = False  # one process keeps weights in bf16 too
     sums_whole: bool = False  # gradients of several micro-batches are summed before they are shared
 
@@ -50,8 +52,11 @@ class Engine:
     keeps: str = ""
 
 
-OURS = Engine(name="ours", residual=4, ends=4, logits=12, most_logits=2**26, products=4, received=4, casts=True, sums_whole=True, keeps="qkvogud")
-TORCHTITAN = Engine(name="torchtitan", pipeline_outermost=True, sums_whole=True, loss_parallel=8, keeps="qvgd")
+OURS = Engine(
+    name="ours", residual=4, ends=4, logits=12, most_logits=2**26, products=4, received=4, casts=True, sums_whole=True,
+    details=True, keeps="qkvogud",
+)  # fmt: skip
+TORCHTITAN = Engine(name="torchtitan", pipeline_outermost=True, sums_whole=True, loss_parallel=8, compiled_loss=2, keeps="qvgd")
 MEGATRON = Engine(
     name="megatron", pipeline_outermost=True, weights=2, optimizer=12, gathered_inputs=False, logits=6, attention_speed=1.6,
     low_inputs=True,

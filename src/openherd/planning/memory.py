@@ -75,28 +75,23 @@ def memory(step: Step, engine: Engine, low: bool = False) -> Memory:
     less = np.where(s.recompute == "none", keeps_all, np.where(s.recompute == "full", full, some))
     kept = keeps_all + s.recompute_share * (less - keeps_all)
     chunks = in_flight(s)
-    per_chunk = layers / s.virtual_stages
-    activations = chunks * per_chunk * kept
-    # Once more what one layer keeps, while it is computed again: all of it, less what was kept.
-    recomputed = np.where(s.recompute == "none", 0, keeps_all - less) * (layers > 0)
+    activations = chunks * layers / s.virtual_stages * kept
+    again = np.where(s.recompute == "none", 0, keeps_all - (0 if engine.details else less)) * (layers > 0)
 
     n_logits = t * s.vocabulary / s.tp
-    logits_bytes = engine.logits - np.where(s.compiled, 2, 0) + np.where(s.tp > 1, engine.loss_parallel, 0)
-    at_once = np.minimum(n_logits, engine.most_logits) if engine.most_logits else n_logits
-    logits = last * logits_bytes * at_once
-    # The last norm keeps its input and gives the head its own; where the loss is taken in parts, the head's gradient waits.
-    tail = engine.residual * s.chunk * d + BF16 * np.where(engine.gathered_inputs, t, s.chunk) * d
+    of_logit = engine.logits - engine.compiled_loss * np.where(s.compiled, 1, 0) + engine.loss_parallel * np.where(s.tp > 1, 1, 0)
+    logits = last * of_logit * (np.minimum(n_logits, engine.most_logits) if engine.most_logits else n_logits)
     return Memory(
         weights=weights,
         gathered=gathered,
         gradients=gradients,
         optimizer=optimizer,
         activations=activations,
-        ends=last * np.minimum(chunks, 1) * tail,
-        recomputed=np.maximum(recomputed - logits, 0),  # the loss is before the way back
+        ends=chunks / s.virtual_stages * ends_bytes(s, engine),
+        recomputed=again if engine.details else np.maximum(again - logits, 0),  # the loss is before the way back
         logits=logits,
         buffers=np.where(s.pp > 1, engine.received * s.micro_batches * s.chunk * d * (2 * s.virtual_stages - first - last), 0),
-        fragmentation=0 * weights + FRAGMENTATION * (activations + recomputed + logits),
+        fragmentation=0 * weights + FRAGMENTATION * (activations + again + logits),
     )
 
 
@@ -115,21 +110,44 @@ def layer_bytes(step: Step, engine: Engine, how: str, low: bool = False) -> Any:
     stream = engine.residual * s.chunk * d
     if how == "full":
         return stream
+    more = 0
+    if engine.details:
+        keys = 2 * BF16 * s.n_kv_heads * s.head_width / s.tp * s.micro_batch * s.sequence_length
+        piece = s.sequence_length / (2 * s.cp)
+        mask = BF16 * s.micro_batch * piece**2 * (2 * s.cp + 1)
+        more = np.where(s.cp > 1, keys + mask, 0)
     heads = s.n_heads * s.head_width / s.tp
     keys = 2 * s.n_kv_heads * s.head_width / s.tp
     wide = s.d_feed_forward / s.tp
     statistic = FP32 * s.n_heads / s.tp * t * engine.fused_attention  # a logarithm for each query and head
     if how == "selective" and engine.keeps:  # outcomes of products and attention
         widths = product_widths(s)
-        return stream + BF16 * t * (sum(widths[name] for name in engine.keeps) + heads) + statistic
+        return stream + BF16 * t * (sum(widths[name] for name in engine.keeps) + heads) + statistic + more
     inputs = 1 if low and engine.low_inputs else BF16  # of products
     norms = 2 * inputs * d * np.where(engine.gathered_inputs, t, s.chunk)
     dropout = 2 * s.chunk * d * engine.dropout
     products = t * (BF16 * (heads + keys + heads + (engine.products - 1) * wide) + inputs * wide)
-    kept = 2 * stream + norms + dropout + products + statistic
+    if engine.details:  # a norm's number a row, and its weights in fp32 where FSDP gathers them in bf16
+        more = more + 2 * FP32 * s.chunk + np.where(s.shards > 1, 2 * FP32 * d, 0)
+    kept = 2 * stream + norms + dropout + products + statistic + more
     if not engine.fused_attention and how == "none":  # scores, and their dropout: 5 a s of Korthikanti et al.
         kept = kept + 5 * s.n_heads / s.tp * s.micro_batch * s.sequence_length**2 / s.cp
     return kept
+
+
+def ends_bytes(step: Step, engine: Engine) -> Any:
+    """What is kept of one micro-batch outside the layers, all of a place's stages; (n, PP)."""
+    s, t, d, place = step, step.micro_tokens, step.d_model, np.arange(step.pp)
+    first, last = place == 0, place == s.pp - 1
+    stream = engine.residual * s.chunk * d
+    if not engine.details:  # the last norm keeps its input, and gives the head its own
+        return last * (stream + BF16 * np.where(engine.gathered_inputs, t, s.chunk) * d)
+    # A stage's own outcome is counted with it, the first's input too: others' inputs lie in buffers.
+    angles = FP32 * s.head_width * t * s.virtual_stages
+    in_parts = (s.tp > 1) | (t * s.vocabulary > engine.most_logits)
+    logarithms = FP32 * t * s.vocabulary + np.where(s.shards > 1, BF16 * s.vocabulary * d, 0)
+    loss = BF16 * t * d + np.where(in_parts, FP32 * s.vocabulary / s.tp * d + FP32, logarithms + 2 * FP32)
+    return first * stream + angles + last * (FP32 * s.chunk + loss)
 
 
 def product_widths(step: Step) -> dict[str, Any]:
