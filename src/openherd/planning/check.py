@@ -19,12 +19,11 @@ from openherd.model.config import SIZES
 from openherd.planning.constants import Key, constants
 from openherd.planning.engines import FOUNDRY, FOUNDRY_PURE, LLAMA, MEGATRON_2022, MEGATRON_BRIDGE, MEGATRON_DEEPSPEED, OURS, TORCHTITAN, Engine
 from openherd.planning.hardware import HARDWARE, PRECISIONS, is_low
-from openherd.planning.memory import GIB, Memory, memory
+from openherd.planning.memory import FILLED, GIB, Memory, memory
 from openherd.planning.step_time import Clock, step_time
 from openherd.planning.workload import Step, by_pipeline, shape_of
 
 Row = Mapping[str, str]
-FILLED = 0.95  # of a device's memory; the rest has NCCL's buffers and what single operations need
 HALVES = ("fitted", "held out")
 
 
