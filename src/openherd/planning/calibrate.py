@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from openherd.planning.check import Fitted, Measured, predict
-from openherd.planning.constants import BASE, LEAST, MOST, ORDER, ROWS_EACH, START, Key, constants
+from openherd.planning.check import Measured, predict
+from openherd.planning.constants import BASE, LEAST, MOST, ORDER, ROWS_EACH, START, Key, Table, constants
 
 ITERATIONS = 60
 SLOPE = 1e-4  # of a logarithm
@@ -40,7 +40,7 @@ def least_absolute(residuals: Callable[[Any], Any], start: Any, least: Any, most
     return x
 
 
-def fit_key(runs: Sequence[Measured], key: Key, below: Fitted) -> dict[str, float]:
+def fit_key(runs: Sequence[Measured], key: Key, below: Table) -> dict[str, float]:
     """Constants of one kind of device and dtype, of runs on it; what is not fitted is taken from `below`."""
     start = constants(key, below)[0]
     measured = np.array([run.seconds for run in runs], float)
@@ -64,12 +64,15 @@ def fit_key(runs: Sequence[Measured], key: Key, below: Fitted) -> dict[str, floa
     return {name: float(f"{v:.4g}") for name, v in zip(names, np.exp(x), strict=True)}
 
 
-def calibrate(runs: Sequence[Measured]) -> Fitted:
-    """Constants for every kind of device and dtype in the runs that have a time; of 8-bit dtypes after bf16's."""
+def calibrate(runs: Sequence[Measured], below: Table) -> Table:
+    """Constants for every kind of device and dtype in the runs that have a time, where `below` has what is not fitted.
+
+    The planner's own were found with nothing below. 8-bit dtypes come after bf16, which they rest on.
+    """
     timed = [run for run in runs if run.seconds is not None]
-    found: Fitted = {}
+    found: Table = {}
     for key in sorted({run.key for run in timed}, key=depth):
-        found[key] = fit_key([run for run in timed if run.key == key], key, found)
+        found[key] = fit_key([run for run in timed if run.key == key], key, {**below, **found})
     return found
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from openherd.core.errors import InputError
 from openherd.model.config import SIZES
-from openherd.planning.constants import Key, constants
+from openherd.planning.constants import FITTED, Key, Table, constants
 from openherd.planning.engines import FOUNDRY, FOUNDRY_PURE, LLAMA, MEGATRON_2022, MEGATRON_BRIDGE, MEGATRON_DEEPSPEED, OURS, TORCHTITAN, Engine
 from openherd.planning.hardware import HARDWARE, PRECISIONS, is_low
 from openherd.planning.memory import FILLED, GIB, Memory, memory
@@ -420,10 +420,7 @@ def label_of(run: Measured) -> str:
     return f"{sizes}, {s.micro_batch} x {s.sequence_length}, {run.hardware} {run.precision}, recompute {s.recompute}"
 
 
-Fitted = dict[Key, dict[str, float]]
-
-
-def predict(runs: Sequence[Measured], fitted: Fitted | None = None) -> tuple[Any, Any]:
+def predict(runs: Sequence[Measured], fitted: Table = FITTED) -> tuple[Any, Any]:
     """Seconds, and GiB of the part that was measured, of every run."""
     seconds, gib = np.full(len(runs), np.nan), np.full(len(runs), np.nan)
     groups: dict[Any, list[int]] = {}
@@ -449,7 +446,7 @@ def part_of(held: Memory, table: Step, part: str, engine: Engine) -> Any:
     return held.activations if part == "activations" else held.total
 
 
-def errors(runs: Sequence[Measured], fitted: Fitted | None = None) -> tuple[Any, Any]:
+def errors(runs: Sequence[Measured], fitted: Table = FITTED) -> tuple[Any, Any]:
     """Relative errors with their signs of time and of memory; NaN where it was not measured."""
     seconds, gib = predict(runs, fitted)
     measured = np.array([[run.seconds or np.nan, run.memory_gib or np.nan] for run in runs]).reshape(-1, 2)
@@ -464,13 +461,14 @@ def summary(found: Any) -> dict[str, float] | None:
     return {"median": float(np.median(known)), "mean": float(known.mean()), "p90": float(np.quantile(known, 0.9))}
 
 
-def check(file: Path, fitted: Fitted | None = None) -> dict[str, Any]:
-    """A file's errors, as `openherd plan check` prints them. Raises InputError as `read`."""
+def check(file: Path, fitted: Table = FITTED, which: str = "all") -> dict[str, Any]:
+    """A file's errors, of all its rows or of one half, as `openherd plan check` prints them. Raises InputError as `read`."""
     found = read(file)
-    time, held = errors(found.rows, fitted)
+    runs = found.rows if which == "all" else half(found.rows, which)
+    time, held = errors(runs, fitted)
     return {
         "file": str(file),
-        "rows_used": len(found.rows),
+        "rows_used": len(runs),
         "rows_skipped": dict(sorted(found.skipped.items())),
         "time": summary(time),
         "memory": summary(held),

@@ -4,6 +4,7 @@ The rows are what `openherd.planning.calibrate` finds on the fitted half of the 
 each file, beginning with the first. A test fits them again where the data are.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 
@@ -54,25 +55,24 @@ BASE: dict[Key, Key] = {
     ("gb300", "fp16"): ("gb300", "bf16"),
 }
 
-FITTED: dict[Key, dict[str, float]] = {
-    ("a100", "bf16"): {"matmul": 0.8674, "pad": 259.5, "whole_attention": 0.6324, "contention": 1.0, "network": 0.802},
-    ("a100", "fp16"): {"matmul": 0.8439, "pad": 75.69, "host_s": 0.001164, "latency_s": 6.121e-05, "network": 0.6993},
-    ("h100", "bf16"): {"matmul": 0.7365, "pad": 392.3, "attention": 0.2286, "whole_attention": 0.3571, "contention": 0.625},
-    ("h100", "fp8"): {"matmul": 0.7532},
-    ("gb200", "fp8"): {"matmul": 0.6219},
-    ("gb200", "mxfp8"): {"matmul": 0.5706},
-    ("gb200", "nvfp4"): {"matmul": 0.4287},
-    ("gb300", "fp8"): {"matmul": 0.7756},
-    ("gb300", "mxfp8"): {"matmul": 0.7051},
-    ("gb300", "nvfp4"): {"matmul": 0.4352},
+Table = dict[Key, dict[str, float]]
+
+FITTED: Table = {
+    ("a100", "bf16"): {"matmul": 0.8703, "pad": 262.1, "whole_attention": 0.6321, "contention": 1.0, "network": 0.7957},
+    ("a100", "fp16"): {"matmul": 0.892, "pad": 115.5, "host_s": 0.001168, "latency_s": 4.908e-05, "network": 0.6338},
+    ("h100", "bf16"): {"matmul": 0.7363, "pad": 390.5, "attention": 0.2284, "whole_attention": 0.3571, "contention": 0.6235},
+    ("h100", "fp8"): {"matmul": 0.7483},
+    ("gb200", "fp8"): {"matmul": 0.6196},
+    ("gb200", "mxfp8"): {"matmul": 0.5703},
+    ("gb200", "nvfp4"): {"matmul": 0.4267},
+    ("gb300", "fp8"): {"matmul": 0.7772},
+    ("gb300", "mxfp8"): {"matmul": 0.7047},
+    ("gb300", "nvfp4"): {"matmul": 0.4348},
 }
 
 
-def constants(key: Key, fitted: dict[Key, dict[str, float]] | None = None) -> tuple[Constants, Key | None]:
+def constants(key: Key, table: Mapping[Key, Mapping[str, float]] = FITTED) -> tuple[Constants, Key | None]:
     """The constants of a key, and the key that they were fitted for: its own, or the nearest; None where none was."""
-    table = FITTED if fitted is None else {**FITTED, **fitted}
     own = table.get(key, {})
-    if key not in BASE:
-        return replace(Constants(), **own), key if own else None
-    below, of = constants(BASE[key], fitted)
+    below, of = constants(BASE[key], table) if key in BASE else (Constants(), None)
     return replace(below, **own), key if own else of

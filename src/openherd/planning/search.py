@@ -8,7 +8,7 @@ import itertools
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ import numpy as np
 from openherd.core.config import nearest
 from openherd.core.errors import ConfigError
 from openherd.model.config import SIZES
-from openherd.planning.constants import Key, constants
+from openherd.planning.constants import FITTED, Key, constants
 from openherd.planning.engines import Engine
 from openherd.planning.hardware import Hardware, Precision, is_low
 from openherd.planning.memory import FILLED, GIB, Memory, memory
@@ -43,7 +43,7 @@ class Job:
     sequence_length: int = 8_192
     batch_tokens: int = 16_777_216
     tokens: float = 15.6e12
-    fitted: Mapping[Key, dict[str, float]] | None = None  # a user's own constants
+    fitted: Mapping[Key, Mapping[str, float]] = field(default_factory=lambda: FITTED)  # or a user's own
 
     def __post_init__(self) -> None:
         if self.model not in SIZES:
@@ -70,7 +70,7 @@ class Job:
     @property
     def clock(self) -> Clock:
         """Its device with constants."""
-        return Clock(self.hardware, self.precision, constants((self.hardware.kind, self.precision), dict(self.fitted or {}))[0])
+        return Clock(self.hardware, self.precision, constants((self.hardware.kind, self.precision), self.fitted)[0])
 
 
 @dataclass(frozen=True)
@@ -90,6 +90,10 @@ class Layout:
     def seconds(self) -> float:
         """Of a step."""
         return float(self.time.step[0, 0])
+
+    def fits(self, job: Job) -> bool:
+        """Whether the device has room for it."""
+        return self.peak_gib <= FILLED * job.hardware.memory_gib
 
     @property
     def name(self) -> str:
