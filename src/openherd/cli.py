@@ -380,21 +380,26 @@ def command_plan(arguments: list[str]) -> int:
     """`openherd plan`; the exit code says whether anything fits."""
     parser = Parser(
         prog="openherd plan",
-        description="The fastest layouts of a model on so many GPUs, before anything is paid: memory by part, time by part, days, energy "
-        "and money, each with its error on measured runs; and why others do not fit. Needs no GPU.",
-        epilog="others: 'openherd plan check FILE...' (measured runs against predictions), 'openherd plan calibrate FILE' (constants from "
-        "your own runs), 'openherd plan tutorial' (its figures of energy and efficiency, with the arithmetic). Guide: docs/planning.md",
+        description="The fastest layouts of a model on so many GPUs, before anything is paid: memory and time by part, days, "
+        "energy and money, with the error on measured runs; and why others do not fit. Needs no GPU.",
+        epilog="Others: 'openherd plan check FILE...', measured runs against predictions; 'openherd plan calibrate FILE', "
+        "constants from your own runs; 'openherd plan tutorial', its figures of energy and efficiency with the arithmetic. Guide: "
+        "docs/planning.md",
     )
     parser.add_argument("model", metavar="MODEL", help="llama3-405b, for one; 'openherd model list' names all")
     parser.add_argument("--gpus", type=int, required=True, metavar="N", help="all of them")
-    parser.add_argument("--hardware", default="h100", metavar="NAME", help="a100-40g, a100-80g, h100, h200, b200, ... (default h100)")
+    parser.add_argument(
+        "--hardware", default="h100", metavar="NAME", help="a100-40g, a100-80g, h100, h200, b200, ... (default h100)"
+    )
     parser.add_argument("--precision", default="bf16", metavar="DTYPE", help="bf16, fp16, fp8, mxfp8, nvfp4 (default bf16)")
     engines = "whose memory and overlap: llama3 (the paper's, default), ours, torchtitan, megatron"
     parser.add_argument("--engine", default="llama3", metavar="NAME", help=engines)
     parser.add_argument("--seq", type=int, default=8_192, metavar="TOKENS", help="of a sequence (default 8192)")
     parser.add_argument("--batch-tokens", type=int, default=16_777_216, metavar="TOKENS", help="of a step (default 16777216)")
     parser.add_argument("--tokens", type=float, default=15.6e12, metavar="TOKENS", help="of the run (default 15.6e12)")
-    parser.add_argument("--layout", default="", metavar="TP=8,...", help="this one alone: tp, cp, pp, dp, v, micro, recompute, sharding")
+    parser.add_argument(
+        "--layout", default="", metavar="TP=8,...", help="this one alone: tp, cp, pp, dp, v, micro, recompute, sharding"
+    )
     parser.add_argument("--best", type=int, default=5, metavar="N", help="layouts shown (default 5)")
     exports = "print the best layout, or --layout's, as recipe, torchtitan or megatron arguments"
     parser.add_argument("--export", default="", metavar="FORMAT", help=exports)
@@ -402,13 +407,21 @@ def command_plan(arguments: list[str]) -> int:
     parser.add_argument("--json", action="store_true", help="everything, in bytes and seconds, as JSON")
     parser.add_argument("--page", type=Path, metavar="FILE", help="also write pictures of memory and time by part")
     money = parser.add_argument_group("energy, carbon, money and failures; prices are rough defaults of ours: give your own")
-    money.add_argument("--power-w", type=float, metavar="W", help="of a GPU with its share of the server (default: the server's rating)")
+    money.add_argument(
+        "--power-w", type=float, metavar="W", help="of a GPU with its share of the server (default: the server's rating)"
+    )
     money.add_argument("--pue", type=float, default=1.1, help="power of the building over that of the servers (default 1.1)")
-    money.add_argument("--kg-per-kwh", type=float, default=0.414, metavar="KG", help="CO2 of a kWh (default 0.414: Llama 3.1's model card)")
+    money.add_argument(
+        "--kg-per-kwh", type=float, default=0.414, metavar="KG", help="CO2 of a kWh (default 0.414: Llama 3.1's model card)"
+    )
     money.add_argument("--hour-usd", type=float, metavar="USD", help="of a GPU hour (default by hardware)")
     money.add_argument("--price-usd", type=float, metavar="USD", help="of a GPU (default by hardware)")
-    money.add_argument("--restart-s", type=float, default=600.0, metavar="S", help="from a failure until training goes on (default 600)")
-    money.add_argument("--checkpoint-s", type=float, default=10.0, metavar="S", help="that training waits for a checkpoint (default 10)")
+    money.add_argument(
+        "--restart-s", type=float, default=600.0, metavar="S", help="from a failure until training goes on (default 600)"
+    )
+    money.add_argument(
+        "--checkpoint-s", type=float, default=10.0, metavar="S", help="that training waits for a checkpoint (default 10)"
+    )
     given = parser.parse_args(arguments)
     from openherd.planning.command import plan
 
@@ -421,9 +434,9 @@ def command_plan_check(arguments: list[str]) -> None:
     """`openherd plan check`"""
     parser = Parser(
         prog="openherd plan check",
-        description="Measured runs against predictions: one JSON object a line and file, with absolute relative errors of step time and "
-        "memory. Files are known by their header: vTrain, llm-foundry, Megatron-Bridge, torchtitan, published tables, or your own "
-        "(docs/planning.md).",
+        description="Measured runs against predictions: one JSON object a line and file, with absolute relative errors of step "
+        "time and memory. Files are known by their header: vTrain, llm-foundry, Megatron-Bridge, torchtitan, published tables, or "
+        "your own (docs/planning.md).",
     )
     parser.add_argument("files", type=Path, nargs="+", metavar="FILE", help="CSV")
     parser.add_argument("--half", choices=("all", "fitted", "held-out"), default="all", help="of the rows (default all)")

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from openherd.core.errors import ConfigError
 from openherd.model.config import SIZES, ModelConfig
-from openherd.parallel.context import chunk_indices
 from openherd.model.slices import stage_layers
+from openherd.parallel.context import chunk_indices
 from openherd.parallel.layout import ParallelConfig, Rows, check_layout, micro_batches, nearest_layouts, problems
 from openherd.parallel.pipeline import own_stages, stage_process
 

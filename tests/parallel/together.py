@@ -331,8 +331,8 @@ def memory_case(case):
 def watching():
     """After each way forward: the bytes of weights as they are then, and what autograd has saved, of all stages, and still holds.
 
-    Distinct memory, at its most; no weights, no tables of pairs of tokens, which attention on GPUs does without, and not what a stage
-    is given.
+    Distinct memory, at its most; no weights, no tables of pairs of tokens, which attention on GPUs does without, and not what a
+    stage is given.
     """
     seen, held, forward = {"gathered": 0, "activations": 0}, {}, Stage.forward
 

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from openherd.planning.check import Measured, predict
+from openherd.planning.check import predict
 from openherd.planning.constants import BASE, LEAST, MOST, ORDER, ROWS_EACH, START, Key, Table, constants
+from openherd.planning.measured import Measured
 
 ITERATIONS = 60
 SLOPE = 1e-4  # of a logarithm

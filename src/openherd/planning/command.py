@@ -11,12 +11,13 @@ import numpy as np
 
 from openherd.core.errors import ConfigError, InputError
 from openherd.planning.calibrate import calibrate
-from openherd.planning.check import HALVES, Measured, check, errors, half, read, summary
+from openherd.planning.check import HALVES, check, errors, half, summary
 from openherd.planning.constants import FITTED, LEAST, MOST, ORDER, Table
 from openherd.planning.cost import Prices
 from openherd.planning.engines import engine
 from openherd.planning.exports import export
 from openherd.planning.hardware import HARDWARE, PRECISIONS, hardware
+from openherd.planning.measured import Measured, read
 from openherd.planning.search import Job, Plan, evaluate, parse_layout, search
 from openherd.planning.told import plain, plan_text
 
@@ -57,7 +58,7 @@ def plan(given: argparse.Namespace) -> tuple[str, bool]:
     if given.page is not None and found.best:
         from openherd.report.planning import plan_page
 
-        given.page.write_text(plan_page(plain(found, prices)), encoding="utf-8")
+        given.page.write_text(plan_page(plain(found, prices), device.memory_gib), encoding="utf-8")
     return (json.dumps(plain(found, prices), indent=1) if given.json else plan_text(found, prices)), fits
 
 
@@ -74,7 +75,9 @@ def read_constants(file: Path | None) -> Table:
     for kind, by_dtype in tables.items():
         for dtype, values in by_dtype.items() if isinstance(by_dtype, dict) else ():
             if kind not in kinds or dtype not in PRECISIONS or not isinstance(values, dict):
-                raise InputError(file, f"[{kind}.{dtype}]", allowed=f"[kind.dtype] of {', '.join(sorted(kinds))}; {', '.join(PRECISIONS)}")
+                raise InputError(
+                    file, f"[{kind}.{dtype}]", allowed=f"[kind.dtype] of {', '.join(sorted(kinds))}; {', '.join(PRECISIONS)}"
+                )
             for name, value in values.items():
                 if name not in ORDER or not isinstance(value, int | float) or not LEAST[name] <= value <= MOST[name]:
                     allowed = f"{LEAST[name]:g} to {MOST[name]:g}" if name in ORDER else ", ".join(ORDER)

@@ -1,7 +1,7 @@
 """What devices reach of their peaks, and what programs cost beside: fitted to measured runs, few, one row per device and dtype.
 
-The rows are what `openherd.planning.calibrate` finds on the fitted half of the measured sets (decision 21): every second data row of
-each file, beginning with the first. A test fits them again where the data are.
+The rows are what `openherd.planning.calibrate` finds on the fitted half of the measured sets (decision 21): every second row
+of each file, beginning with the first. A test fits them again where the data are.
 """
 
 from collections.abc import Mapping

@@ -1,6 +1,6 @@
 """Days, goodput, energy, carbon and money of a run (paper 3.3.4; Llama 3.1's model card), every factor a setting.
 
-Energy is power x hours x PUE, where power is a whole server's at its rating, by device: an upper bound. Goodput is the first order of
+Energy is power x hours x PUE, where power is a whole server's at its rating, by device: an upper bound. Goodput is first order,
 Young (1974) and Daly (2006): what checkpoints, restarts and work done twice take; `openherd plan failures` simulates it.
 """
 
@@ -88,7 +88,7 @@ EFFICIENCY = (
 
 
 def tutorial_text() -> str:
-    """The tutorial's figures of energy and money, and of efficiency by parameters, with the arithmetic that makes or corrects them."""
+    """The tutorial's figures of energy, money, and efficiency by parameters, with the arithmetic that makes or corrects them."""
     gpus, days, watts, server, pue = 16_384, 54, 700, 1_275, 1.1
     hours = gpus * days * 24
     devices, servers = hours * watts / 1e9, hours * server * pue / 1e9

@@ -1,4 +1,4 @@
-"""Training programs as the planner knows them: what each keeps, in how many bytes, and what it does side by side. Facts, none fitted.
+"""Training programs as the planner knows them: what each keeps, in how many bytes, and what it does at once. Facts, none fitted.
 
 Megatron's are of Korthikanti et al. (2205.05198), torchtitan's, llm-foundry's and ours of their code. "ours" is the engine of
 `openherd.parallel`: its dry run builds the real thing, and a test holds these formulas against it.
@@ -41,7 +41,9 @@ class Engine:
     products: int = 3  # tables of the feed-forward's width that are kept: gate, up, their product
     received: int = 0  # bytes of an element in buffers for every micro-batch that a pipeline receives
     compiled_loss: int = 0  # less of `logits` where the loss is compiled
-    details: bool = False  # what is known besides: a norm's number a row, the rotation's angles, casts, gathered keys and their mask
+    details: bool = (
+        False  # what is known besides: a norm's number a row, the rotation's angles, casts, gathered keys and their mask
+    )
     casts: bool = False  # one process keeps weights in bf16 too
     sums_whole: bool = False  # gradients of several micro-batches are summed before they are shared
 
@@ -72,7 +74,10 @@ FOUNDRY = Engine(name="llm-foundry", skips_mask=False)
 FOUNDRY_PURE = replace(FOUNDRY, name="llm-foundry, pure bf16", weights=2, gradients=2, optimizer=4, reduced=2)
 LLAMA = replace(MEGATRON, name="llama3", pipeline_outermost=False, attention_speed=1.0)
 
-ENGINES = {engine.name: engine for engine in (OURS, TORCHTITAN, MEGATRON, MEGATRON_DEEPSPEED, MEGATRON_2022, MEGATRON_BRIDGE, FOUNDRY, FOUNDRY_PURE, LLAMA)}
+ENGINES = {
+    engine.name: engine
+    for engine in (OURS, TORCHTITAN, MEGATRON, MEGATRON_DEEPSPEED, MEGATRON_2022, MEGATRON_BRIDGE, FOUNDRY, FOUNDRY_PURE, LLAMA)
+}
 
 
 def engine(name: str) -> Engine:

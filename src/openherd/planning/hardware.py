@@ -56,8 +56,8 @@ class Hardware:
 
 
 def _row(
-    name: str, kind: str, device: str, gib: float, tb_s: float, node: int, links: float, network: float, power: float, server: float,
-    price: float, hour: float, **more: float,
+    name: str, kind: str, device: str, gib: float, tb_s: float, node: int, links: float, network: float, power: float,
+    server: float, price: float, hour: float, **more: float,
 ) -> Hardware:  # fmt: skip
     return Hardware(
         name=name, kind=kind, device=device, memory_gib=gib, memory_bandwidth=1e12 * tb_s, node=node, nvlink=GB * links,
@@ -65,7 +65,7 @@ def _row(
     )  # fmt: skip
 
 
-# Data sheets of NVIDIA: A100, H100, H200 (HGX, 8 a node), HGX B200 and B300, GB200 and GB300 NVL72. Memory is what the driver leaves.
+# Data sheets of NVIDIA: A100, H100, H200 (HGX, 8 a node), HGX B200 and B300, GB200 and GB300 NVL72. Memory: what the driver leaves.
 # NVLink is stated in both directions together: half. Network: an adapter a device of 200 (A100), 400 or 800 Gbit/s (the 300s).
 # FP4: dense. The 96 GB H100 is torchtitan's, with HBM2e and a limit of 500 W: power goes with about the cube of the clock, which
 # leaves (500 / 700) ** (1 / 3) of it. Servers: DGX A100 6.5 kW, H100 and H200 10.2 kW, B200 14.3 kW, B300 14 kW for 8; NVL72 about

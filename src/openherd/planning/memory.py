@@ -111,7 +111,7 @@ def layer_bytes(step: Step, engine: Engine, how: str, low: bool = False) -> Any:
     stream = engine.residual * s.chunk * d
     if how == "full":
         return stream
-    more = 0
+    more: Any = 0
     if engine.details:
         keys = 2 * BF16 * s.n_kv_heads * s.head_width / s.tp * s.micro_batch * s.sequence_length
         piece = s.sequence_length / (2 * s.cp)

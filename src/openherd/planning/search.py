@@ -5,7 +5,7 @@ and what is computed again. All combinations are reckoned at once, a table for e
 """
 
 import itertools
-import re
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -24,6 +24,7 @@ from openherd.planning.step_time import Clock, StepTime, step_time
 from openherd.planning.workload import Recompute, Sharding, Step, shape_of, table
 
 MOST_CP, MOST_PP, MOST_VIRTUAL, LEAST_CHUNK = 64, 64, 10, 4_096
+ALIKE = 0.01  # of a step's time
 MICRO_BATCHES = (1, 2, 4, 8)
 RECOMPUTE: tuple[Recompute, ...] = ("none", "selective", "full")
 SHARING: dict[str, tuple[Sharding, ...]] = {"megatron": ("optimizer",), "llama3": ("gradients",)}  # others: FSDP, both ways
@@ -134,18 +135,25 @@ def candidates(job: Job, counts: Counter[str]) -> Iterator[Step]:
                     continue
                 dp = job.gpus // (tp * cp * pp)
                 if base.batch_sequences % dp:
-                    counts[f"{base.batch_sequences:,} sequences a step are no multiple of DP"] += 1
+                    counts["cannot divide the batch's sequences"] += 1
                     continue
                 for v in range(1, (MOST_VIRTUAL if pp > 1 else 1) + 1):
                     step = replace(base, tp=tp, cp=cp, pp=pp, dp=dp, virtual_stages=v)
                     if problems := step.problems():
-                        counts[re.sub(r"\d[\d,]*", "N", problems[0])] += 1
+                        counts[reason(problems[0])] += 1
                     else:
                         yield step
 
 
+def reason(problem: str) -> str:
+    """A problem without its numbers, to be counted."""
+    if "stages" in problem:
+        return "have more stages than layers, or micro-batches that make no whole rounds"
+    return "do not divide heads, widths or lengths"
+
+
 def variants(job: Job, steps: list[Step]) -> tuple[Step, Any]:
-    """A table of layouts of one PP with every micro-batch, recomputation and way of sharing; and which of `steps` each row is of."""
+    """A table of layouts of one PP with every micro-batch, recomputation and way of sharing; and whose of `steps` each row is."""
     sharing = SHARING.get(job.engine.name, ("gradients", "weights") if steps[0].pp == 1 else ("gradients",))
     combinations = list(itertools.product(MICRO_BATCHES, RECOMPUTE, sharing))
     few = table(steps)
@@ -220,8 +228,13 @@ def search(job: Job, n_best: int = 5, n_rejected: int = 6) -> Plan:
         step, micro, how, sharding = item
         return evaluate(job, replace(step, micro_batch=micro, recompute=how, sharding=sharding))
 
-    fitting = sorted((item for item in found if item[1] <= device), key=lambda item: item[:2])
-    counts["fits"], counts["needs more memory"] = len(fitting), len(found) - len(fitting)
+    # What is closer than the model can tell is put in order of less parallelism.
+    def order(item: tuple[float, float, Any]) -> Any:
+        step = item[2][0]
+        return round(math.log(item[0]) / ALIKE), step.cp > 1, step.pp > 1, step.tp > 1, item[0]
+
+    fitting = sorted((item for item in found if item[1] <= device), key=order)
+    counts["fit"], counts["need more memory"] = len(fitting), len(found) - len(fitting)
     best: dict[tuple[int, int, int], Layout] = {}
     for _, _, item in fitting:
         if (place := degrees(item[0])) not in best and len(best) < n_best:

@@ -101,14 +101,31 @@ def plan_text(plan: Plan, prices: Prices) -> str:
     )
     lines = [head, ""]
     if plan.best:
-        rows = [["TP", "CP", "PP", "V", "DP", "micro", "recompute", "shares", "GiB", "step s", "tokens/s/GPU", "MFU", "days", "GWh", "M$ rent"]]
+        rows = [
+            [
+                "TP",
+                "CP",
+                "PP",
+                "V",
+                "DP",
+                "micro",
+                "recompute",
+                "shares",
+                "GiB",
+                "step s",
+                "tokens/s/GPU",
+                "MFU",
+                "days",
+                "GWh",
+                "M$ rent",
+            ]
+        ]
         for layout in plan.best:
             s, f = layout.step, figures(job, layout, prices)
-            rows.append(
-                [f"{s.tp}", f"{s.cp}", f"{s.pp}", f"{s.virtual_stages}", f"{s.dp:,}", f"{int(s.micro_batches)} x {s.micro_batch}"]
-                + [s.recompute, s.sharding, f"{layout.peak_gib:.1f}", f"{f['step_s']:.3g}", f"{f['tokens_per_s_per_gpu']:,.0f}"]
-                + [f"{f['mfu_attention_in_full']:.1%}", f"{f['days']:.1f}", f"{f['energy_gwh']:.3g}", f"{f['rent_usd'] / 1e6:.3g}"]
-            )
+            speed = [f"{layout.peak_gib:.1f}", f"{f['step_s']:.3g}", f"{f['tokens_per_s_per_gpu']:,.0f}"]
+            more = [f"{f['mfu_attention_in_full']:.1%}", f"{f['days']:.1f}", f"{f['energy_gwh']:.3g}", f"{f['rent_usd'] / 1e6:.3g}"]
+            degrees = [f"{s.tp}", f"{s.cp}", f"{s.pp}", f"{s.virtual_stages}", f"{s.dp:,}"]
+            rows.append([*degrees, f"{int(s.micro_batches)} x {s.micro_batch}", s.recompute, s.sharding, *speed, *more])
         lines += [*columns(rows), "", *layout_text(job, plan.best[0], prices)]
     else:
         lines.append("no layout fits")
@@ -136,19 +153,22 @@ def layout_text(job: Job, layout: Layout, prices: Prices) -> list[str]:
         lines.append("    by place: " + " ".join(f"{size / GIB:.1f}" for size in f["memory_bytes_by_place"]))
     parts = f["step_s_parts"]
     lines += [f"  {f['step_s']:.3f} s a step, {f['layout']['micro_batches']} micro-batches a process"]
-    lines += [f"    {parts[name]:8.3f} s  {parts[name] / f['step_s']:5.1%}  {what}" for name, what in TIMES.items() if parts[name] > 0]
+    lines += [
+        f"    {parts[name]:8.3f} s  {parts[name] / f['step_s']:5.1%}  {what}" for name, what in TIMES.items() if parts[name] > 0
+    ]
     lines += [f"    {parts['overlapped']:8.3f} s         data parallel, beside computation"] if parts["overlapped"] > 0 else []
     if step.pp > 1:
-        lines.append(f"    the bubble is {f['bubble_share']:.1%} of the rest: (PP - 1) / (V M) = {ideal_bubble(layout):.1%} were all places alike")
+        alike = f"(PP - 1) / (V M) = {ideal_bubble(layout):.1%} were all places alike"
+        lines.append(f"    the bubble is {f['bubble_share']:.1%} of the rest; {alike}")
+    full = f"{f['tflops_per_gpu_attention_in_full']:.0f} TFLOP/s, MFU {f['mfu_attention_in_full']:.1%}, attention counted in full"
+    causal = f"{f['tflops_per_gpu']:.0f} and {f['mfu']:.1%} counted causally"
+    power = f"{prices.power_w:,.0f} W a GPU with its server, PUE {prices.pue:g}"
+    goodput = f"a goodput of {f['goodput']:.1%} (checkpoints every {f['checkpoint_interval_s']:,.0f} s)"
     lines += [
-        f"  {f['tokens_per_s_per_gpu']:,.1f} tokens/s/GPU; {f['tflops_per_gpu_attention_in_full']:.0f} TFLOP/s and MFU "
-        f"{f['mfu_attention_in_full']:.1%} with attention counted in full, as the paper; {f['tflops_per_gpu']:.0f} and {f['mfu']:.1%} "
-        "counted causally",
-        f"  {f['days']:.1f} days at a goodput of {f['goodput']:.1%} (checkpoints every {f['checkpoint_interval_s']:,.0f} s); "
-        f"{f['gpu_hours']:,.0f} GPU hours",
-        f"  {f['energy_gwh']:.3g} GWh at {prices.power_w:,.0f} W a GPU with its server and PUE {prices.pue:g}; {f['co2_t']:,.0f} t CO2 at "
-        f"{prices.kg_per_kwh:g} kg/kWh",
-        f"  ${f['rent_usd']:,.0f} at ${prices.hour_usd:g} a GPU hour; the GPUs cost ${f['devices_usd']:,.0f} at ${prices.price_usd:,.0f} each",
+        f"  {f['tokens_per_s_per_gpu']:,.1f} tokens/s/GPU; {full}, as the paper; {causal}",
+        f"  {f['days']:.1f} days at {goodput}; {f['gpu_hours']:,.0f} GPU hours",
+        f"  {f['energy_gwh']:.3g} GWh ({power}); {f['co2_t']:,.0f} t CO2 at {prices.kg_per_kwh:g} kg/kWh",
+        f"  ${f['rent_usd']:,.0f}, ${prices.hour_usd:g} a GPU hour; ${f['devices_usd']:,.0f} for GPUs of ${prices.price_usd:,.0f}",
     ]
     time, held = (nearest_validation(job, step, of_memory=m) for m in (False, True))
     of = constants((job.hardware.kind, job.precision), job.fitted)[1]

@@ -1,7 +1,7 @@
-"""How far predictions are from measured runs that nothing was fitted on: what `openherd plan` prints beside its figures (decision 21).
+"""How far predictions are off measured runs that nothing was fitted on: what `openherd plan` prints beside its figures.
 
-Held-out halves of the measured sets, by device and dtype; the papers' runs whole, since no constant was fitted on them. A test
-reckons the table again where the data are.
+Held-out halves of the measured sets, by device and dtype; the papers' runs whole, since no constant was fitted on them (decision
+21). A test reckons the table again where the data are.
 """
 
 import math
@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from openherd.planning.check import errors, half
 from openherd.planning.constants import FITTED, Table
-from openherd.planning.check import Measured, errors, half
+from openherd.planning.measured import Measured
 from openherd.planning.search import Job
 from openherd.planning.workload import Step
 

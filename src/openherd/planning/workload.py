@@ -129,7 +129,9 @@ class Step:
             if n % self.tp:
                 found.append(f"{n} {name} are no multiple of tp = {self.tp}")
         if self.batch_sequences % (self.dp * self.micro_batch):
-            found.append(f"{self.batch_sequences} sequences a step are no multiple of dp = {self.dp} x micro-batch {self.micro_batch}")
+            found.append(
+                f"{self.batch_sequences} sequences a step are no multiple of dp = {self.dp} x micro-batch {self.micro_batch}"
+            )
         if self.sequence_length % (2 * self.cp * self.tp if self.cp > 1 else self.tp):
             found.append(f"sequences of {self.sequence_length} tokens cannot be cut over cp = {self.cp} and tp = {self.tp}")
         if self.virtual_stages > 1 and self.pp == 1:
@@ -156,9 +158,10 @@ def shape_of(config: ModelConfig) -> dict[str, Any]:
 
 def table(steps: Sequence[Step]) -> Step:
     """Steps of one PP as a table: every field a column."""
-    columns = {f.name: np.array([[getattr(step, f.name)] for step in steps]) for f in fields(Step) if f.name not in UNCUT}
-    given = [step.layers for step in steps]
-    return replace(steps[0], **columns, layers_by_place=np.concatenate(given))
+    columns: dict[str, Any] = {
+        f.name: np.array([[getattr(step, f.name)] for step in steps]) for f in fields(Step) if f.name not in UNCUT
+    }
+    return replace(steps[0], **columns, layers_by_place=np.concatenate([step.layers for step in steps]))
 
 
 UNCUT = ("pp", "layers_by_place")

@@ -79,7 +79,7 @@ def funnel_bars(stages: Sequence[str], parts: Mapping[str, Sequence[float]], not
         )
     drawing.update_xaxes(title_text=unit, tickformat="~s")
     drawing.update_yaxes(autorange="reversed", showgrid=False)
-    return _dressed(drawing, 110 + 34 * len(stages), barmode="stack", legend_traceorder="normal")
+    return dressed(drawing, 110 + 34 * len(stages), barmode="stack", legend_traceorder="normal")
 
 
 def training_curves(curves: Sequence[Curve]) -> go.Figure:
@@ -116,7 +116,7 @@ def training_curves(curves: Sequence[Curve]) -> go.Figure:
     for row, title in enumerate(("loss (nats per token)", "learning rate", "gradient norm"), 1):
         drawing.update_yaxes(title_text=title, row=row, col=1, exponentformat="power")
     drawing.update_xaxes(title_text="tokens seen", tickformat="~s", row=3, col=1)
-    return _dressed(drawing, 620)
+    return dressed(drawing, 620)
 
 
 def score_bars(scores: Sequence[Score], axis: str, end: float | None = None) -> go.Figure:
@@ -156,7 +156,7 @@ def score_bars(scores: Sequence[Score], axis: str, end: float | None = None) -> 
     )
     drawing.update_xaxes(title_text=axis, range=[0, end or 1.25 * max(reached, default=1.0)])
     drawing.update_yaxes(categoryorder="array", categoryarray=labels, autorange="reversed", showgrid=False)
-    return _dressed(drawing, 90 + 36 * len(scores), barmode="overlay", showlegend=False)
+    return dressed(drawing, 90 + 36 * len(scores), barmode="overlay", showlegend=False)
 
 
 def grouped_bars(groups: Sequence[str], parts: Mapping[str, Sequence[float]], axis: str) -> go.Figure:
@@ -173,7 +173,7 @@ def grouped_bars(groups: Sequence[str], parts: Mapping[str, Sequence[float]], ax
         )
     drawing.update_xaxes(title_text=axis, rangemode="tozero")
     drawing.update_yaxes(autorange="reversed", showgrid=False)
-    return _dressed(drawing, 110 + (12 + 14 * len(parts)) * len(groups), barmode="group", legend_traceorder="normal")
+    return dressed(drawing, 110 + (12 + 14 * len(parts)) * len(groups), barmode="group", legend_traceorder="normal")
 
 
 def heat_map(columns: Sequence[str], rows: Sequence[str], shares: Sequence[Sequence[float]], axes: tuple[str, str]) -> go.Figure:
@@ -195,7 +195,7 @@ def heat_map(columns: Sequence[str], rows: Sequence[str], shares: Sequence[Seque
     )
     drawing.update_xaxes(title_text=axes[0], type="category", showgrid=False)
     drawing.update_yaxes(title_text=axes[1], title_standoff=14, type="category", autorange="reversed", showgrid=False)
-    return _dressed(drawing, 120 + 34 * len(rows))
+    return dressed(drawing, 120 + 34 * len(rows))
 
 
 def _lines(text: str) -> str:
@@ -206,7 +206,8 @@ def _phase_colours(n: int) -> list[str]:
     return [(BLUE, VERMILION, GREEN, PURPLE)[i % 4] for i in range(n)]
 
 
-def _dressed(drawing: go.Figure, height: int, **layout: object) -> go.Figure:
+def dressed(drawing: go.Figure, height: int, **layout: object) -> go.Figure:
+    """A figure in the page's looks, which leaves the colour of text to it."""
     drawing.update_layout(
         template="none",
         height=height,
