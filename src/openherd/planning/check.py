@@ -76,5 +76,5 @@ def check(file: Path, fitted: Table = FITTED, which: str = "all") -> dict[str, A
 
 
 def half(runs: Sequence[Measured], which: str) -> list[Measured]:
-    """The half that constants are fitted on, or the other: every second row of the file, beginning with the first."""
-    return [run for run in runs if run.number % 2 == HALVES.index(which)]
+    """The half that constants are fitted on, or the other; of published tables there is no first one."""
+    return [run for run in runs if run.fitted == (which == "fitted")]

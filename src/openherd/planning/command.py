@@ -109,7 +109,7 @@ def worst_rows(file: Path, table: Table, n: int) -> list[str]:
     lines = [f"{file.name}: the rows that are most off (predicted / measured - 1)"]
     for i in np.argsort(-most)[:n]:
         parts = [f"{what} {error:+.0%}" for what, error in (("time", time[i]), ("memory", held[i])) if not np.isnan(error)]
-        lines.append(f"  row {runs[i].number + 1}, {HALVES[runs[i].number % 2]}: {', '.join(parts)}: {runs[i].label}")
+        lines.append(f"  row {runs[i].number + 1}, {HALVES[not runs[i].fitted]}: {', '.join(parts)}: {runs[i].label}")
     return lines
 
 
@@ -120,7 +120,7 @@ def points(file: Path, table: Table) -> dict[str, object]:
     rows = [
         {
             "label": run.label,
-            "held_out": bool(run.number % 2),
+            "held_out": not run.fitted,
             "seconds": [run.seconds, run.seconds * (1 + float(t))] if run.seconds else None,
             "gib": [run.memory_gib, run.memory_gib * (1 + float(h))] if run.memory_gib else None,
         }

@@ -58,7 +58,9 @@ OURS = Engine(
     name="ours", residual=4, ends=4, logits=12, most_logits=2**26, products=4, received=4, casts=True, sums_whole=True,
     details=True, keeps="qkvogud",
 )  # fmt: skip
-TORCHTITAN = Engine(name="torchtitan", pipeline_outermost=True, sums_whole=True, loss_parallel=8, compiled_loss=2, keeps="qvgd")
+TORCHTITAN = Engine(
+    name="torchtitan", pipeline_outermost=True, sums_whole=True, received=2, loss_parallel=8, compiled_loss=2, keeps="qvgd"
+)
 MEGATRON = Engine(
     name="megatron", pipeline_outermost=True, weights=2, optimizer=12, gathered_inputs=False, logits=6, attention_speed=1.6,
     low_inputs=True,

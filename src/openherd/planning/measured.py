@@ -49,6 +49,7 @@ class Measured:
     memory_gib: float | None = None
     part: str = "total"  # of the memory
     number: int = 0  # of the row in its file, the first being 0
+    fitted: bool = False  # the planner's constants were fitted on such rows: every second, beginning with the first
     label: str = ""
 
     @property
@@ -239,9 +240,12 @@ def torchtitan(row: Row) -> Measured:
     recompute = row["recompute"] or "none"
     if hardware is None or precision is None or recompute not in ("none", "selective", "full"):
         raise SkippedError("a device, dtype or recomputation that is not modelled")
-    pp = whole(row, "pp", 1)
+    tp, cp, pp, gpus = (whole(row, name, 1) for name in ("tp", "cp", "pp", "gpus"))
+    dp, left_over = divmod(gpus, tp * cp * pp)
+    if left_over or whole(row, "fsdp", 1) not in (dp, dp * cp):  # its FSDP shards over context-parallel processes too
+        raise SkippedError("FSDP x TP x PP x CP are not its GPUs")
     virtual = 2 if pp > 1 and "interleaved" in row["schedule"].lower() else 1
-    local, total, dp = whole(row, "local_batch_seqs"), whole(row, "global_batch_seqs"), whole(row, "fsdp", 1)
+    local, total = whole(row, "local_batch_seqs"), whole(row, "global_batch_seqs")
     micro = max(local // (pp * virtual), 1) if pp > 1 else local
     if total % (dp * micro):
         raise SkippedError("its batch is no multiple of its micro-batches")
@@ -250,8 +254,8 @@ def torchtitan(row: Row) -> Measured:
         sequence_length=whole(row, "seq_len"),
         batch_sequences=total,
         micro_batch=micro,
-        tp=whole(row, "tp", 1),
-        cp=whole(row, "cp", 1),
+        tp=tp,
+        cp=cp,
         pp=pp,
         dp=dp,
         virtual_stages=virtual,
@@ -260,8 +264,6 @@ def torchtitan(row: Row) -> Measured:
         compiled=row["compile"].lower() == "yes",
         overlap_tp=row["async_tp"].lower() == "yes",
     )
-    if step.gpus != whole(row, "gpus"):
-        raise SkippedError("FSDP x TP x PP x CP are not its GPUs")
     seconds = step.tokens / (positive(row, "tokens_per_s_per_gpu") * step.gpus) if row["tokens_per_s_per_gpu"] else None
     peak = positive(row, "peak_memory_gib") if row["peak_memory_gib"] else None
     if seconds is None and peak is None:
@@ -411,7 +413,7 @@ def read(file: Path) -> Found:
         try:
             run = SCHEMAS[schema][1]({name: value or "" for name, value in row.items() if isinstance(name, str)})
             constants_exist(run)
-            told.rows.append(replace(run, number=number, label=label_of(run)))
+            told.rows.append(replace(run, number=number, fitted=number % 2 == 0 and schema != "published", label=label_of(run)))
         except SkippedError as why:
             told.skipped[str(why)] += 1
     return told

@@ -64,29 +64,29 @@ VALIDATION = (
     _set("Llama 3, Table 4", "h100", False, True, 405.85, 3, 0.0162, 0.0508, None),
 )
 
-# Which rows make a set: the file, whether only its held-out half, and of which device and dtype.
-SETS: tuple[tuple[str, str, bool, Callable[[Measured], bool]], ...] = (
-    ("vTrain, one node", "vtrain_single_node_a100.csv", True, lambda run: True),
-    ("vTrain, several nodes", "vtrain_multi_node_a100.csv", True, lambda run: True),
-    ("llm-foundry A100", "llm_foundry_fsdp.csv", True, lambda run: run.key == ("a100", "bf16")),
-    ("llm-foundry H100", "llm_foundry_fsdp.csv", True, lambda run: run.key == ("h100", "bf16")),
-    ("llm-foundry H100 FP8", "llm_foundry_fsdp.csv", True, lambda run: run.key == ("h100", "fp8")),
-    ("Megatron-Bridge H100 FP8", "megatron_bridge_llama.csv", True, lambda run: run.key[0] == "h100"),
-    ("Megatron-Bridge GB200", "megatron_bridge_llama.csv", True, lambda run: run.key[0] == "gb200"),
-    ("Megatron-Bridge GB300", "megatron_bridge_llama.csv", True, lambda run: run.key[0] == "gb300"),
-    ("torchtitan H100", "torchtitan.csv", True, lambda run: run.precision == "bf16"),
-    ("torchtitan H100 FP8", "torchtitan.csv", True, lambda run: run.precision == "fp8"),
-    ("Korthikanti et al., memory", "published_tables.csv", False, lambda run: run.memory_gib is not None),
-    ("Korthikanti et al., time", "published_tables.csv", False, lambda run: run.key[0] == "a100" and run.seconds is not None),
-    ("Llama 3, Table 4", "published_tables.csv", False, lambda run: run.key[0] == "h100"),
+# Which held-out rows make a set: of which file, device and dtype.
+SETS: tuple[tuple[str, str, Callable[[Measured], bool]], ...] = (
+    ("vTrain, one node", "vtrain_single_node_a100.csv", lambda run: True),
+    ("vTrain, several nodes", "vtrain_multi_node_a100.csv", lambda run: True),
+    ("llm-foundry A100", "llm_foundry_fsdp.csv", lambda run: run.key == ("a100", "bf16")),
+    ("llm-foundry H100", "llm_foundry_fsdp.csv", lambda run: run.key == ("h100", "bf16")),
+    ("llm-foundry H100 FP8", "llm_foundry_fsdp.csv", lambda run: run.key == ("h100", "fp8")),
+    ("Megatron-Bridge H100 FP8", "megatron_bridge_llama.csv", lambda run: run.key[0] == "h100"),
+    ("Megatron-Bridge GB200", "megatron_bridge_llama.csv", lambda run: run.key[0] == "gb200"),
+    ("Megatron-Bridge GB300", "megatron_bridge_llama.csv", lambda run: run.key[0] == "gb300"),
+    ("torchtitan H100", "torchtitan.csv", lambda run: run.precision == "bf16"),
+    ("torchtitan H100 FP8", "torchtitan.csv", lambda run: run.precision == "fp8"),
+    ("Korthikanti et al., memory", "published_tables.csv", lambda run: run.memory_gib is not None),
+    ("Korthikanti et al., time", "published_tables.csv", lambda run: run.key[0] == "a100" and run.seconds is not None),
+    ("Llama 3, Table 4", "published_tables.csv", lambda run: run.key[0] == "h100"),
 )
 
 
 def validations(files: Mapping[str, Sequence[Measured]], fitted: Table = FITTED) -> tuple[Validation, ...]:
     """The table, of the rows of each file."""
     found = []
-    for name, file, held_out, chosen in SETS:
-        runs = [run for run in (half(files[file], "held out") if held_out else files[file]) if chosen(run)]
+    for name, file, chosen in SETS:
+        runs = [run for run in half(files[file], "held out") if chosen(run)]
         time, held = (np.abs(e[~np.isnan(e)]) for e in errors(runs, fitted))
         found.append(
             Validation(

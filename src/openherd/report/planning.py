@@ -91,8 +91,9 @@ def stacked_parts(
         )
     drawing.update_xaxes(title_text=axis, rangemode="tozero")
     drawing.update_yaxes(autorange="reversed", showgrid=False)
-    # A legend of many parts takes several lines above the bars.
-    return dressed(drawing, 190 + 26 * len(bars), barmode="stack", legend_traceorder="normal", bargap=0.25)
+    # A legend of many parts takes several lines above the bars; without one the limit's name wants room.
+    dressed(drawing, 190 + 26 * len(bars), barmode="stack", legend_traceorder="normal", bargap=0.25, showlegend=len(parts) > 1)
+    return drawing.update_layout(margin_t=10 if len(parts) > 1 else 30)
 
 
 def layout_name(layout: Mapping[str, Any]) -> str:
