@@ -67,7 +67,6 @@ LAYOUTS = {
     "selective": {"recompute": "selective"},
     "full": {"recompute": "full"},
     "tp": {"tp": 2},
-    "tp selective": {"tp": 2, "recompute": "selective"},
     "fsdp": {"dp_shard": 2},
     "fsdp resharded": {"dp_shard": 8, "reshard_after_forward": True},
     "hsdp": {"dp_shard": 2, "dp_replicate": 2},
@@ -151,8 +150,8 @@ def gpt(layers, d_model, heads, **layout):
 
 @pytest.mark.parametrize("name", GPTS)
 def test_korthikanti_s_figure_1(name):
-    """s b h (10 + 24 / t + 5 a s / (h t)) without, 34 s b h / t with sequence parallelism and selective recomputation; in a pipeline
-    times the layers on their way, L (1 + (p - 1) / (p v)) / p of L."""
+    """s b h (10 + 24 / t + 5 a s / (h t)) without, 34 s b h / t with sequence parallelism and selective recomputation; in a
+    pipeline times the layers on their way, L (1 + (p - 1) / (p v))."""
     layers, d, heads, micro, pp, v, none_gib, selective_gib = GPTS[name]
     more = {"micro_batch": micro, "pp": pp, "virtual_stages": v, "batch_sequences": micro * max(pp * 8, 1)}
     of_layers = layers * (1 + (pp - 1) / (pp * v))

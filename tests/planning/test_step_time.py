@@ -80,7 +80,9 @@ def played(forward, back, m):
 @pytest.mark.parametrize("layers", [[4, 4, 4, 4], [3, 4, 4, 3], [2, 4, 4, 6]])
 def test_a_pipeline_s_step_against_the_schedule(layers, m):
     """Free communication; places may be unlike."""
-    shape = ModelConfig(n_layers=16, d_model=4_096, n_heads=32, n_kv_heads=8, head_width=128, d_feed_forward=14_336, vocabulary=1_000)
+    shape = ModelConfig(
+        n_layers=16, d_model=4_096, n_heads=32, n_kv_heads=8, head_width=128, d_feed_forward=14_336, vocabulary=1_000
+    )
     step = Step(**shape_of(shape), sequence_length=4_096, pp=4, batch_sequences=m, sharding="optimizer")
     clock = Clock(replace(H100, network=1e30, nvlink=1e30), "bf16", Constants(latency_s=0.0, step_s=0.0, host_s=0.0))
     uneven = table([replace(step, layers_by_place=np.array([layers]))])

@@ -36,7 +36,7 @@ def check_fit(job: Job, step: Step, engine: Engine, to: str) -> None:
 
 
 def recipe(job: Job, step: Step) -> str:
-    """A recipe with the one stage; its inputs are to be named."""
+    """A recipe from pages to pre-training, whose settings of curation are the defaults."""
     schedule = "interleaved" if step.virtual_stages > 1 else "1F1B"
     steps = max(round(job.tokens / job.batch_tokens), 1)
     if job.precision not in ("bf16", "fp8"):
@@ -59,8 +59,32 @@ reshard_after_forward = {str(step.sharding == "weights").lower()}
 recompute = "{step.recompute}"
 
 [[stage]]
+use = "sources"
+inputs = {{ pages = "./crawl/*.warc.gz" }}       # yours
+
+[[stage]]
+use = "extraction"
+inputs = {{ documents = "sources" }}
+
+[[stage]]
+use = "heuristics"
+inputs = {{ documents = "extraction" }}
+
+[[stage]]
+use = "holdout"
+inputs = {{ documents = "heuristics" }}
+
+[[stage]]
+use = "tokenizer"
+inputs = {{ documents = "holdout" }}
+
+[[stage]]
+use = "token-shards"
+inputs = {{ documents = "holdout", tokenizer = "tokenizer" }}
+
+[[stage]]
 use = "pretrain"
-inputs = {{ shards = "./token-shards", tokenizer = "./tokenizer" }}   # runs of yours
+inputs = {{ shards = "token-shards", tokenizer = "tokenizer" }}
 size = "{job.model}"
 device = "cuda"
 precision = "bfloat16"
