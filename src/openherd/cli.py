@@ -446,8 +446,11 @@ def command_plan_check(arguments: list[str]) -> None:
     given = parser.parse_args(arguments)
     from openherd.planning.command import check_files
 
-    for line in check_files(given):
+    lines, worst = check_files(given)
+    for line in lines:
         print(line)
+    for line in worst:
+        print(line, file=sys.stderr)
 
 
 def command_plan_calibrate(arguments: list[str]) -> None:

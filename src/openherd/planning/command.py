@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import sys
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -88,17 +87,16 @@ def read_constants(file: Path | None) -> Table:
     return {**FITTED, **found}
 
 
-def check_files(given: argparse.Namespace) -> list[str]:
-    """One JSON object for each file; the worst rows go to stderr."""
+def check_files(given: argparse.Namespace) -> tuple[list[str], list[str]]:
+    """A JSON object for each file, and lines about its worst rows."""
     table = read_constants(given.constants)
     lines = [json.dumps(check(file, table, given.half.replace("-", " "))) for file in given.files]
-    for file in given.files if given.rows else ():
-        print("\n".join(worst_rows(file, table, given.rows)), file=sys.stderr)  # noqa: T201
+    worst = [line for file in given.files if given.rows for line in worst_rows(file, table, given.rows)]
     if given.page is not None:
         from openherd.report.planning import check_page
 
         given.page.write_text(check_page([points(file, table) for file in given.files]), encoding="utf-8")
-    return lines
+    return lines, worst
 
 
 def worst_rows(file: Path, table: Table, n: int) -> list[str]:

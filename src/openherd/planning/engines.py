@@ -5,6 +5,7 @@ Megatron's are of Korthikanti et al. (2205.05198), torchtitan's, llm-foundry's a
 """
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from openherd.core.config import nearest
 from openherd.core.errors import ConfigError
@@ -45,7 +46,7 @@ class Engine:
         False  # what is known besides: a norm's number a row, the rotation's angles, casts, gathered keys and their mask
     )
     casts: bool = False  # one process keeps weights in bf16 too
-    sums_whole: bool = False  # gradients of several micro-batches are summed before they are shared
+    sums: Literal["never", "pipeline", "always"] = "never"  # whole gradients of several micro-batches, before they are shared
 
     loss_parallel: int = 0  # more of `logits` where the vocabulary is cut
 
@@ -55,11 +56,11 @@ class Engine:
 
 
 OURS = Engine(
-    name="ours", residual=4, ends=4, logits=12, most_logits=2**26, products=4, received=4, casts=True, sums_whole=True,
+    name="ours", residual=4, ends=4, logits=12, most_logits=2**26, products=4, received=4, casts=True, sums="always",
     details=True, keeps="qkvogud",
 )  # fmt: skip
 TORCHTITAN = Engine(
-    name="torchtitan", pipeline_outermost=True, sums_whole=True, received=2, loss_parallel=8, compiled_loss=2, keeps="qvgd"
+    name="torchtitan", pipeline_outermost=True, sums="pipeline", received=2, loss_parallel=8, compiled_loss=2, keeps="qvgd"
 )
 MEGATRON = Engine(
     name="megatron", pipeline_outermost=True, weights=2, optimizer=12, gathered_inputs=False, logits=6, attention_speed=1.6,

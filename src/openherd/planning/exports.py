@@ -4,6 +4,7 @@ torchtitan's names are those of its `config/configs.py` of 2026 (`--parallelism.
 `megatron/training/arguments.py`. What a layout cannot be said in is refused.
 """
 
+from dataclasses import replace
 from typing import Any
 
 from openherd.core.errors import ConfigError
@@ -11,7 +12,7 @@ from openherd.model.config import SIZES
 from openherd.planning.engines import MEGATRON, OURS, TORCHTITAN, Engine
 from openherd.planning.hardware import is_low
 from openherd.planning.memory import FILLED, GIB, memory
-from openherd.planning.search import Job, Layout
+from openherd.planning.search import Job, Layout, sharing
 from openherd.planning.workload import Step, table
 
 RATES = {"llama3-8b": 3e-4, "llama3-70b": 1.5e-4, "llama3-405b": 8e-5}  # peak, paper's Table 3
@@ -23,16 +24,18 @@ def export(job: Job, layout: Layout, to: str) -> str:
     if to not in FORMATS:
         raise ConfigError("--export", f"{to!r}", allowed=", ".join(FORMATS))
     engine, write = {"recipe": (OURS, recipe), "torchtitan": (TORCHTITAN, torchtitan), "megatron": (MEGATRON, megatron)}[to]
-    check_fit(job, layout.step, engine, to)
-    return write(job, layout.step)
+    return write(job, fitting(job, layout.step, engine, to))
 
 
-def check_fit(job: Job, step: Step, engine: Engine, to: str) -> None:
-    """Raises ConfigError where a layout that fits one program's memory does not fit the other's."""
+def fitting(job: Job, step: Step, engine: Engine, to: str) -> Step:
+    """A layout shared as a program can. Raises ConfigError where what fits one program's memory does not fit the other's."""
+    allowed = sharing(engine, step.pp)
+    step = step if step.sharding in allowed else replace(step, sharding=allowed[0])
     need = float(memory(table([step]), engine, is_low(job.precision)).total.max()) / GIB
     if need > FILLED * job.hardware.memory_gib:
         found = f"this layout needs {need:.1f} GiB of {job.hardware.memory_gib:g} with that program"
         raise ConfigError(f"--export {to}", found, do=f"plan for it: --engine {engine.name}")
+    return step
 
 
 def recipe(job: Job, step: Step) -> str:

@@ -27,7 +27,6 @@ MOST_CP, MOST_PP, MOST_VIRTUAL, LEAST_CHUNK = 64, 64, 10, 4_096
 ALIKE = 0.01  # of a step's time
 MICRO_BATCHES = (1, 2, 4, 8)
 RECOMPUTE: tuple[Recompute, ...] = ("none", "selective", "full")
-SHARING: dict[str, tuple[Sharding, ...]] = {"megatron": ("optimizer",), "llama3": ("gradients",)}  # others: FSDP, both ways
 LAYOUT_KEYS = {"tp": "tp", "cp": "cp", "pp": "pp", "dp": "dp", "v": "virtual_stages", "micro": "micro_batch"}
 MORE_KEYS = {"recompute": RECOMPUTE, "sharding": ("none", "optimizer", "gradients", "weights")}
 
@@ -115,6 +114,13 @@ class Plan:
     counts: Mapping[str, int]  # of layouts, by what became of them
 
 
+def sharing(engine: Engine, pp: int) -> tuple[Sharding, ...]:
+    """What a program's data-parallel processes may share: Megatron's AdamW's state, the paper's gradients too, FSDP's both ways."""
+    if engine.name.startswith("megatron"):
+        return ("optimizer",)
+    return ("gradients",) if engine.name == "llama3" or pp > 1 else ("gradients", "weights")
+
+
 def divisors(n: int) -> list[int]:
     """Numbers that divide `n`."""
     small = [d for d in range(1, int(n**0.5) + 1) if n % d == 0]
@@ -154,8 +160,7 @@ def reason(problem: str) -> str:
 
 def variants(job: Job, steps: list[Step]) -> tuple[Step, Any]:
     """A table of layouts of one PP with every micro-batch, recomputation and way of sharing; and whose of `steps` each row is."""
-    sharing = SHARING.get(job.engine.name, ("gradients", "weights") if steps[0].pp == 1 else ("gradients",))
-    combinations = list(itertools.product(MICRO_BATCHES, RECOMPUTE, sharing))
+    combinations = list(itertools.product(MICRO_BATCHES, RECOMPUTE, sharing(job.engine, steps[0].pp)))
     few = table(steps)
     rows = np.repeat(np.arange(len(steps)), len(combinations))
     micro, how, sharding = (np.array(column * len(steps))[:, None] for column in map(list, zip(*combinations, strict=True)))
@@ -198,7 +203,7 @@ def parse_layout(text: str, job: Job) -> Step:
             given[LAYOUT_KEYS[name]] = int(value)
     model = given.get("tp", 1) * given.get("cp", 1) * given.get("pp", 1)
     given.setdefault("dp", max(job.gpus // model, 1))
-    given.setdefault("sharding", SHARING.get(job.engine.name, ("gradients",))[0])
+    given.setdefault("sharding", sharing(job.engine, given.get("pp", 1))[0])
     return replace(job.step, **given)
 
 

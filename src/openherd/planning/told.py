@@ -10,7 +10,6 @@ from openherd.planning.constants import constants
 from openherd.planning.cost import Cost, Prices, cost
 from openherd.planning.memory import GIB, Memory
 from openherd.planning.search import Job, Layout, Plan
-from openherd.planning.step_time import StepTime
 from openherd.planning.validation import nearest_validation
 
 TIMES = {
@@ -185,8 +184,3 @@ def ideal_bubble(layout: Layout) -> float:
     """(PP - 1) / (V M)."""
     s = layout.step
     return float((s.pp - 1) / (s.virtual_stages * s.micro_batches))
-
-
-def time_parts(time: StepTime) -> dict[str, float]:
-    """Seconds by part, for pictures."""
-    return {what: float(np.ravel(getattr(time, name))[0]) for name, what in TIMES.items()}
