@@ -98,12 +98,25 @@ def test_contradictory_layouts():
         ("tp=2,tp=2", "'tp=2'; allowed: name=value, each once"),
         ("fsdp=2", "'fsdp=2'; allowed: name=value"),
         ("tp=x", "tp=x; allowed: a whole number"),
+        ("pp=2,layers=16+17", "layers=16+17; allowed: 2 counts (pp), 32 layers in all"),
+        ("pp=2,layers=32", "layers=32; allowed: 2 counts (pp)"),
+        ("pp=2,layers=40+-8", "layers=40+-1; allowed"),
         ("recompute=some", "recompute=some; allowed: none, selective, full"),
         ("pp=16,v=5", "32 layers for 80 stages"),
         ("pp=4,micro=16", "1 micro-batches for pp = 4; 1F1B asks for as many"),
     ):
         with pytest.raises(ConfigError, match=re.escape(match)):
             evaluate(asked, parse_layout(text, asked))
+
+
+def test_uneven_places():
+    """What is heavier takes longer, and has more memory where it is."""
+    asked = job()
+    even, uneven = (evaluate(asked, parse_layout(f"pp=4,layers={layers}", asked)) for layers in ("8+8+8+8", "6+8+8+10"))
+    assert uneven.seconds > even.seconds
+    assert uneven.memory.total[0, 3] > even.memory.total[0, 3]
+    assert uneven.memory.total[0, 0] < even.memory.total[0, 0]
+    assert evaluate(asked, parse_layout(uneven.name, asked)).seconds == uneven.seconds
 
 
 @pytest.mark.parametrize("name", HARDWARE)

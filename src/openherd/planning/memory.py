@@ -16,8 +16,8 @@ from openherd.planning.workload import Step
 GIB = 2**30
 FILLED = 0.95  # of a device's memory; the rest has NCCL's buffers and what single operations need
 BF16, FP32 = 2, 4
-# What the allocator holds and cannot give: blocks of other sizes than asked for. Of what comes and goes, not of what stays. Set, not
-# fitted; torchtitan's fitted rows are met within 4% with it.
+# What the allocator holds and cannot give: blocks of other sizes than asked for. Of what comes and goes, not of what stays. Set,
+# not fitted; torchtitan's fitted rows are met within 4% with it.
 FRAGMENTATION = 0.03
 
 

@@ -99,9 +99,9 @@ class Layout:
     def name(self) -> str:
         """As --layout takes it."""
         s = self.step
-        return f"tp={s.tp},cp={s.cp},pp={s.pp},dp={s.dp},v={s.virtual_stages},micro={s.micro_batch},recompute={s.recompute}" + (
-            f",sharding={s.sharding}"
-        )
+        sizes = f"tp={s.tp},cp={s.cp},pp={s.pp},dp={s.dp},v={s.virtual_stages},micro={s.micro_batch}"
+        layers = "" if s.layers_by_place is None else ",layers=" + "+".join(f"{n:g}" for n in s.layers[0])
+        return f"{sizes},recompute={s.recompute},sharding={s.sharding}{layers}"
 
 
 @dataclass(frozen=True)
@@ -186,17 +186,20 @@ def evaluate(job: Job, step: Step) -> Layout:
 
 
 def parse_layout(text: str, job: Job) -> Step:
-    """tp=8,cp=1,pp=16,dp=128,v=8,micro=1,recompute=none. Raises ConfigError for what it does not know."""
+    """tp=8,cp=1,pp=16,dp=128,v=8,micro=1,recompute=none; layers=7+9+8+8 of uneven places. Raises ConfigError for what it does not
+    know."""
     given: dict[str, Any] = {}
     for part in text.split(","):
         name, equals, value = part.strip().partition("=")
-        if not equals or name not in {**LAYOUT_KEYS, **MORE_KEYS} or name in given:
-            keys = ", ".join([*LAYOUT_KEYS, *MORE_KEYS])
+        if not equals or name not in {**LAYOUT_KEYS, **MORE_KEYS, "layers": ()} or LAYOUT_KEYS.get(name, name) in given:
+            keys = ", ".join([*LAYOUT_KEYS, *MORE_KEYS, "layers"])
             raise ConfigError("--layout", f"{part.strip()!r}", allowed=f"name=value, each once, of {keys}")
         if name in MORE_KEYS:
             if value not in MORE_KEYS[name]:
                 raise ConfigError("--layout", f"{name}={value}", allowed=", ".join(MORE_KEYS[name]))
             given[name] = value
+        elif name == "layers":
+            given["layers"] = [int(n) if n.isdecimal() else -1 for n in value.split("+")]
         else:
             if not value.isdecimal() or int(value) < 1:
                 raise ConfigError("--layout", f"{name}={value}", allowed="a whole number, 1 or more")
@@ -204,7 +207,14 @@ def parse_layout(text: str, job: Job) -> Step:
     model = given.get("tp", 1) * given.get("cp", 1) * given.get("pp", 1)
     given.setdefault("dp", max(job.gpus // model, 1))
     given.setdefault("sharding", sharing(job.engine, given.get("pp", 1))[0])
-    return replace(job.step, **given)
+    layers = given.pop("layers", None)
+    step = replace(job.step, **given)
+    if layers is not None:
+        if len(layers) != step.pp or sum(layers) != step.n_layers or min(layers) < 0:
+            allowed = f"{step.pp} counts (pp), {step.n_layers} layers in all"
+            raise ConfigError("--layout", f"layers={'+'.join(map(str, layers))}", allowed=allowed)
+        step = replace(step, layers_by_place=np.array([layers]))
+    return step
 
 
 def search(job: Job, n_best: int = 5, n_rejected: int = 6) -> Plan:
