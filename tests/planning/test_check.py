@@ -169,7 +169,8 @@ def test_calibration_finds_what_made_the_runs(tmp_path):
     runs = read(own_rows(tmp_path, truth)).rows
     found = calibrate(half(runs, "fitted"), FITTED)
     assert list(found) == [("h100", "bf16")]
-    assert list(found["h100", "bf16"]) == ["matmul", "pad"]  # eight rows: two constants
+    changed = [name for name, value in found["h100", "bf16"].items() if value != FITTED["h100", "bf16"].get(name)]
+    assert changed == ["matmul", "pad"]  # eight rows: two constants
     assert found["h100", "bf16"]["matmul"] == pytest.approx(0.55, rel=0.01)
     assert found["h100", "bf16"]["pad"] == pytest.approx(150, rel=0.05)
     after = summary(errors(half(runs, "held out"), {**FITTED, **found})[0])
@@ -221,7 +222,10 @@ def test_the_table_of_errors_is_what_is_measured(data):
 @pytest.mark.slow
 def test_constants_are_those_of_the_fitted_half(data):
     files = [name for name in TARGETS if name != "published_tables.csv"]
-    assert calibrate([run for name in files for run in half(read(data / name).rows, "fitted")], {}) == pytest.approx(FITTED)
+    found = calibrate([run for name in files for run in half(read(data / name).rows, "fitted")], {})
+    assert found.keys() == FITTED.keys()
+    for key, values in found.items():
+        assert values == pytest.approx(FITTED[key], rel=2e-3)
 
 
 def test_one_kind_fitted_again(data):

@@ -21,6 +21,7 @@ def arguments(text):
     return dict(re.fullmatch(r"--([\w.-]+) ?(.*)", line).groups() for line in text.splitlines())
 
 
+@pytest.mark.slow
 def test_a_recipe_of_ours_is_read_and_reckoned_to_the_same_bytes(tmp_path):
     asked = job("ours", batch_tokens=2**22)
     best = search(asked).best[0]

@@ -36,7 +36,7 @@ def every_layout(asked):
                 continue
 
 
-@pytest.mark.parametrize("engine_name", ["ours", "torchtitan"])
+@pytest.mark.parametrize("engine_name", ["ours", pytest.param("torchtitan", marks=pytest.mark.slow)])
 def test_the_best_is_the_best_of_all(engine_name):
     asked = job(engine=engine(engine_name), gpus=8)
     every = list(every_layout(asked))

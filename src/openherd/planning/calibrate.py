@@ -73,7 +73,8 @@ def calibrate(runs: Sequence[Measured], below: Table) -> Table:
     timed = [run for run in runs if run.seconds is not None]
     found: Table = {}
     for key in sorted({run.key for run in timed}, key=depth):
-        found[key] = fit_key([run for run in timed if run.key == key], key, {**below, **found})
+        fitted = fit_key([run for run in timed if run.key == key], key, {**below, **found})
+        found[key] = {**below.get(key, {}), **fitted}
     return found
 
 

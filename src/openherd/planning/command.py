@@ -81,7 +81,7 @@ def read_constants(file: Path | None) -> Table:
                 if name not in ORDER or not isinstance(value, int | float) or not LEAST[name] <= value <= MOST[name]:
                     allowed = f"{LEAST[name]:g} to {MOST[name]:g}" if name in ORDER else ", ".join(ORDER)
                     raise InputError(file, f"{kind}.{dtype}.{name} = {value}", allowed=allowed)
-            found[kind, dtype] = dict(values)
+            found[kind, dtype] = {**FITTED.get((kind, dtype), {}), **values}
     if not found:
         raise InputError(file, "has no constants", do="write it with 'openherd plan calibrate'")
     return {**FITTED, **found}

@@ -45,6 +45,7 @@ class Engine:
     details: bool = (
         False  # what is known besides: a norm's number a row, the rotation's angles, casts, gathered keys and their mask
     )
+    gathered_stages: int = 99  # of a process's virtual stages, those whose weights are gathered at once
     casts: bool = False  # one process keeps weights in bf16 too
     sums: Literal["never", "pipeline", "always"] = "never"  # whole gradients of several micro-batches, before they are shared
 
@@ -57,7 +58,7 @@ class Engine:
 
 OURS = Engine(
     name="ours", residual=4, ends=4, logits=12, most_logits=2**26, products=4, received=4, casts=True, sums="always",
-    details=True, keeps="qkvogud",
+    details=True, gathered_stages=3, keeps="qkvogud",
 )  # fmt: skip
 TORCHTITAN = Engine(
     name="torchtitan", pipeline_outermost=True, sums="pipeline", received=2, loss_parallel=8, compiled_loss=2, keeps="qvgd"

@@ -60,7 +60,8 @@ def memory(step: Step, engine: Engine, low: bool = False) -> Memory:
     weights = engine.weights * elements / np.where(sharded, shards, 1)
     sums = (s.micro_batches > 1) & {"never": False, "pipeline": s.pp > 1, "always": True}[engine.sums]
     few = (s.sharding == "weights") & ~sums
-    whole = BF16 * of_layer * np.where(few, np.minimum(layers, 2), layers) + engine.ends * ends
+    held = layers * np.minimum(s.virtual_stages, engine.gathered_stages) / s.virtual_stages
+    whole = BF16 * of_layer * np.where(few, np.minimum(layers, 2), held) + engine.ends * ends
     casts = BF16 * layers * s.layer_matrices / s.tp * engine.casts
     gathered = np.where(sharded & (shards > 1), whole, casts)
     gradients = engine.gradients * elements / np.where(sharded, shards, 1)
@@ -106,29 +107,33 @@ def layer_bytes(step: Step, engine: Engine, how: str, low: bool = False) -> Any:
     stream = engine.residual * s.chunk * d
     if how == "full":
         return stream
-    more: Any = 0
-    if engine.details:
-        keys = 2 * BF16 * s.n_kv_heads * s.head_width / s.tp * s.micro_batch * s.sequence_length
-        piece = s.sequence_length / (2 * s.cp)
-        mask = BF16 * s.micro_batch * piece**2 * (2 * s.cp + 1)
-        more = np.where(s.cp > 1, keys + mask, 0)
     heads = s.n_heads * s.head_width / s.tp
     keys = 2 * s.n_kv_heads * s.head_width / s.tp
     wide = s.d_feed_forward / s.tp
     statistic = FP32 * s.n_heads / s.tp * t * engine.fused_attention  # a logarithm for each query and head
     if how == "selective" and engine.keeps:  # outcomes of products and attention
         widths = product_widths(s)
-        return stream + BF16 * t * (sum(widths[name] for name in engine.keeps) + heads) + statistic + more
+        return stream + BF16 * t * (sum(widths[name] for name in engine.keeps) + heads) + statistic
     inputs = 1 if low and engine.low_inputs else BF16  # of products
     norms = 2 * inputs * d * np.where(engine.gathered_inputs, t, s.chunk)
     dropout = 2 * s.chunk * d * engine.dropout
     products = t * (BF16 * (heads + keys + heads + (engine.products - 1) * wide) + inputs * wide)
+    kept = 2 * stream + norms + dropout + products + statistic
     if engine.details:  # a norm's number a row, and its weights in fp32 where FSDP gathers them in bf16
-        more = more + 2 * FP32 * s.chunk + np.where(s.shards > 1, 2 * FP32 * d, 0)
-    kept = 2 * stream + norms + dropout + products + statistic + more
+        kept = kept + 2 * FP32 * s.chunk + np.where(s.shards > 1, 2 * FP32 * d, 0) + context_bytes(s)
     if not engine.fused_attention and how == "none":  # scores, and their dropout: 5 a s of Korthikanti et al.
         kept = kept + 5 * s.n_heads / s.tp * s.micro_batch * s.sequence_length**2 / s.cp
     return kept
+
+
+def context_bytes(step: Step) -> Any:
+    """What context parallelism keeps besides in our engine: keys and values of all instead of its own, the mask in the dtype of the
+    queries, and the outcome of each of its two chunks."""
+    s = step
+    keys = 2 * s.n_kv_heads * s.head_width / s.tp * s.micro_tokens
+    chunk = s.sequence_length / (2 * s.cp)
+    pairs = s.micro_batch * chunk**2 * (2 * s.cp + 1)
+    return BF16 * np.where(s.cp > 1, keys * (s.cp - 1) + pairs + s.n_heads * s.head_width / s.tp * s.micro_tokens, 0)
 
 
 def ends_bytes(step: Step, engine: Engine) -> Any:
