@@ -47,8 +47,10 @@ commands:
   clean DIR                  remove what no run names
   tokenizer compare A B      two tokenizers on the same text, by language
   tokenizer convert SOURCE   Meta's rank file to tokenizer.json, and back
-  plan MODEL --gpus N        layouts with memory, speed, days and cost, and
-                             how far off measured runs; plan check, calibrate
+  plan MODEL --gpus N        layouts with memory, speed, days, cost, errors
+  plan check FILE...         the planner against measured runs
+  plan calibrate FILE        its constants from your own runs
+  plan tutorial              the tutorial's energy and efficiency, checked
   model NAME                 shapes, parameters, FLOPs and cache of a model size
   doctor                     what this machine offers, in words
   stages                     the stages in the paper's order
