@@ -172,7 +172,7 @@ def layout_text(job: Job, layout: Layout, prices: Prices) -> list[str]:
     time, held = (nearest_validation(job, step, of_memory=m) for m in (False, True))
     of = constants((job.hardware.kind, job.precision), job.fitted)[1]
     lines += ["  errors on measured runs that nothing was fitted on, the nearest:"]
-    lines += [f"    time, and what follows from it: {time.text()}", f"    memory: {held.text()}"]
+    lines += [f"    time, and what follows from it: {time.text()}", f"    memory: {held.text(of_memory=True)}"]
     if job.engine.name == "ours":
         lines.append("    memory of this engine: as its dry run, to the byte; no GPU has been compared, nor this engine's speed")
     if of != (job.hardware.kind, job.precision):

@@ -31,14 +31,10 @@ class Validation:
     time_p90: float | None
     memory: float | None  # median
 
-    def text(self) -> str:
+    def text(self, of_memory: bool = False) -> str:
         """As it stands under a plan."""
-        parts = []
-        if self.time is not None:
-            parts.append(f"time off by {self.time:.1%} (median), {self.time_p90:.1%} (nine of ten)")
-        if self.memory is not None:
-            parts.append(f"memory by {self.memory:.1%}")
-        return f"{self.name}, {self.rows} rows: {', '.join(parts)}"
+        found = f"{self.time:.1%} (median), {self.time_p90:.1%} (nine of ten)" if not of_memory else f"{self.memory:.1%} (median)"
+        return f"{found} off {self.name}, {self.rows} rows"
 
 
 def _set(name: str, kind: str, low: bool, pipeline: bool, billions: float, rows: int, *errors: float | None) -> Validation:
