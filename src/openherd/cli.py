@@ -400,7 +400,10 @@ def command_plan(arguments: list[str]) -> int:
     parser.add_argument("--batch-tokens", type=int, default=16_777_216, metavar="TOKENS", help="of a step (default 16777216)")
     parser.add_argument("--tokens", type=float, default=15.6e12, metavar="TOKENS", help="of the run (default 15.6e12)")
     parser.add_argument(
-        "--layout", default="", metavar="TP=8,...", help="this one alone: tp, cp, pp, dp, v, micro, recompute, sharding, layers"
+        "--layout",
+        default="",
+        metavar="TP=8,...",
+        help="this one alone: tp, cp, pp, dp, v, micro, recompute, sharding, replicas, layers",
     )
     parser.add_argument("--best", type=int, default=5, metavar="N", help="layouts shown (default 5)")
     exports = "print the best layout, or --layout's, as recipe, torchtitan or megatron arguments"

@@ -101,6 +101,7 @@ def test_contradictory_layouts():
         ("pp=2,layers=16+17", "layers=16+17; allowed: 2 counts (pp), 32 layers in all"),
         ("pp=2,layers=32", "layers=32; allowed: 2 counts (pp)"),
         ("pp=2,layers=40+-8", "layers=40+-1; allowed"),
+        ("dp=16,replicas=3", "dp = 16 is no multiple of replicas = 3"),
         ("recompute=some", "recompute=some; allowed: none, selective, full"),
         ("pp=16,v=5", "32 layers for 80 stages"),
         ("pp=4,micro=16", "1 micro-batches for pp = 4; 1F1B asks for as many"),
@@ -117,6 +118,15 @@ def test_uneven_places():
     assert uneven.memory.total[0, 3] > even.memory.total[0, 3]
     assert uneven.memory.total[0, 0] < even.memory.total[0, 0]
     assert evaluate(asked, parse_layout(uneven.name, asked)).seconds == uneven.seconds
+
+
+def test_replicas_have_their_own_shards():
+    """HSDP: four copies of shards over four are four times as much of what is shared."""
+    asked = job(gpus=16)
+    one, four = (evaluate(asked, parse_layout(f"dp=16,replicas={n},recompute=full", asked)) for n in (1, 4))
+    assert float(four.memory.weights[0, 0]) == 4 * float(one.memory.weights[0, 0])
+    assert float(four.memory.optimizer[0, 0]) == 4 * float(one.memory.optimizer[0, 0])
+    assert evaluate(asked, parse_layout(four.name, asked)).seconds == four.seconds
 
 
 @pytest.mark.parametrize("name", HARDWARE)

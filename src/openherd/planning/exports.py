@@ -55,7 +55,8 @@ name = "{job.model}"
 tp = {step.tp}
 cp = {step.cp}
 pp = {step.pp}
-dp_shard = {step.dp}
+dp_shard = {step.dp // step.replicas}
+dp_replicate = {step.replicas}
 pipeline_schedule = "{schedule}"
 virtual_stages = {step.virtual_stages}
 reshard_after_forward = {str(step.sharding == "weights").lower()}

@@ -27,7 +27,15 @@ MOST_CP, MOST_PP, MOST_VIRTUAL, LEAST_CHUNK = 64, 64, 10, 4_096
 ALIKE = 0.01  # of a step's time
 MICRO_BATCHES = (1, 2, 4, 8)
 RECOMPUTE: tuple[Recompute, ...] = ("none", "selective", "full")
-LAYOUT_KEYS = {"tp": "tp", "cp": "cp", "pp": "pp", "dp": "dp", "v": "virtual_stages", "micro": "micro_batch"}
+LAYOUT_KEYS = {
+    "tp": "tp",
+    "cp": "cp",
+    "pp": "pp",
+    "dp": "dp",
+    "v": "virtual_stages",
+    "micro": "micro_batch",
+    "replicas": "replicas",
+}
 MORE_KEYS = {"recompute": RECOMPUTE, "sharding": ("none", "optimizer", "gradients", "weights")}
 
 
@@ -100,6 +108,7 @@ class Layout:
         """As --layout takes it."""
         s = self.step
         sizes = f"tp={s.tp},cp={s.cp},pp={s.pp},dp={s.dp},v={s.virtual_stages},micro={s.micro_batch}"
+        sizes += f",replicas={s.replicas}" if s.replicas > 1 else ""
         layers = "" if s.layers_by_place is None else ",layers=" + "+".join(f"{n:g}" for n in s.layers[0])
         return f"{sizes},recompute={s.recompute},sharding={s.sharding}{layers}"
 

@@ -132,6 +132,8 @@ class Step:
             found.append(
                 f"{self.batch_sequences} sequences a step are no multiple of dp = {self.dp} x micro-batch {self.micro_batch}"
             )
+        if self.dp % self.replicas:
+            found.append(f"dp = {self.dp} is no multiple of replicas = {self.replicas}")
         if self.sequence_length % (2 * self.cp * self.tp if self.cp > 1 else self.tp):
             found.append(f"sequences of {self.sequence_length} tokens cannot be cut over cp = {self.cp} and tp = {self.tp}")
         if self.virtual_stages > 1 and self.pp == 1:
