@@ -8,7 +8,7 @@ import numpy as np
 
 from openherd.planning.constants import constants
 from openherd.planning.cost import Cost, Prices, cost
-from openherd.planning.memory import GIB, Memory
+from openherd.planning.memory import FILLED, GIB, Memory
 from openherd.planning.search import Job, Layout, Plan
 from openherd.planning.validation import nearest_validation
 
@@ -129,7 +129,7 @@ def plan_text(plan: Plan, prices: Prices) -> str:
     else:
         lines.append("no layout fits")
     if plan.rejected:
-        lines += ["", "do not fit, whatever is computed again:"]
+        lines += ["", f"do not fit, whatever is computed again ({FILLED:.0%} of a device counts):"]
         lines += [f"  {name:<26} {why}" for name, why in plan.rejected]
     if plan.counts:
         lines += ["", "of all: " + "; ".join(f"{n:,} {what}" for what, n in plan.counts.items())]
@@ -141,7 +141,7 @@ def layout_text(job: Job, layout: Layout, prices: Prices) -> list[str]:
     f, step = figures(job, layout, prices), layout.step
     place, memory = f["fullest_place"], f["memory_bytes"]
     shown = [(name, size) for name, size in memory.items() if name != "total" and size > 0.005 * GIB]
-    fits = "fits" if f["fits"] else "DOES NOT FIT"
+    fits = "fits" if f["fits"] else f"DOES NOT FIT ({FILLED:.0%} of it counts)"
     lines = [
         f"{layout.name}",
         f"  {memory['total'] / GIB:.1f} GiB of {job.hardware.memory_gib:g} at the fullest place ({place} of {step.pp}, "
