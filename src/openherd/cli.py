@@ -48,6 +48,10 @@ commands:
   clean DIR                  remove what no run names
   tokenizer compare A B      two tokenizers on the same text, by language
   tokenizer convert SOURCE   Meta's rank file to tokenizer.json, and back
+  plan MODEL --gpus N        layouts with memory, speed, days, cost, errors
+  plan check FILE...         the planner against measured runs
+  plan calibrate FILE        its constants from your own runs
+  plan tutorial              the tutorial's energy and efficiency, checked
   plan failures              a run that fails, simulated: effective time, days
   scaling fit RUNS.csv       scaling laws from your runs, with intervals
   scaling ladder RECIPE      a recipe of runs by budget and size, to fit
@@ -378,6 +382,110 @@ def command_model(arguments: list[str]) -> None:
     from openherd.model.table import model_text
 
     print(model_text(given.name, given.sequence_length))
+
+
+def command_plan(arguments: list[str]) -> int:
+    """`openherd plan`; the exit code says whether anything fits."""
+    parser = Parser(
+        prog="openherd plan",
+        description="The fastest layouts of a model on so many GPUs, before anything is paid: memory and time by part, days, "
+        "energy and money, with the error on measured runs; and why others do not fit. Needs no GPU.",
+        epilog="Others: 'openherd plan check FILE...', measured runs against predictions; 'openherd plan calibrate FILE', "
+        "constants from your own runs; 'openherd plan tutorial', its figures of energy and efficiency with the arithmetic. Guide: "
+        "docs/planning.md",
+    )
+    parser.add_argument("model", metavar="MODEL", help="llama3-405b, for one; 'openherd model list' names all")
+    parser.add_argument("--gpus", type=int, required=True, metavar="N", help="all of them")
+    parser.add_argument(
+        "--hardware", default="h100", metavar="NAME", help="a100-40g, a100-80g, h100, h200, b200, ... (default h100)"
+    )
+    parser.add_argument("--precision", default="bf16", metavar="DTYPE", help="bf16, fp16, fp8, mxfp8, nvfp4 (default bf16)")
+    engines = "whose memory and overlap: llama3 (the paper's, default), ours, torchtitan, megatron"
+    parser.add_argument("--engine", default="llama3", metavar="NAME", help=engines)
+    parser.add_argument("--seq", type=int, default=8_192, metavar="TOKENS", help="of a sequence (default 8192)")
+    parser.add_argument("--batch-tokens", type=int, default=16_777_216, metavar="TOKENS", help="of a step (default 16777216)")
+    parser.add_argument("--tokens", type=float, default=15.6e12, metavar="TOKENS", help="of the run (default 15.6e12)")
+    parser.add_argument(
+        "--layout",
+        default="",
+        metavar="TP=8,...",
+        help="this one alone: tp, cp, pp, dp, v, micro, recompute, sharding, replicas, layers",
+    )
+    parser.add_argument("--best", type=int, default=5, metavar="N", help="layouts shown (default 5)")
+    exports = "print the best layout, or --layout's, as recipe, torchtitan or megatron arguments"
+    parser.add_argument("--export", default="", metavar="FORMAT", help=exports)
+    parser.add_argument("--constants", type=Path, metavar="FILE", help="what 'openherd plan calibrate --out FILE' wrote")
+    parser.add_argument("--json", action="store_true", help="everything, in bytes and seconds, as JSON")
+    parser.add_argument("--page", type=Path, metavar="FILE", help="also write pictures of memory and time by part")
+    money = parser.add_argument_group("energy, carbon, money and failures; prices are rough defaults of ours: give your own")
+    money.add_argument(
+        "--power-w", type=float, metavar="W", help="of a GPU with its share of the server (default: the server's rating)"
+    )
+    money.add_argument("--pue", type=float, default=1.1, help="power of the building over that of the servers (default 1.1)")
+    money.add_argument(
+        "--kg-per-kwh", type=float, default=0.414, metavar="KG", help="CO2 of a kWh (default 0.414: Llama 3.1's model card)"
+    )
+    money.add_argument("--hour-usd", type=float, metavar="USD", help="of a GPU hour (default by hardware)")
+    money.add_argument("--price-usd", type=float, metavar="USD", help="of a GPU (default by hardware)")
+    money.add_argument(
+        "--restart-s", type=float, default=600.0, metavar="S", help="from a failure until training goes on (default 600)"
+    )
+    money.add_argument(
+        "--checkpoint-s", type=float, default=10.0, metavar="S", help="that training waits for a checkpoint (default 10)"
+    )
+    given = parser.parse_args(arguments)
+    from openherd.planning.command import plan
+
+    text, fits = plan(given)
+    print(text)
+    return 0 if fits else EXIT_DIFFERS
+
+
+def command_plan_check(arguments: list[str]) -> None:
+    """`openherd plan check`"""
+    parser = Parser(
+        prog="openherd plan check",
+        description="Measured runs against predictions: one JSON object a line and file, with absolute relative errors of step "
+        "time and memory. Files are known by their header: vTrain, llm-foundry, Megatron-Bridge, torchtitan, published tables, or "
+        "your own (docs/planning.md).",
+    )
+    parser.add_argument("files", type=Path, nargs="+", metavar="FILE", help="CSV")
+    parser.add_argument("--half", choices=("all", "fitted", "held-out"), default="all", help="of the rows (default all)")
+    parser.add_argument("--constants", type=Path, metavar="FILE", help="what 'openherd plan calibrate --out FILE' wrote")
+    parser.add_argument("--rows", type=int, default=0, metavar="N", help="also the N rows that are most off, on stderr")
+    parser.add_argument("--page", type=Path, metavar="FILE", help="also write a picture: predicted against measured")
+    given = parser.parse_args(arguments)
+    from openherd.planning.command import check_files
+
+    lines, worst = check_files(given)
+    for line in lines:
+        print(line)
+    for line in worst:
+        print(line, file=sys.stderr)
+
+
+def command_plan_calibrate(arguments: list[str]) -> None:
+    """`openherd plan calibrate`"""
+    parser = Parser(
+        prog="openherd plan calibrate",
+        description="Fit the planner's constants to measured runs, on every second row, and say how far off the others are.",
+    )
+    parser.add_argument("files", type=Path, nargs="+", metavar="FILE", help="CSV of any kind that 'openherd plan check' knows")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write the constants (TOML) for --constants")
+    parser.add_argument("--from-nothing", action="store_true", help="do not begin with the planner's own constants")
+    given = parser.parse_args(arguments)
+    from openherd.planning.command import calibrate_files
+
+    print(calibrate_files(given))
+
+
+def command_plan_tutorial(arguments: list[str]) -> None:
+    """`openherd plan tutorial`"""
+    description = "The tutorial's figures of energy, homes and money, and of efficiency by parameters, with the arithmetic."
+    Parser(prog="openherd plan tutorial", description=description).parse_args(arguments)
+    from openherd.planning.cost import tutorial_text
+
+    print(tutorial_text())
 
 
 def command_tokenizer_compare(arguments: list[str]) -> None:
@@ -1013,6 +1121,10 @@ COMMANDS = {
     "clean": command_clean,
     "import": command_import,
     "export": command_export,
+    "plan": command_plan,
+    "plan check": command_plan_check,
+    "plan calibrate": command_plan_calibrate,
+    "plan tutorial": command_plan_tutorial,
     "model": command_model,
     "tokenizer compare": command_tokenizer_compare,
     "tokenizer convert": command_tokenizer_convert,

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from openherd.core.errors import ConfigError
 from openherd.model.config import SIZES, ModelConfig
+from openherd.model.slices import stage_layers
 from openherd.parallel.context import chunk_indices
-from openherd.parallel.layout import ParallelConfig, Rows, check_layout, micro_batches, nearest_layouts, problems, stage_layers
+from openherd.parallel.layout import ParallelConfig, Rows, check_layout, micro_batches, nearest_layouts, problems
 from openherd.parallel.pipeline import own_stages, stage_process
 
 SHAPE = ModelConfig(n_layers=12, d_model=64, n_heads=8, n_kv_heads=4, head_width=8, d_feed_forward=128, vocabulary=96)

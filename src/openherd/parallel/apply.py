@@ -19,10 +19,11 @@ from torch.distributed.tensor import DTensor, Replicate
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
 from openherd.model.config import ModelConfig
+from openherd.model.slices import stage_layers
 from openherd.model.transformer import Transformer
 from openherd.parallel.context import own_chunks
 from openherd.parallel.float8 import Float8, apply_float8, check_float8, float8_layers
-from openherd.parallel.layout import micro_batches, stage_layers
+from openherd.parallel.layout import micro_batches
 from openherd.parallel.lora import A, B, Lora, add_adapters
 from openherd.parallel.loss_scale import LossScale
 from openherd.parallel.mesh import World, add_up

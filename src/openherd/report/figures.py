@@ -207,6 +207,7 @@ def _phase_colours(n: int) -> list[str]:
 
 
 def dressed(drawing: go.Figure, height: int, **layout: object) -> go.Figure:
+    """A figure in the page's looks, which leaves the colour of text to it."""
     drawing.update_layout(
         template="none",
         height=height,

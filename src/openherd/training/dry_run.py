@@ -22,10 +22,11 @@ from openherd.data.token_shards import TokenShards
 from openherd.model.config import ModelConfig
 from openherd.model.device import Precision
 from openherd.model.flops import flops_per_token, parameters
+from openherd.model.slices import stage_layers
 from openherd.parallel.apply import Sharded
 from openherd.parallel.checkpoint import MOMENTS
 from openherd.parallel.float8 import Float8, check_float8, float8_layers
-from openherd.parallel.layout import ParallelConfig, Rows, check_layout, micro_batches, stage_layers
+from openherd.parallel.layout import ParallelConfig, Rows, check_layout, micro_batches
 from openherd.parallel.lora import Lora
 from openherd.parallel.pipeline import own_stages
 from openherd.parallel.rehearsal import META, Action, Rank, kept_of, most_held, pretended, rank_of, schedule_of
