@@ -26,8 +26,8 @@ def test_the_papers_sizes():
 
 def test_ladder_names_are_true():
     for name, config in SIZES.items():
-        millions = float(name.rsplit("-", 1)[1].rstrip("mb")) * (1000 if name.endswith("b") else 1)
-        assert parameters(config) / 1e6 == pytest.approx(millions, rel=0.25), name
+        number = float(name.rsplit("-", 1)[1][:-1])
+        assert parameters(config) == pytest.approx(number * {"k": 1e3, "m": 1e6, "b": 1e9}[name[-1]], rel=0.25), name
 
 
 @pytest.mark.parametrize("name", [n for n in SIZES if SIZES[n].n_layers < 7])
