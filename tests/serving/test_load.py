@@ -153,7 +153,7 @@ def fuzz(server, operation, mode, seen):
     """Requests to one endpoint that follow its description, or do not, and their statuses."""
 
     @seed(0)
-    @settings(max_examples=60, deadline=None, database=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate])
+    @settings(max_examples=250, deadline=None, database=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate])
     @given(case=operation.as_strategy(generation_mode=mode), is_named=strategies.booleans())
     def ask(case, is_named):
         if is_named and isinstance(case.body, dict):
