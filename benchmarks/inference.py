@@ -4,7 +4,7 @@
 second of a prompt of 1,024. `requests`: 64 requests of mixed lengths, tokens written a second; transformers takes them one by one.
 `samples`: 16 of one prompt of 512 tokens; transformers takes 16 single requests. `first`: the time to the first token of prompts of
 128 tokens that arrive while 8 long ones are being read, over that of the same prompts alone, 95th percentile. Each engine is a
-process of its own; they take each measure by turns. Ratios are ours over theirs, above 1 where ours is faster. `bandwidth_share` is
+process of its own; they take each measure by turns. `bandwidth_share` of `decode_1` is
 weight bytes times tokens a second over the speed at which two threads read memory here.
 
 llama.cpp runs where `.venv-llama` has llama-cpp-python 0.3.36 (it compiles for half an hour), vLLM, for `requests` and `samples`,
@@ -37,6 +37,7 @@ QUIET = {  # vLLM, alone on this machine and in one process
     "VLLM_NO_USAGE_STATS": "1",
     "HF_HUB_OFFLINE": "1",
 }
+BYTES = {"bf16": 2, "fp32": 4, "f32": 4, "int8": 1, "q8_0": 34 / 32}  # of a weight; q8_0 has a scale for 32
 VOCABULARY, PROMPT, WRITTEN, LONG = 32_000, 128, 64, 1_024
 Measure = Callable[[str, float], float]
 KEPT: list[Any] = []  # what C calls must stay
@@ -343,6 +344,9 @@ def main() -> None:
                         values.append(json.loads(line))
             figures[case] = {way: round(statistics.median(values), 2) for way, values in found.items()}
             print(case, json.dumps(figures[case]), file=sys.stderr, flush=True)
+            if case == "decode_1":
+                read = {way: figures["parameters"] * BYTES[way.partition("_")[2]] * speed for way, speed in figures[case].items()}
+                figures["bandwidth_share"] = {way: round(n / 1e9 / figures["memory_gb_per_s"], 2) for way, n in read.items()}
         for process in started.values():
             process.stdin.close()  # type: ignore[union-attr]
             process.wait()

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -22,4 +23,17 @@ def miniature_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = openherd(folder, "run", "recipes/laptop.toml", "--out", RUN, *SETTINGS)
     assert done.returncode == 0, done.stderr
     (folder / "printed.txt").write_text(done.stdout, encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Callable[[str], Path]:
+    """The folder of a set of real data by its name; a test that asks for one that is absent is skipped."""
+
+    def folder(name: str) -> Path:
+        found = ROOT.parent / "shared" / "data" / name
+        if not found.is_dir():
+            pytest.skip(f"../shared/data/{name} is not here")
+        return found
+
     return folder

@@ -222,12 +222,10 @@ class Gate:
         name = host.rpartition(":")[0] if host.rpartition(":")[2].isdecimal() else host
         if self.hosts and name.strip("[]").lower() not in self.hosts:
             raise RequestError(403, f"host: {host[:80]!r}; allowed: {', '.join(self.hosts)}; --allowed-host adds a name", "host")
-        if (
-            "content-length" in headers and "transfer-encoding" in headers
-        ):  # two lengths smuggle a request past a proxy (RFC 9112 6.1)
-            raise RequestError(
-                400, "content-length; allowed: without transfer-encoding", "content-length", headers={"Connection": "close"}
-            )
+        if "content-length" in headers and "transfer-encoding" in headers:
+            # Two lengths smuggle a request past a proxy (RFC 9112 6.1).
+            said = "content-length; allowed: without transfer-encoding"
+            raise RequestError(400, said, "content-length", headers={"Connection": "close"})
         if self.digests and scope["path"].startswith("/v1/") and scope["method"] != "OPTIONS":
             scheme, _, key = headers.get("authorization", "").partition(" ")
             digest = hashlib.sha256(key.strip().encode("latin-1")).digest()  # as its bytes came
