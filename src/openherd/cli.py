@@ -391,8 +391,8 @@ def command_plan(arguments: list[str]) -> int:
         description="The fastest layouts of a model on so many GPUs, before anything is paid: memory and time by part, days, "
         "energy and money, with the error on measured runs; and why others do not fit. Needs no GPU.",
         epilog="Others: 'openherd plan check FILE...', measured runs against predictions; 'openherd plan calibrate FILE', "
-        "constants from your own runs; 'openherd plan tutorial', its figures of energy and efficiency with the arithmetic. Guide: "
-        "docs/planning.md",
+        "constants from your own runs; 'openherd plan tutorial', its figures of energy and efficiency with the arithmetic; "
+        "'openherd plan failures', a run that fails, simulated. Guides: docs/planning.md, docs/failures.md",
     )
     parser.add_argument("model", metavar="MODEL", help="llama3-405b, for one; 'openherd model list' names all")
     parser.add_argument("--gpus", type=int, required=True, metavar="N", help="all of them")
@@ -596,9 +596,9 @@ def command_worker(arguments: list[str]) -> int:
 
 def command_scaling(arguments: list[str]) -> None:
     """`openherd scaling`"""
-    text = "Scaling laws (paper 3.2.1). Commands: fit, advise, forecast; each has a --help."
+    text = "Scaling laws (paper 3.2.1). Commands: fit, ladder, advise, forecast; each has a --help."
     parser = Parser(prog="openherd scaling", description=text)
-    parser.add_argument("what", choices=("fit", "advise", "forecast"))
+    parser.add_argument("what", choices=("fit", "ladder", "advise", "forecast"))
     parser.parse_args(arguments)
 
 

@@ -140,7 +140,7 @@ def candidates(job: Job, counts: Counter[str]) -> Iterator[Step]:
     """Layouts that can run, without micro-batches, recomputation and sharing yet; others are counted by why they cannot."""
     base, node = job.step, job.hardware.node
     for tp in divisors(job.gpus):
-        if tp > min(node, 8 if node == 8 else node, base.n_kv_heads):
+        if tp > min(node, base.n_kv_heads):
             continue
         for cp in divisors(job.gpus // tp):
             if cp > MOST_CP or (cp > 1 and job.sequence_length / cp < LEAST_CHUNK):
