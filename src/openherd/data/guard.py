@@ -155,6 +155,8 @@ class Guard:
     def _start(self) -> None:
         if self._process is not None:
             return
+        if self._ended:
+            raise InterruptedError("the engine was stopped")
         ours, theirs = socket.socketpair()
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
         command = [sys.executable, "-c", PROGRAM, str(theirs.fileno())]
