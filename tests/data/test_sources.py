@@ -18,8 +18,9 @@ from openherd.core.errors import ConfigError, InputError
 from openherd.core.rundir import Outside
 from openherd.data.documents import DROPPED
 from openherd.data.extraction import decode
-from openherd.data.sources import SourcesConfig, iso_date, sources
-from openherd.data.warc import DamageError, read_warc
+from openherd.data.pages import DamageError, iso_date
+from openherd.data.sources import SourcesConfig, sources
+from openherd.data.warc import read_warc
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 DATE = "2026-01-02T03:04:05Z"
@@ -47,6 +48,10 @@ def gzipped(records):
     return b"".join(gzip.compress(r, mtime=0) for r in records)
 
 
+def plain(found):
+    return [x[:2] for x in found if not isinstance(x, DamageError)]
+
+
 def starts(pieces):
     return [sum(map(len, pieces[:i])) for i in range(len(pieces) + 1)]
 
@@ -60,7 +65,7 @@ def read(run_stage, rows_of, tmp_path):
         if isinstance(content, bytes):
             (tmp_path / name).write_bytes(content)
             location = str(tmp_path / name)
-        found = run_stage(sources, config, pages=Outside(location))
+        found = run_stage(sources, config, pages=(Outside(location),))
         return rows_of(found), rows_of(found, DROPPED), found.metrics
 
     return run
@@ -105,7 +110,7 @@ def test_records_become_pages_or_are_dropped_with_a_reason(read):
         "bare": "text/html",
         "bare text": "text/plain",
         "resource": "text/markdown",
-        "wet": "text/plain",
+        "wet": "text/plain; charset=utf-8",
     }
     assert {row["content"] for name, row in by_name.items() if "bare" not in name} == {html}
     assert {row["url"].removeprefix("https://example.org/"): (row["reason"], row["detail"]) for row in dropped} == {
@@ -144,7 +149,7 @@ def test_a_file_cut_anywhere(zipped):
     for cut in range(begins[-1] + 1):
         found = list(read_warc(io.BytesIO(b"".join(pieces)[:cut])))
         whole = sum(cut >= end for end in ends)
-        assert [x for x in found if not isinstance(x, DamageError)] == list(zip(begins[:whole], records, strict=False))
+        assert plain(found) == list(zip(begins[:whole], records, strict=False))
         damage = [x.offset for x in found if isinstance(x, DamageError)]
         assert damage == ([begins[whole]] if cut > begins[whole] else [])
 
@@ -158,7 +163,7 @@ def test_a_damaged_gzip_member_alone_is_lost(i, data):
     at = data.draw(st.integers(10, len(pieces[i]) - 5))  # after gzip's head, before the length at its end
     pieces[i][at] ^= data.draw(st.integers(1, 255))
     found = list(read_warc(io.BytesIO(b"".join(pieces))))
-    assert [x for x in found if not isinstance(x, DamageError)] == [(begins[n], records[n]) for n in range(3) if n != i]
+    assert plain(found) == [(begins[n], records[n]) for n in range(3) if n != i]
     assert {x.offset for x in found if isinstance(x, DamageError)} == {begins[i]}
 
 
@@ -172,7 +177,7 @@ def test_a_wrong_content_length_loses_its_record_alone(zipped, wrong):
     pieces = [gzip.compress(r, mtime=0) for r in pieces] if zipped else pieces
     begins = starts(pieces)
     found = list(read_warc(io.BytesIO(b"".join(pieces))))
-    assert [x for x in found if not isinstance(x, DamageError)] == [(begins[n], records[n]) for n in (0, 2, 3)]
+    assert plain(found) == [(begins[n], records[n]) for n in (0, 2, 3)]
     assert [x.offset for x in found if isinstance(x, DamageError)] == [begins[1]]
 
 
@@ -231,8 +236,8 @@ def test_real_files_as_fastwarc_reads_them(crawls):
             expected = [(r.stream_pos, r.reader.read()) for r in ArchiveIterator(file, parse_http=False, quirks_mode=True)]
         with path.open("rb") as file:
             found = list(read_warc(file))
-        assert [offset for offset, _ in found] == [offset for offset, _ in expected]
-        for (_, data), (_, block) in zip(found, expected, strict=True):
+        assert [r.offset for r in found] == [offset for offset, _ in expected]
+        for (_, data, _), (_, block) in zip(found, expected, strict=True):
             assert data.endswith(block + b"\r\n\r\n")
         n += len(found)
     assert n > 80
@@ -375,9 +380,9 @@ def test_the_outputs_of_a_run(run_stage, rows_of, documents_run):
             path.write_bytes(gzipped([page(1)]))
         return {}
 
-    run = run_stage(sources, SourcesConfig(source="books"), pages=run_stage(crawl, None))
+    run = run_stage(sources, SourcesConfig(source="books"), pages=(run_stage(crawl, None),))
     assert [(row["file"], row["source"]) for row in rows_of(run)] == [("part/a.warc.gz", "books")]
-    again = run_stage(sources, SourcesConfig(), pages=documents_run(["some text"]))
+    again = run_stage(sources, SourcesConfig(), pages=(documents_run(["some text"]),))
     assert [(row["file"], row["content"]) for row in rows_of(again)] == [("documents.parquet", b"some text")]
 
     def split(config, *, out):
@@ -386,7 +391,7 @@ def test_the_outputs_of_a_run(run_stage, rows_of, documents_run):
                 pq.write_table(pa.table({"text": [name]}), path)
         return {}
 
-    trained = run_stage(sources, SourcesConfig(), pages=run_stage(split, None))
+    trained = run_stage(sources, SourcesConfig(), pages=(run_stage(split, None),))
     assert [row["content"] for row in rows_of(trained)] == [b"train"]
 
 

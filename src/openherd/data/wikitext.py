@@ -1,0 +1,229 @@
+"""Wikitext as text: mwparserfromhell parses it, this lays it out.
+
+Links show their text, formulas stay TeX between dollars, code stays as it is, a table has a line a row. Of templates, which a dump
+does not expand, those that only dress up text show it; all others (info boxes, citations, navigation) are left out, and with them
+references, galleries, categories and headings that nothing follows.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import mwparserfromhell
+from mwparserfromhell.nodes import Argument, Comment, ExternalLink, Heading, HTMLEntity, Tag, Template, Text, Wikilink
+
+DEEPEST = 40  # templates and tags within each other
+LEFT_OUT_TAGS = {
+    "ref", "references", "gallery", "timeline", "imagemap", "graph", "score", "mapframe", "maplink", "templatestyles", "indicator",
+    "section", "hiero", "inputbox", "categorytree", "style", "script", "noinclude", "poem.note",
+}  # fmt: skip
+FORMULAS = {"math", "chem", "ce"}
+VERBATIM = {"syntaxhighlight", "source", "pre"}
+BLOCKS = {"p", "div", "blockquote", "center", "poem", "dl", "ul", "ol", "table", "h2", "h3", "h4"}
+# Templates that show one of their parameters, by number or name (English Wikipedia's; others borrow many of them).
+SHOWN: Mapping[str, tuple[str, ...]] = {
+    **dict.fromkeys(("lang", "transl", "transliteration"), ("2",)),
+    **dict.fromkeys(
+        (
+            "nowrap", "nobr", "nobold", "small", "big", "smaller", "larger", "em", "strong", "math", "mvar", "var", "abbr", "tooltip",
+            "blockquote", "quote", "cquote", "quotation", "quote box", "poemquote", "centered pull quote", "text", "code", "tt", "kbd",
+            "samp", "mono", "codett", "angbr", "smallcaps", "sc", "uc", "lc", "as written", "not a typo", "proper name", "visible anchor",
+            "vanchor", "sup", "sub", "overline", "underline", "strikethrough", "center", "block indent", "poem", "chem2", "ipa",
+            "format price", "formatnum", "val", "num", "linktext", "zh", "nihongo",
+        ),
+        ("1", "text", "quote", "content"),
+    ),
+    **dict.fromkeys(("color", "nihongo2", "langx", "wikt-lang", "native name", "script", "font color", "colored link"), ("2", "text")),
+}  # fmt: skip
+SPACED = {"snd": " – ", "spnd": " – ", "spaced ndash": " – ", "ndash": "–", "mdash": "—", "emdash": "—", "spaced en dash": " – ", "dash": " – ",
+          "nbsp": " ", "space": " ", "pipe": "|", "!": "|", "=": "=", "'": "'", "\"": '"', "br": "\n", "break": "\n", "clear": "\n",
+          "bullet": " • ", "·": " · ", "•": " • ", "dot": " · ", "middot": " · ", "minus": "−", "times": "×", "pi": "π"}  # fmt: skip
+FRACTIONS = {"frac", "sfrac", "fraction", "tfrac", "dfrac"}
+LISTS = {"hlist", "plainlist", "unbulleted list", "ubl", "flatlist", "bulleted list", "ordered list"}
+FILES, CATEGORIES = {"file", "image", "media"}, {"category"}
+FILE_KEYS, CATEGORY_KEYS = ("6", "-2"), ("14",)
+FILE_OPTION = re.compile(
+    r"\s*(thumb(nail)?|frame(d|less)?|border|left|right|center|none|upright(=.*)?|(\d+)?(x\d+)?px|baseline|sub|super|top|text-top|"
+    r"middle|bottom|text-bottom|(alt|link|page|lang|class|start|end|thumbtime)=.*|mini(atur)?|hochkant(=.*)?|links|rechts|zentriert|"
+    r"vignette|gauche|droite|derecha|izquierda|miniaturadeimagen)\s*",
+    re.IGNORECASE | re.DOTALL,
+)
+OTHER_LANGUAGE = re.compile(r"(?:[a-z]{2,3}|simple|[a-z]{2,3}-[a-z-]+):")
+QUOTES = re.compile(r"'{2,5}")
+SWITCHES = re.compile(r"__[A-Z]{3,}__")
+HEADING, HELD, ITEM, INDENT = "\ufdd1", "\ufdd2", "\ufdd3", "\ufdd4"  # ours while a page is laid out
+OURS = re.compile("[\ufdd1-\ufdd4]")
+EMPTY_BRACKETS = re.compile(r"[ \t]?\((?:[ \t]*[,;:]?)*\)")
+
+
+def wiki_text(text: str, namespaces: Mapping[str, str]) -> str:
+    """A page's wikitext as text. `namespaces` are the wiki's own, by number. Raises RecursionError where it is nested too deeply."""
+    layout = Layout(namespaces)
+    laid_out = layout.nodes(mwparserfromhell.parse(OURS.sub("", text), skip_style_tags=True).nodes, 0)
+    lines = [_marked(line.rstrip()) for line in EMPTY_BRACKETS.sub("", laid_out).split("\n")]
+    laid_out = re.sub(r"\n{3,}", "\n\n", "\n".join(_without_empty_sections(lines)))
+    return re.sub(f"{HELD}(\\d+){HELD}", lambda match: layout.held[int(match[1])], laid_out).strip("\n ")
+
+
+def _marked(line: str) -> str:
+    """A line with the marks of a list's item in place of wikitext's."""
+    marks = re.match(f"[{ITEM}{INDENT}]*", line)
+    rest = re.sub(f"[ \t]*[{ITEM}{INDENT}][ \t]*", ": ", line[marks.end() if marks else 0 :].rstrip())  # '; term : definition'
+    if not marks or not marks[0]:
+        return rest
+    rest = rest.strip()
+    return f"{'  ' * (marks.end() - 1)}{'- ' if marks[0][-1] == ITEM else '  '}{rest}" if rest else ""
+
+
+def _without_empty_sections(lines: list[str]) -> list[str]:
+    """The lines without headings that neither text nor a heading of a lower level follows."""
+    kept: list[str] = []
+    text_follows, level_below = False, 0
+    for line in reversed(lines):
+        if not line.startswith(HEADING):
+            text_follows = text_follows or bool(line.strip())
+            kept.append(line)
+        elif text_follows or level_below > int(line[1]):
+            kept += ["", line[2:].strip(), ""]
+            text_follows, level_below = False, int(line[1])
+    return kept[::-1]
+
+
+class Layout:
+    """Lays out the nodes of one wiki's pages."""
+
+    def __init__(self, namespaces: Mapping[str, str]) -> None:
+        self.files = FILES | {namespaces[key].lower() for key in FILE_KEYS if key in namespaces}
+        self.categories = CATEGORIES | {namespaces[key].lower() for key in CATEGORY_KEYS if key in namespaces}
+        self.marks = {"li": ITEM, "dd": INDENT, "dt": ""}
+        self.held: list[str] = []  # what stays as it is
+
+    def hold(self, text: str) -> str:
+        """What stands for a text until all else is done."""
+        self.held.append(text)
+        return f"{HELD}{len(self.held) - 1}{HELD}"
+
+    def nodes(self, nodes: Iterable[Any], depth: int) -> str:
+        """Several, one after the other."""
+        if depth > DEEPEST:
+            raise RecursionError(f"more than {DEEPEST} templates or tags within each other")
+        return "".join(self.node(node, depth + 1) for node in nodes)
+
+    def code(self, code: Any, depth: int) -> str:
+        """What stands in a node."""
+        return self.nodes(code.nodes, depth) if code is not None else ""
+
+    def node(self, node: Any, depth: int) -> str:
+        """One."""
+        if isinstance(node, Text):
+            return SWITCHES.sub("", QUOTES.sub("", str(node.value)))
+        if isinstance(node, Wikilink):
+            return self.link(node, depth)
+        if isinstance(node, Template):
+            return self.template(node, depth)
+        if isinstance(node, Tag):
+            return self.tag(node, depth)
+        if isinstance(node, Heading):
+            title = " ".join(self.code(node.title, depth).split())
+            return f"\n{HEADING}{node.level}{title}\n" if title else ""
+        if isinstance(node, ExternalLink):
+            return self.code(node.title, depth) if node.title is not None else "" if node.brackets else str(node.url)
+        if isinstance(node, HTMLEntity):
+            return _entity(node)
+        if isinstance(node, Argument):
+            return self.code(node.default, depth)
+        assert isinstance(node, Comment)
+        return ""
+
+    def link(self, node: Wikilink, depth: int) -> str:
+        """A link's text, a picture's caption; nothing of a category or of the same page in another language."""
+        title = str(node.title).strip()
+        prefix = title.partition(":")[0].strip().lower() if ":" in title else ""
+        if prefix in self.files:
+            parts = [part for part in str(node.text or "").split("|")] if node.text is not None else []
+            if not parts or FILE_OPTION.fullmatch(parts[-1]) or "|" in str(node.text) and not parts[-1].strip():
+                return ""
+            caption = str(node.text)
+            while (match := re.match(r"[^|\[\]{}]*\|", caption)) and FILE_OPTION.fullmatch(match[0][:-1]):
+                caption = caption[match.end() :]
+            return f"\n{self.code(mwparserfromhell.parse(caption, skip_style_tags=True), depth).strip()}\n"
+        if prefix in self.categories or (OTHER_LANGUAGE.match(title) and node.text is None):
+            return ""
+        return self.code(node.text, depth) if node.text is not None else title.removeprefix(":")
+
+    def template(self, node: Template, depth: int) -> str:
+        """What a template shows of its parameters; nothing of one that is not known."""
+        name = " ".join(str(node.name).replace("_", " ").split()).lower().removeprefix("template:")
+        if name in SPACED:
+            return SPACED[name]
+
+        def shown(key: str) -> str:
+            return self.code(node.get(key).value, depth).strip() if node.has(key) else ""
+
+        if name in FRACTIONS:
+            parts = [shown(key) for key in ("1", "2", "3")]
+            whole, top, bottom = parts if parts[2] else ("", *parts[:2]) if parts[1] else ("", "1", parts[0])
+            return f"{whole} {top}/{bottom}".strip()
+        if name in ("convert", "cvt"):
+            return f"{shown('1')} {shown('2')}".strip()
+        if name in ("as of", "since"):
+            return " ".join(filter(None, ("As of", *(shown(key) for key in ("1", "2", "3")))))
+        if name in LISTS:
+            items = [self.code(p.value, depth).strip() for p in node.params if not p.showkey]
+            return "\n" + "\n".join(items) + "\n"
+        if name.startswith("lang-"):
+            return shown("1")
+        return next((text for key in SHOWN.get(name, ()) if (text := shown(key))), "")
+
+    def tag(self, node: Tag, depth: int) -> str:
+        """A tag, in HTML or as wikitext's own marks."""
+        name = str(node.tag).strip().lower()
+        if name in LEFT_OUT_TAGS:
+            return ""
+        if name in FORMULAS:
+            formula = str(node.contents or "").strip()
+            if not formula:
+                return ""
+            formula = formula if name == "math" else f"\\ce{{{formula}}}"
+            shown_alone = node.has("display") and "block" in str(node.get("display").value)
+            return f"\n{self.hold(f'$${formula}$$')}\n" if shown_alone else self.hold(f"${formula}$")
+        if name in VERBATIM:
+            return f"\n{self.hold(str(node.contents or '').strip(chr(10)))}\n"
+        if name == "nowiki":
+            return self.hold(str(node.contents or ""))
+        if name in self.marks and node.wiki_markup:
+            return self.marks[name]
+        if name in ("br", "hr"):
+            return "\n"
+        if name == "table":
+            return self.table(node, depth)
+        inside = self.code(node.contents, depth)
+        if name == "li":
+            return f"\n- {inside.strip()}"
+        return f"\n{inside.strip()}\n" if name in BLOCKS else inside
+
+    def table(self, node: Tag, depth: int) -> str:
+        """A table, a row a line."""
+        lines = []
+        for row in node.contents.nodes if node.contents is not None else ():
+            kind = str(row.tag).lower() if isinstance(row, Tag) else ""
+            if kind in ("tr", "thead", "tbody"):
+                cells = [c for c in row.contents.nodes if isinstance(c, Tag) and str(c.tag).lower() in ("td", "th")]
+                lines.append(" | ".join(" ".join(self.code(cell.contents, depth).split()) for cell in cells))
+            elif kind in ("td", "th"):  # of the first row, which needs no mark of its own
+                cell = " ".join(self.code(row.contents, depth).split())
+                if cell.startswith("+") and not lines:  # the caption
+                    lines += [cell[1:].strip(), ""]
+                    continue
+                lines[-1:] = [f"{lines[-1]} | {cell}" if lines and lines[-1:] != [""] else cell]
+            elif kind == "caption":
+                lines.append(" ".join(self.code(row.contents, depth).split()))
+                lines.append("")
+        return "\n" + "\n".join(line for line in lines if line.strip(" |")) + "\n"
+
+
+def _entity(node: HTMLEntity) -> str:
+    try:
+        return str(node.normalize()).replace("\xa0", " ")
+    except (ValueError, OverflowError):
+        return ""
