@@ -159,7 +159,8 @@ class Outside:
 
     @property
     def digest(self) -> str:
-        """Local files by path, size and time of change, lists of paths by their content; `python://` by version and system; remote files by name, size and etag."""
+        """Local files by path, size and time of change, lists of paths by their content, remote files by name, size and etag;
+        `python://` by version and system."""
         if self.location.startswith(INTERPRETER):
             return digest_of([self.location, platform.python_implementation(), platform.python_version(), platform.platform()])
         if "://" in self.location:

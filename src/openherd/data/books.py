@@ -30,11 +30,13 @@ START_MARK = re.compile(
     re.MULTILINE | re.IGNORECASE,
 )
 END_MARK = re.compile(
-    r"^[ \t]*(?:\*{3}[ \t]*END OF (?:THE|THIS) PROJECT GUTENBERG E(?:BOOK|TEXT)\b|End of (?:the |this )?Project Gutenberg(?:'s| E))[^\n]*$",
+    r"^[ \t]*(?:\*{3}[ \t]*END OF (?:THE|THIS) PROJECT GUTENBERG E(?:BOOK|TEXT)\b|"
+    r"End of (?:the |this )?Project Gutenberg(?:'s| E))[^\n]*$",
     re.MULTILINE | re.IGNORECASE,
 )
 CREDITS = re.compile(
-    r"\s*(?:Produced by|This e(?:book|text) was (?:produced|prepared) by|E-?text prepared by|Transcribed (?:from .{0,200} )?by)\b.*?(?:\n[ \t]*\n|\Z)",
+    r"\s*(?:Produced by|This e(?:book|text) was (?:produced|prepared) by|E-?text prepared by|Transcribed (?:from .{0,200} )?by)\b"
+    r".*?(?:\n[ \t]*\n|\Z)",
     re.IGNORECASE | re.DOTALL,
 )
 FIELD = re.compile(r"^[ \t]*(Title|Author|Release Date|Language):[ \t]*(.+(?:\n[ \t]+\S.*)*)", re.MULTILINE | re.IGNORECASE)
@@ -128,7 +130,9 @@ def _book(book: zipfile.ZipFile, url: str) -> Page:
             if size > LARGEST_BOOK:
                 raise zipfile.BadZipFile(f"more than {LARGEST_BOOK >> 20} MiB of chapters")
             chapters.append(html_text(decode(content, "")))
-    told = {name: [" ".join((e.text or "").split()) for e in package.iter(DC + name)] for name in ("title", "creator", "rights", "date")}
+    told = {
+        name: [" ".join((e.text or "").split()) for e in package.iter(DC + name)] for name in ("title", "creator", "rights", "date")
+    }
     known: dict[str, Any] = {
         "url": url,
         "date": iso_date(next(iter(told["date"]), "")),
@@ -141,5 +145,3 @@ def _book(book: zipfile.ZipFile, url: str) -> Page:
         text, of_gutenberg = found
         known |= {name: value for name, value in of_gutenberg.items() if value and (name in ("url", "license") or not known[name])}
     return text_page(0, text, source="books", **known)
-
-

@@ -20,7 +20,7 @@ from dulwich.attrs import AttributeValue, match_path, parse_git_attributes
 from dulwich.attrs import Pattern as AttributePattern
 from dulwich.errors import ChecksumMismatch, NotGitRepository, ObjectFormatException
 from dulwich.object_store import iter_tree_contents
-from dulwich.objects import TreeEntry
+from dulwich.objects import Commit, TreeEntry
 from dulwich.repo import Repo
 from identify import identify
 from pygments.lexers import get_lexer_for_filename
@@ -136,6 +136,7 @@ class Tree:
     def __init__(self, path: str) -> None:
         self.repo = Repo(path)
         commit = self.repo[self.repo.head()]
+        assert isinstance(commit, Commit)
         self.commit = commit.id.decode()
         self.date = iso_date(datetime.fromtimestamp(commit.commit_time, UTC))
         self.entries: list[TreeEntry] = sorted(iter_tree_contents(self.repo.object_store, commit.tree), key=lambda e: e.path)
@@ -150,7 +151,7 @@ class Tree:
 
     def content(self, entry: TreeEntry) -> bytes:
         """A file's content."""
-        return bytes(self.repo[entry.sha].data)
+        return bytes(self.repo[entry.sha].as_raw_string())
 
     def _named(self, pattern: re.Pattern[str]) -> Iterator[tuple[str, TreeEntry]]:
         for entry in self.entries:
@@ -215,7 +216,7 @@ class Tree:
             if told.get(attribute) in (True, b"true"):
                 return reason, ".gitattributes"
         folders = posixpath.dirname(path)
-        if LICENSE_NAME.fullmatch(posixpath.basename(path)) and not language or posixpath.basename(folders) == LICENSE_FOLDER:
+        if (LICENSE_NAME.fullmatch(posixpath.basename(path)) and not language) or posixpath.basename(folders) == LICENSE_FOLDER:
             return "license text", license_of(text)
         if (found := VENDORED.search(path)) and told.get(b"linguist-vendored") not in (False, b"false"):
             return "vendored", found[2]

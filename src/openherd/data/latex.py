@@ -1,8 +1,8 @@
 """LaTeX sources (arXiv's: a file, a tar of a paper, a tar of papers): the text, with mathematics left as LaTeX (paper 3.1).
 
 `\\input` files are put in, a paper's own macros written out (mathematics then stands by itself), and pylatexenc makes text of the
-rest. Citations, bibliographies and pictures go, captions stay. A paper is each file with `\\begin{document}`; where none has it, each
-that no other one inputs.
+rest. Citations, bibliographies and pictures go, captions stay. A paper is each file with `\\begin{document}`; where none has it,
+each that no other one inputs.
 """
 
 import gzip
@@ -27,7 +27,10 @@ ARXIV_OLD = re.compile(r"([a-z-]+(?:\.[A-Z]{2})?)/?(\d{7})(v\d+)?")
 INPUT = re.compile(r"\\(?:input|include|subfile)\s*(?:\{([^{}]+)\}|([^\s{}\\%]+))")
 BEGIN, END = "\\begin{document}", "\\end{document}"
 COMMENT = re.compile(r"(?<!\\)((?:\\\\)*)%.*")
-TYPED = re.compile(r"(\\begin\{(?:verbatim\*?|Verbatim|lstlisting|minted|alltt)\}.*?\\end\{(?:verbatim\*?|Verbatim|lstlisting|minted|alltt)\})", re.DOTALL)
+TYPED = re.compile(
+    r"(\\begin\{(?:verbatim\*?|Verbatim|lstlisting|minted|alltt)\}.*?\\end\{(?:verbatim\*?|Verbatim|lstlisting|minted|alltt)\})",
+    re.DOTALL,
+)
 COMMANDS = re.compile(r"\\(documentclass|documentstyle|section|bye\b|end\b|magnification|centerline|noindent|title|begin)")
 TEX = (".tex", ".ltx", ".latex")
 PARTS = (*TEX, ".bbl", ".tikz", ".def", ".sty", ".cls", "")
@@ -53,7 +56,9 @@ def is_tar(data: bytes) -> bool:
 def without_comments(text: str) -> str:
     """LaTeX without its comments; in what is typed verbatim '%' begins none."""
     pieces = TYPED.split(text)
-    pieces[::2] = ["\n".join(COMMENT.sub(r"\1", line) for line in p.split("\n") if not line.lstrip().startswith("%")) for p in pieces[::2]]
+    pieces[::2] = [
+        "\n".join(COMMENT.sub(r"\1", line) for line in p.split("\n") if not line.lstrip().startswith("%")) for p in pieces[::2]
+    ]
     return "".join(pieces)
 
 

@@ -1,7 +1,7 @@
 """LaTeX as text by pylatexenc: mathematics verbatim, structure as lines, no commands elsewhere.
 
-References to numbers (`\\ref{x}`) stay as they are, since the numbers are not known; what is quoted, listed or typed verbatim keeps its
-lines. A command that is not known shows what it is given.
+References to numbers (`\\ref{x}`) stay as they are, since the numbers are not known; what is quoted, listed or typed verbatim keeps
+its lines. A command that is not known shows what it is given.
 """
 
 import re
@@ -13,37 +13,57 @@ from pylatexenc import latex2text
 from pylatexenc.latexwalker import LatexWalker, get_default_latex_context_db
 from pylatexenc.macrospec import EnvironmentSpec, MacroSpec
 
-MOST_EXPANDED = 20  # characters that writing out macros may make of one
-ROUNDS = 6  # macros within macros
-DEFINITION = re.compile(r"\\(?:re|provide)?(?:newcommand|DeclareRobustCommand)\*?\s*(?:\{\s*\\([A-Za-z]+)\s*\}|\\([A-Za-z]+))\s*(?:\[(\d)\])?\s*(\[)?")
-DEF = re.compile(r"\\(?:g|e|x)?def\s*\\([A-Za-z]+)((?:#\d)*)\s*(?=\{)")
-OPERATOR = re.compile(r"\\DeclareMathOperator(\*?)\s*\{?\s*\\([A-Za-z]+)\s*\}?\s*(?=\{)")
-OURS = frozenset(("begin", "end", "item", "section", "documentclass", "document", "cite", "ref", "label", "caption", "and", "title", "author"))
+from openherd.data.latex_macros import braced, expanded, own_macros
 
-GONE = ("bibliographystyle", "bibliography", "printbibliography", "vspace", "hspace", "vskip", "includegraphics", "maketitle", "tableofcontents",
-        "pagestyle", "thispagestyle", "setcounter", "addtocounter", "setlength", "addtolength", "usepackage", "documentclass", "newcommand",
-        "renewcommand", "providecommand", "DeclareMathOperator", "newtheorem", "index", "label", "date", "thanks", "affiliation", "email",
-        "address", "pacs", "keywords", "title", "author", "hypersetup", "graphicspath", "definecolor", "hline", "cline", "toprule", "midrule",
-        "bottomrule", "centering", "newpage", "clearpage", "noindent", "bigskip", "medskip", "smallskip", "cmidrule", "color", "rule",
-        "institute", "numberwithin", "allowdisplaybreaks", "appendix", "raggedright", "qed", "phantom", "vphantom", "hphantom")  # fmt: skip
+GONE = (
+    "bibliographystyle", "bibliography", "printbibliography", "vspace", "hspace", "vskip", "includegraphics", "maketitle",
+    "tableofcontents", "pagestyle", "thispagestyle", "setcounter", "addtocounter", "setlength", "addtolength", "usepackage",
+    "documentclass", "newcommand", "renewcommand", "providecommand", "DeclareMathOperator", "newtheorem", "index", "label",
+    "date", "thanks", "affiliation", "email", "address", "pacs", "keywords", "title", "author", "hypersetup", "graphicspath",
+    "definecolor", "hline", "cline", "toprule", "midrule", "bottomrule", "centering", "newpage", "clearpage", "noindent",
+    "bigskip", "medskip", "smallskip", "cmidrule", "color", "rule", "institute", "numberwithin", "allowdisplaybreaks",
+    "appendix", "raggedright", "qed", "phantom", "vphantom", "hphantom",
+)  # fmt: skip
 ARGUMENTS = {  # of those that pylatexenc does not know, or knows otherwise
-    **dict.fromkeys(("bibliographystyle", "bibliography", "vspace", "hspace", "pagestyle", "thispagestyle", "index", "date", "thanks",
-                     "affiliation", "email", "address", "pacs", "keywords", "hypersetup", "graphicspath", "cline", "institute", "phantom",
-                     "vphantom", "hphantom", "numberwithin_"), "*{"),
-    **dict.fromkeys(("setcounter", "addtocounter", "setlength", "addtolength", "numberwithin"), "{{"),
-    **dict.fromkeys(("title", "author", "includegraphics", "usepackage", "documentclass", "rule"), "*[{"),
-    "definecolor": "{{{", "newtheorem": "*{[{[", "DeclareMathOperator": "*{{", "color": "[{", "cmidrule": "[{", "rule": "[{{",
-    "textcolor": "[{{", "colorbox": "{{", "href": "{{", "url": "{", "footnote": "[{", "caption": "*[{", "subcaption": "*{", "multicolumn": "{{{",
-    "multirow": "[{[{{", "bibitem": "[{", "nocite": "{", "eqref": "{", "cref": "{", "Cref": "{", "autoref": "{", "pageref": "{", "texorpdfstring": "{{",
-    "resizebox": "*{{{", "scalebox": "{[{", "raisebox": "{[[{", "parbox": "[{{", "makebox": "[[{", "fbox": "{", "mbox": "{", "item": "[",
-}  # fmt: skip
-CITATIONS = ("cite", "citep", "citet", "citealp", "citealt", "citeauthor", "citeyear", "parencite", "textcite", "autocite", "onlinecite", "nocite", "footcite")
+    name: arguments
+    for arguments, names in {
+        "*{": "bibliographystyle bibliography vspace hspace pagestyle thispagestyle index date thanks affiliation email address "
+        "pacs keywords hypersetup graphicspath cline institute phantom vphantom hphantom subcaption",
+        "{": "url nocite eqref cref Cref autoref pageref fbox mbox",
+        "{{": "setcounter addtocounter setlength addtolength numberwithin colorbox href texorpdfstring",
+        "{{{": "definecolor multicolumn",
+        "[": "item",
+        "[{": "color cmidrule footnote bibitem",
+        "[{{": "rule textcolor parbox",
+        "[[{": "makebox",
+        "*[{": "title author includegraphics usepackage documentclass caption",
+        "*{{": "DeclareMathOperator",
+        "*{{{": "resizebox",
+        "*{[{[": "newtheorem",
+        "{[{": "scalebox",
+        "{[[{": "raisebox",
+        "{[{{": "multirow",
+    }.items()
+    for name in names.split()
+}
+CITATIONS = (
+    "cite", "citep", "citet", "citealp", "citealt", "citeauthor", "citeyear", "parencite", "textcite", "autocite", "onlinecite",
+    "nocite", "footcite",
+)  # fmt: skip
 REFERENCES = ("ref", "eqref", "cref", "Cref", "autoref", "pageref")
 HEADINGS = ("part", "chapter", "section", "subsection", "subsubsection", "paragraph", "subparagraph")
-LAST = ("textcolor", "colorbox", "href", "multicolumn", "multirow", "resizebox", "scalebox", "raisebox", "parbox", "makebox", "fbox", "mbox", "url")
-DROPPED = ("thebibliography", "tikzpicture", "pspicture", "picture", "comment", "CCSXML", "filecontents", "filecontents*", "titlepage")
-MATHS = ("equation", "equation*", "align", "align*", "eqnarray", "eqnarray*", "gather", "gather*", "multline", "multline*", "displaymath", "math",
-         "alignat", "alignat*", "flalign", "flalign*", "IEEEeqnarray", "IEEEeqnarray*", "dmath", "dmath*", "subequations")  # fmt: skip
+LAST = (
+    "textcolor", "colorbox", "href", "multicolumn", "multirow", "resizebox", "scalebox", "raisebox", "parbox", "makebox",
+    "fbox", "mbox", "url",
+)  # fmt: skip
+DROPPED = (
+    "thebibliography", "tikzpicture", "pspicture", "picture", "comment", "CCSXML", "filecontents", "filecontents*", "titlepage",
+)  # fmt: skip
+MATHS = (
+    "equation", "equation*", "align", "align*", "eqnarray", "eqnarray*", "gather", "gather*", "multline", "multline*",
+    "displaymath", "math", "alignat", "alignat*", "flalign", "flalign*", "IEEEeqnarray", "IEEEeqnarray*", "dmath", "dmath*",
+    "subequations",
+)  # fmt: skip
 TYPED = re.compile(  # what is set as it is typed
     r"\\begin\{(?P<name>verbatim\*?|Verbatim|lstlisting|minted|alltt)\}(?P<text>.*?)\\end\{(?P=name)\}|"
     r"\\(?:verb\*?|lstinline(?:\[[^\]]*\])?)(?P<mark>[^A-Za-z\s*{])(?P<inline>[^\n]*?)(?P=mark)",
@@ -51,104 +71,6 @@ TYPED = re.compile(  # what is set as it is typed
 )
 HELD = "\ufdd2"  # ours, around the number of what is held
 CODE_OPTIONS = re.compile(r"\A(?:\[[^\]\n]*\])?(?:\{[^}\n]*\})?")
-
-
-def braced(text: str, at: int) -> int:
-    """Where the group that begins at a brace (or bracket) ends, behind it; -1 where it does not."""
-    depth, escaped = 0, False
-    opening = text[at]
-    closing = "]" if opening == "[" else "}"
-    braces = 0
-    for i in range(at, len(text)):
-        c = text[i]
-        if escaped:
-            escaped = False
-        elif c == "\\":
-            escaped = True
-        elif opening == "[" and c in "{}":
-            braces += 1 if c == "{" else -1
-        elif c == opening and not braces:
-            depth += 1
-        elif c == closing and not braces:
-            depth -= 1
-            if not depth:
-                return i + 1
-    return -1
-
-
-Macros = dict[str, tuple[int, str | None, str]]  # arguments, the first one's default, body
-
-
-def own_macros(text: str) -> tuple[str, Macros]:
-    """The text without the definitions of simple macros, and these."""
-    macros: Macros = {}
-    pieces, done = [], 0
-    for match in re.finditer(f"{DEFINITION.pattern}|{DEF.pattern}|{OPERATOR.pattern}", text):
-        if match.start() < done:
-            continue
-        name = match[1] or match[2] or match[5] or match[8]
-        default, at = None, match.end()
-        if match[4]:
-            end = braced(text, match.end() - 1)
-            if end < 0:
-                continue
-            default, at = text[match.end() : end - 1], end
-        at += len(text[at:]) - len(text[at:].lstrip()) if text[at : at + 1].isspace() else 0
-        end = braced(text, at) if text[at : at + 1] == "{" else -1
-        if end < 0 or name in OURS:
-            continue
-        body = text[at + 1 : end - 1]
-        if match[8]:
-            body = f"\\operatorname{match[7]}{{{body}}}"
-        macros[name] = (int(match[3] or (match[6] or "").count("#")), default, body)
-        pieces.append(text[done : match.start()])
-        done = end
-    return "".join([*pieces, text[done:]]), macros
-
-
-def expanded(text: str, macros: Macros) -> str:
-    """The text with macros written out; one that calls itself, or makes too much, stays."""
-    longest = MOST_EXPANDED * len(text) + 10_000
-    if not macros:
-        return text
-    names = re.compile(r"\\(" + "|".join(sorted(map(re.escape, macros), key=len, reverse=True)) + r")(?![A-Za-z])")
-    for _ in range(ROUNDS):
-        pieces, done = [], 0
-        for match in names.finditer(text):
-            if match.start() < done:
-                continue
-            n, default, body = macros[match[1]]
-            values, at = [], match.end()
-            if default is not None:
-                end = braced(text, at) if text[at : at + 1] == "[" else 0
-                values.append(text[at + 1 : end - 1] if end > 0 else default)
-                at = end if end > 0 else at
-            while len(values) < n:
-                at += len(re.match(r"\s*", text[at : at + 100])[0])  # type: ignore[index]
-                if text[at : at + 1] == "{":
-                    end = braced(text, at)
-                    if end < 0:
-                        break
-                    values.append(text[at + 1 : end - 1])
-                else:
-                    token = re.match(r"\\[A-Za-z]+|\\.|[^\\{}]", text[at : at + 50])
-                    if not token:
-                        break
-                    end = at + token.end()
-                    values.append(token[0])
-                at = end
-            if len(values) < n:
-                continue
-            put = re.sub(r"#(\d)", lambda m, v=values: v[int(m[1]) - 1] if 0 < int(m[1]) <= len(v) else m[0], body)  # type: ignore[misc]
-            follows = text[at : at + 1]
-            put += " " if re.search(r"\\[A-Za-z]+$", put) and follows.isalpha() else ""
-            pieces += [text[done : match.start()], put]
-            done = at
-        new = "".join([*pieces, text[done:]])
-        if new == text or len(new) > longest:
-            return text
-        text = new
-    return text
 
 
 def _text_of(node: Any, l2tobj: Any, place: int = -1) -> str:
@@ -189,7 +111,10 @@ def _contexts() -> tuple[Any, Any]:
             *(EnvironmentSpec(name, "[{") for name in ("tabular", "array", "minipage", "wrapfigure")),
             *(EnvironmentSpec(name, "{[{") for name in ("tabular*", "tabularx")),
             *(EnvironmentSpec(name, "{") for name in ("thebibliography", "multicols")),
-            *(EnvironmentSpec(name, "[") for name in ("figure", "figure*", "table", "table*", "theorem", "lemma", "proof", "definition")),
+            *(
+                EnvironmentSpec(name, "[")
+                for name in ("figure", "figure*", "table", "table*", "theorem", "lemma", "proof", "definition")
+            ),
         ],
         prepend=True,
     )
@@ -214,8 +139,14 @@ def _contexts() -> tuple[Any, Any]:
             macro("today", simplify_repl=""),
         ],
         environments=[
-            *(environment(name, simplify_repl=_environment()) for name in ("itemize", "enumerate", "description", "quote", "quotation", "center")),
-            *(environment(name, simplify_repl=_environment("\n\n", "\n\n")) for name in ("abstract", "theorem", "lemma", "proof", "definition")),
+            *(
+                environment(name, simplify_repl=_environment())
+                for name in ("itemize", "enumerate", "description", "quote", "quotation", "center")
+            ),
+            *(
+                environment(name, simplify_repl=_environment("\n\n", "\n\n"))
+                for name in ("abstract", "theorem", "lemma", "proof", "definition")
+            ),
             *(environment(name, simplify_repl=_table) for name in ("tabular", "tabular*", "tabularx", "longtable")),
             *(environment(name, simplify_repl=_captions) for name in ("figure", "figure*", "table", "table*", "wrapfigure")),
             *(environment(name, simplify_repl="", discard=True) for name in DROPPED),
@@ -230,7 +161,9 @@ def _contexts() -> tuple[Any, Any]:
 def to_text(latex: str) -> str:
     """LaTeX without a preamble as text."""
     parsing, showing = _contexts()
-    converter = latex2text.LatexNodes2Text(latex_context=showing, math_mode="verbatim", keep_comments=False, strict_latex_spaces=False)
+    converter = latex2text.LatexNodes2Text(
+        latex_context=showing, math_mode="verbatim", keep_comments=False, strict_latex_spaces=False
+    )
     nodes, _, _ = LatexWalker(latex, latex_context=parsing, tolerant_parsing=True).get_latex_nodes()
     return str(converter.nodelist_to_text(nodes))
 
@@ -273,5 +206,3 @@ def _told(source: str) -> tuple[str, str]:
             else:
                 authors = "; ".join(filter(None, (authors, text)))
     return title, authors
-
-

@@ -103,7 +103,7 @@ def opened(name: str) -> BinaryIO:
         size = filesystem.info(path).get("size")
         if size is None:  # a server that does not tell sizes gives no ranges either
             return io.BytesIO(filesystem.cat_file(path))
-        return io.BufferedReader(RemoteFile(name, size), REMOTE_BLOCK)  # type: ignore[return-value]
+        return io.BufferedReader(RemoteFile(name, size), REMOTE_BLOCK)
     except ImportError as error:
         raise InputError(name, f"needs more packages ({error})", do="pip install 'openherd[remote]'") from None
     except InputError:

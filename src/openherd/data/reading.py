@@ -11,7 +11,7 @@ from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 from openherd.core.errors import InputError
 from openherd.core.remote import is_address
@@ -110,7 +110,7 @@ def _read_page(file: BinaryIO, name: str, content_type: str) -> Iterator[Found]:
 
 def _read_xml(file: BinaryIO, name: str, start: Place) -> Iterator[Found]:
     """A dump: MediaWiki's, or StackExchange's posts with the users beside."""
-    buffered = io.BufferedReader(file, 1 << 20)  # type: ignore[arg-type]
+    buffered = io.BufferedReader(cast(io.RawIOBase, file), 1 << 20)
     try:
         head = buffered.peek(SNIFFED)[:SNIFFED]
     except UNPACK_ERRORS as error:

@@ -1,4 +1,4 @@
-"""Rows of JSON Lines and Parquet files as pages: text in one of the fields asked for, with address, date and content type if there."""
+"""Rows of JSON Lines and Parquet files as pages: text in one of the fields asked for, with address, date and more where they are."""
 
 import json
 from collections.abc import Iterator, Mapping

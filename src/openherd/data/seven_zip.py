@@ -65,7 +65,7 @@ def opened_member(archive: BinaryIO, member: str) -> Iterator[BinaryIO]:
     read_end, write_end = os.pipe()
     failed: list[BaseException] = []
 
-    class ToPipe(library.io.Py7zIO):  # type: ignore[misc, name-defined]
+    class ToPipe(library.io.Py7zIO):  # type: ignore[name-defined]
         def __init__(self, pipe: BinaryIO) -> None:
             self.pipe, self.n = pipe, 0
 
@@ -86,7 +86,7 @@ def opened_member(archive: BinaryIO, member: str) -> Iterator[BinaryIO]:
         def size(self) -> int:
             return self.n
 
-    class Factory(library.io.WriterFactory):  # type: ignore[misc, name-defined]
+    class Factory(library.io.WriterFactory):  # type: ignore[name-defined]
         def __init__(self, pipe: BinaryIO) -> None:
             self.pipe = pipe
 
@@ -108,6 +108,6 @@ def opened_member(archive: BinaryIO, member: str) -> Iterator[BinaryIO]:
     reader = io.BufferedReader(_Reader(read_end, thread, failed), 1 << 20)
     thread.start()
     try:
-        yield reader  # type: ignore[misc]
+        yield reader
     finally:
         reader.close()

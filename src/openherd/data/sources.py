@@ -1,9 +1,9 @@
 """Reading what a crawl or a person has (paper 3.1): crawls, pages, rows, code, papers, wikis, books, dumps of questions.
 
-Each page keeps its lineage: file, address, date, the place in its file, and licence and authors where the file names them. What is no
-page (a status other than 200, an image, a redirect, a generated file) is dropped with its reason: nothing is passed over in silence.
-A damaged file stops the stage and says where; `on_damage = "skip"` drops what is damaged and reads the rest. `content_type` is
-text/html (XHTML too), text/plain or text/markdown, with `; charset=...` where the server named one.
+Each page keeps its lineage: file, address, date, the place in its file, and licence and authors where the file names them. What is
+no page (a status other than 200, an image, a redirect, a generated file) is dropped with its reason: nothing is passed over in
+silence. A damaged file stops the stage and says where; `on_damage = "skip"` drops what is damaged and reads the rest. `content_type`
+is text/html (XHTML too), text/plain or text/markdown, with `; charset=...` where the server named one.
 """
 
 import hashlib
@@ -35,7 +35,7 @@ class SourcesConfig:
 
     source: Annotated[
         str,
-        Field(description="source of the pages that no pattern names; empty: web, code, academic, wikipedia, books..., by the kind of file"),
+        Field(description="source of the pages that no pattern names; empty: by the kind of file (web, code, academic, books...)"),
     ] = ""
     source_patterns: Annotated[
         dict[str, str], Field(description="source name to a regular expression on the address; the first that matches")
@@ -48,7 +48,9 @@ class SourcesConfig:
     ] = "https://data.commoncrawl.org/"
     form: Annotated[
         Literal["pages", "documents"],
-        Field(description="pages, for `extraction`; or documents with their text, straight for `language`: of WET files, code, papers, books"),
+        Field(
+            description="pages, for `extraction`; or documents of what is text already (WET, code, papers, books), for `language`"
+        ),
     ] = "pages"
     on_damage: Annotated[Literal["stop", "skip"], Field(description="at a damaged record stop, or drop it and read on")] = "stop"
 
@@ -112,7 +114,9 @@ def sources(config: SourcesConfig, *, pages: tuple[Source, ...], out: Output) ->
     ignored = [file.name for file in files if not is_readable(file.path)]
     where = ", ".join(str(one.path if isinstance(one, Run) else one.location) for one in pages)
     if len(ignored) == len(files):
-        raise InputError(where, "no file of a kind that is read", allowed=f"{', '.join(ENDINGS)}; most also .gz, .bz2, .xz, .zst; git trees")
+        raise InputError(
+            where, "no file of a kind that is read", allowed=f"{', '.join(ENDINGS)}; most also .gz, .bz2, .xz, .zst; git trees"
+        )
     passed: Counter[str] = Counter()
     schema = PAGE_SCHEMA if config.form == "pages" else TEXT_SCHEMA
     with Funnel("sources", out, schema) as funnel, Progress("sources", 0, "pages") as progress:
@@ -133,7 +137,9 @@ def sources(config: SourcesConfig, *, pages: tuple[Source, ...], out: Output) ->
         if not funnel.n_out:
             found = ", ".join(f"{n:,} {reason}" for reason, (n, _) in sorted(funnel.reasons.items()))
             raise InputError(
-                where, f"no page in {len(files) - len(ignored):,} files; dropped: {found or 'none'}", do="look at what the files hold"
+                where,
+                f"no page in {len(files) - len(ignored):,} files; dropped: {found or 'none'}",
+                do="look at what the files hold",
             )
     return funnel.metrics() | {
         "files": len(files) - len(ignored),

@@ -22,8 +22,14 @@ from openherd.data.pages import START, DamageError, Found, Page, Place, iso_date
 
 LONGEST_LINE = 1 << 24
 QUESTION, ANSWER = "1", "2"
-POST_TYPES = {"3": "orphaned tag wiki", "4": "tag wiki excerpt", "5": "tag wiki", "6": "moderator nomination", "7": "wiki placeholder",
-              "8": "privilege wiki"}  # fmt: skip
+POST_TYPES = {
+    "3": "orphaned tag wiki",
+    "4": "tag wiki excerpt",
+    "5": "tag wiki",
+    "6": "moderator nomination",
+    "7": "wiki placeholder",
+    "8": "privilege wiki",
+}
 HEAD = (b"\xef\xbb\xbf<?xml", b"<?xml", b"<posts", b"<users")
 END = (b"</posts>", b"</users>")
 LICENSE = re.compile(r"CC BY-SA (\d\.\d)")

@@ -1,6 +1,6 @@
 """Records of a WARC file as pages (paper 3.1: the crawl): responses, resources, and the text of WET files (conversion records).
 
-HTTP's chunks and content codings are undone. What is no page is dropped with its reason; requests, metadata and the like are passed.
+HTTP's chunks and content codings are undone. What is no page is dropped with its reason; requests, metadata and such are passed.
 """
 
 from collections.abc import Iterator

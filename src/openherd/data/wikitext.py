@@ -21,23 +21,33 @@ FORMULAS = {"math", "chem", "ce"}
 VERBATIM = {"syntaxhighlight", "source", "pre"}
 BLOCKS = {"p", "div", "blockquote", "center", "poem", "dl", "ul", "ol", "table", "h2", "h3", "h4"}
 # Templates that show one of their parameters, by number or name (English Wikipedia's; others borrow many of them).
+SHOW_FIRST = """
+    abbr|angbr|as written|big|block indent|blockquote|center|centered pull quote|chem2|code|codett|cquote|em|format price|formatnum|
+    ipa|kbd|larger|lc|linktext|math|mono|mvar|nihongo|nobold|nobr|not a typo|nowrap|num|overline|poem|poemquote|proper name|quotation|
+    quote|quote box|samp|sc|small|smallcaps|smaller|strikethrough|strong|sub|sup|text|tooltip|tt|uc|underline|val|vanchor|var|visible anchor|zh
+"""
+SHOW_SECOND = "color|colored link|font color|lang|langx|native name|nihongo2|script|transl|transliteration|wikt-lang"
 SHOWN: Mapping[str, tuple[str, ...]] = {
-    **dict.fromkeys(("lang", "transl", "transliteration"), ("2",)),
-    **dict.fromkeys(
-        (
-            "nowrap", "nobr", "nobold", "small", "big", "smaller", "larger", "em", "strong", "math", "mvar", "var", "abbr", "tooltip",
-            "blockquote", "quote", "cquote", "quotation", "quote box", "poemquote", "centered pull quote", "text", "code", "tt", "kbd",
-            "samp", "mono", "codett", "angbr", "smallcaps", "sc", "uc", "lc", "as written", "not a typo", "proper name", "visible anchor",
-            "vanchor", "sup", "sub", "overline", "underline", "strikethrough", "center", "block indent", "poem", "chem2", "ipa",
-            "format price", "formatnum", "val", "num", "linktext", "zh", "nihongo",
-        ),
-        ("1", "text", "quote", "content"),
-    ),
-    **dict.fromkeys(("color", "nihongo2", "langx", "wikt-lang", "native name", "script", "font color", "colored link"), ("2", "text")),
-}  # fmt: skip
-SPACED = {"snd": " – ", "spnd": " – ", "spaced ndash": " – ", "ndash": "–", "mdash": "—", "emdash": "—", "spaced en dash": " – ", "dash": " – ",
-          "nbsp": " ", "space": " ", "pipe": "|", "!": "|", "=": "=", "'": "'", "\"": '"', "br": "\n", "break": "\n", "clear": "\n",
-          "bullet": " • ", "·": " · ", "•": " • ", "dot": " · ", "middot": " · ", "minus": "−", "times": "×", "pi": "π"}  # fmt: skip
+    **dict.fromkeys((name.strip() for name in SHOW_FIRST.split("|")), ("1", "text", "quote", "content")),
+    **dict.fromkeys(SHOW_SECOND.split("|"), ("2", "text")),
+}
+SPACED = {
+    **dict.fromkeys(("snd", "spnd", "spaced ndash", "spaced en dash", "dash"), " – "),
+    **dict.fromkeys(("ndash", "en dash"), "–"),
+    **dict.fromkeys(("mdash", "emdash", "em dash"), "—"),
+    **dict.fromkeys(("nbsp", "space"), " "),
+    **dict.fromkeys(("br", "break", "clear"), "\n"),
+    **dict.fromkeys(("·", "dot", "middot"), " · "),
+    **dict.fromkeys(("•", "bullet"), " • "),
+    "pipe": "|",
+    "!": "|",
+    "=": "=",
+    "'": "'",
+    '"': '"',
+    "minus": "−",
+    "times": "×",
+    "pi": "π",
+}
 FRACTIONS = {"frac", "sfrac", "fraction", "tfrac", "dfrac"}
 LISTS = {"hlist", "plainlist", "unbulleted list", "ubl", "flatlist", "bulleted list", "ordered list"}
 FILES, CATEGORIES = {"file", "image", "media"}, {"category"}
@@ -57,7 +67,7 @@ EMPTY_BRACKETS = re.compile(r"[ \t]?\((?:[ \t]*[,;:]?)*\)")
 
 
 def wiki_text(text: str, namespaces: Mapping[str, str]) -> str:
-    """A page's wikitext as text. `namespaces` are the wiki's own, by number. Raises RecursionError where it is nested too deeply."""
+    """A page's wikitext as text. `namespaces` are the wiki's own, by number. Raises RecursionError where they are too deep."""
     layout = Layout(namespaces)
     laid_out = layout.nodes(mwparserfromhell.parse(OURS.sub("", text), skip_style_tags=True).nodes, 0)
     lines = [_marked(line.rstrip()) for line in EMPTY_BRACKETS.sub("", laid_out).split("\n")]
@@ -140,10 +150,9 @@ class Layout:
         title = str(node.title).strip()
         prefix = title.partition(":")[0].strip().lower() if ":" in title else ""
         if prefix in self.files:
-            parts = [part for part in str(node.text or "").split("|")] if node.text is not None else []
-            if not parts or FILE_OPTION.fullmatch(parts[-1]) or "|" in str(node.text) and not parts[-1].strip():
+            caption = "" if node.text is None else str(node.text)
+            if FILE_OPTION.fullmatch(caption.rpartition("|")[2]):
                 return ""
-            caption = str(node.text)
             while (match := re.match(r"[^|\[\]{}]*\|", caption)) and FILE_OPTION.fullmatch(match[0][:-1]):
                 caption = caption[match.end() :]
             return f"\n{self.code(mwparserfromhell.parse(caption, skip_style_tags=True), depth).strip()}\n"
@@ -204,8 +213,9 @@ class Layout:
 
     def table(self, node: Tag, depth: int) -> str:
         """A table, a row a line."""
-        lines = []
-        for row in node.contents.nodes if node.contents is not None else ():
+        lines: list[str] = []
+        rows: list[Any] = list(node.contents.nodes) if node.contents is not None else []
+        for row in rows:
             kind = str(row.tag).lower() if isinstance(row, Tag) else ""
             if kind in ("tr", "thead", "tbody"):
                 cells = [c for c in row.contents.nodes if isinstance(c, Tag) and str(c.tag).lower() in ("td", "th")]
