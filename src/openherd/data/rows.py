@@ -1,4 +1,4 @@
-"""Rows of JSON Lines and Parquet files as pages: text in one of the fields asked for, with address, date and more where they are."""
+"""Rows of JSON Lines and Parquet files as pages: text in one of the fields asked for, with address, date and more if there."""
 
 import json
 from collections.abc import Iterator, Mapping

@@ -2,8 +2,8 @@
 
 Each page keeps its lineage: file, address, date, the place in its file, and licence and authors where the file names them. What is
 no page (a status other than 200, an image, a redirect, a generated file) is dropped with its reason: nothing is passed over in
-silence. A damaged file stops the stage and says where; `on_damage = "skip"` drops what is damaged and reads the rest. `content_type`
-is text/html (XHTML too), text/plain or text/markdown, with `; charset=...` where the server named one.
+silence. A damaged file stops the stage and says where; `on_damage = "skip"` drops what is damaged and reads the rest.
+`content_type` is text/html (XHTML too), text/plain or text/markdown, with `; charset=...` where the server named one.
 """
 
 import hashlib

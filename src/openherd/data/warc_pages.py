@@ -3,6 +3,7 @@
 HTTP's chunks and content codings are undone. What is no page is dropped with its reason; requests, metadata and such are passed.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import BinaryIO
@@ -12,11 +13,11 @@ from fastwarc.warc import WarcRecord, WarcRecordType
 from openherd.data.content_coding import CodingError, codings_of, decoded
 from openherd.data.documents import Drop
 from openherd.data.pages import START, DamageError, Found, Page, Passed, Place, checked, iso_date
-from openherd.data.warc import GZIP, ZSTD, Record, read_warc
+from openherd.data.warc import Record, read_warc
 
 PAGE_RECORDS = (WarcRecordType.response, WarcRecordType.resource, WarcRecordType.conversion)
 POINTERS = (WarcRecordType.revisit, WarcRecordType.continuation)  # to what stands elsewhere
-CODED = (GZIP.magic, ZSTD.magic)  # how a coded body begins, where that shows
+CONTROLS = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")  # no text has these
 CHUNK_HEAD = b"0123456789abcdefABCDEF"
 
 
@@ -77,7 +78,7 @@ def _page_of(record: WarcRecord, found: Record) -> Page:
     try:
         return checked(replace(page, content=decoded(body, codings)))
     except CodingError as error:
-        if b"\0" in body[:1024] or body.startswith(CODED):
+        if not _is_text(body[:1024]):
             return page.dropped("content encoding", f"{coding}: {error}")
         return checked(page)  # crawlers keep 'Content-Encoding: gzip' on content that they have decoded
 
@@ -97,6 +98,14 @@ def _parsed(record: WarcRecord, data: bytes) -> tuple[WarcRecord, bytes, str]:
 def _begins_chunk(body: bytes) -> bool:
     line = body[:1024].split(b"\r\n", 1)[0].split(b";", 1)[0].strip()
     return 0 < len(line) <= 8 and not line.strip(CHUNK_HEAD)
+
+
+def _is_text(head: bytes) -> bool:
+    """Whether a body begins as text, not as what some coding made of it."""
+    try:
+        return not CONTROLS.search(head) and (b"<" in head or bool(head.decode()))
+    except UnicodeDecodeError:
+        return False
 
 
 def _block_of(data: bytes) -> bytes:

@@ -23,8 +23,9 @@ BLOCKS = {"p", "div", "blockquote", "center", "poem", "dl", "ul", "ol", "table",
 # Templates that show one of their parameters, by number or name (English Wikipedia's; others borrow many of them).
 SHOW_FIRST = """
     abbr|angbr|as written|big|block indent|blockquote|center|centered pull quote|chem2|code|codett|cquote|em|format price|formatnum|
-    ipa|kbd|larger|lc|linktext|math|mono|mvar|nihongo|nobold|nobr|not a typo|nowrap|num|overline|poem|poemquote|proper name|quotation|
-    quote|quote box|samp|sc|small|smallcaps|smaller|strikethrough|strong|sub|sup|text|tooltip|tt|uc|underline|val|vanchor|var|visible anchor|zh
+    ipa|kbd|larger|lc|linktext|math|mono|mvar|nihongo|nobold|nobr|not a typo|nowrap|num|overline|poem|poemquote|proper name|
+    quotation|quote|quote box|samp|sc|small|smallcaps|smaller|strikethrough|strong|sub|sup|text|tooltip|tt|uc|underline|val|vanchor|
+    var|visible anchor|zh
 """
 SHOW_SECOND = "color|colored link|font color|lang|langx|native name|nihongo2|script|transl|transliteration|wikt-lang"
 SHOWN: Mapping[str, tuple[str, ...]] = {
