@@ -9,13 +9,14 @@ import re
 import zipfile
 import zlib
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, BinaryIO
 from urllib.parse import unquote
 from xml.etree import ElementTree
 
 from openherd.data.extraction import decode
 from openherd.data.markup import html_text
-from openherd.data.pages import DamageError, Page, iso_date, text_page
+from openherd.data.pages import DamageError, Page, iso_date
 
 LARGEST_CHAPTER, LARGEST_BOOK = 1 << 25, 1 << 28  # bytes, unpacked
 DC = "{http://purl.org/dc/elements/1.1/}"
@@ -43,7 +44,7 @@ FIELD = re.compile(r"^[ \t]*(Title|Author|Release Date|Language):[ \t]*(.+(?:\n[
 NUMBER = re.compile(r"\[e(?:book|text) ?#(\d+)\]", re.IGNORECASE)
 
 
-def gutenberg(text: str) -> tuple[str, dict[str, str]] | None:
+def gutenberg(text: str) -> tuple[str, dict[str, Any]] | None:
     """A text of Project Gutenberg without header and footer, and what its header says; None for any other text."""
     text = text.replace("\r\n", "\n").removeprefix("\ufeff")
     begins = START_MARK.search(text)
@@ -85,7 +86,8 @@ def plain_text(page: Page) -> Page:
     if found is None:
         return page
     body, known = found
-    return text_page(page.offset, body, source="books", place=page.place, **{**known, "url": known["url"] or page.url})
+    url = known.pop("url") or page.url
+    return replace(page, source="books", url=url, **known).holding(body)
 
 
 def read_epub(file: BinaryIO, url: str) -> Iterator[Page | DamageError]:
@@ -144,4 +146,4 @@ def _book(book: zipfile.ZipFile, url: str) -> Page:
     if found := gutenberg(text):
         text, of_gutenberg = found
         known |= {name: value for name, value in of_gutenberg.items() if value and (name in ("url", "license") or not known[name])}
-    return text_page(0, text, source="books", **known)
+    return Page(0, source="books", **known).holding(text)

@@ -9,7 +9,9 @@ import io
 import posixpath
 import re
 import tempfile
+import zlib
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from itertools import islice
@@ -28,12 +30,13 @@ from pygments.util import ClassNotFound
 
 from openherd.core.errors import InputError
 from openherd.data.extraction import decode
-from openherd.data.pages import START, DamageError, Found, Page, Place, iso_date, text_page
+from openherd.data.pages import START, DamageError, Found, Page, Place, iso_date
 
 LARGEST_FILE = 1 << 20  # bytes; larger ones are data, or generated
 BINARY_BYTES = 8_000  # where git looks for a zero byte
 HEAD_BYTES = 4_096  # where a file says that it is generated, and its licence
 MEAN_LINE = 110  # characters: scripts and style sheets with longer lines are minified (GitHub's linguist)
+MARKDOWN = "text/markdown; charset=utf-8"
 LINK, SUBMODULE = 0o120000, 0o160000
 
 VENDORED = re.compile(
@@ -62,7 +65,7 @@ PROSE = {"markdown", "myst", "rst", "asciidoc", "plain-text"}
 DATA = {
     "bib", "csv", "dbc", "diff", "geojson", "gpx", "icalendar", "image", "ini", "json", "json5", "jsonld", "jupyter", "kml", "map",
     "pem", "pofile", "svg", "textproto", "tsv", "vdx", "wkt", "xml", "yaml", "toml", "java-properties", "dotenv", "gitignore",
-    "editorconfig", "go-mod", "manifest",
+    "editorconfig", "go-mod", "manifest", "gitattributes", "gitconfig", "gitmodules", "dockerignore", "npmignore", "mailmap",
 }  # fmt: skip
 NO_LANGUAGE = {"text", "header", "inc", "def", "spec"} | PROSE
 BROAD = ("shell", "c", "c++", "python", "ruby", "groovy", "clojure", "xml", "json", "ini")  # where a file is also something finer
@@ -77,13 +80,12 @@ def language_of(path: str, text: str) -> tuple[str, str]:
     if not tags and text.startswith("#!"):
         command = identify.parse_shebang(io.BytesIO(text[:200].encode()))
         tags = identify.tags_from_interpreter(command[0]) if command else set()
+        tags = {tag for tag in tags if not (tag[-1].isdigit() and tag.rstrip("0123456789") in tags)}  # python3 is python
     if path.lower().endswith(".h"):
         return ("objective-c" if OBJECTIVE_C.search(text) else "c++" if CPLUSPLUS.search(text) else "c"), ""
-    if tags & PROSE:
-        return "", "prose"
-    if not tags - NO_LANGUAGE - DATA and tags & DATA:
-        return "", "data file"
     fine = sorted(tags - NO_LANGUAGE - DATA, key=lambda tag: (tag in BROAD, tag))
+    if not fine and tags & (PROSE | DATA):
+        return "", "prose" if tags & PROSE else "data file"
     if fine and not path.lower().endswith(BY_CONTENT):
         return fine[0], ""
     try:
@@ -190,24 +192,22 @@ class Tree:
         if entry.mode == SUBMODULE:
             return page.dropped("submodule", "a tree of its own")
         content = self.content(entry)
-        fields = {**vars(page), "license": named_license(content) or self.license_at(path)}
-        fields = {name: value for name, value in fields.items() if name not in ("offset", "content", "content_type", "drop")}
+        page = replace(page, license=named_license(content) or self.license_at(path))
         if entry.mode == LINK:
-            return text_page(number, decode(content, ""), **fields).dropped("symbolic link")
+            return page.holding(decode(content, "")).dropped("symbolic link")
         if b"\0" in content[:BINARY_BYTES]:
-            return Page(number, **fields).dropped("binary", f"{len(content):,} bytes")
+            return page.dropped("binary", f"{len(content):,} bytes")
         if len(content) > LARGEST_FILE:
-            return Page(number, **fields).dropped("too large", f"{len(content):,} bytes")
+            return page.dropped("too large", f"{len(content):,} bytes")
         text = decode(content, "")
         language, no_language = language_of(path, text)
-        page = text_page(number, text, **fields, programming_language=language)
+        page = replace(page, programming_language=language).holding(text)
         if page.drop:
             return page
         if reason := self._reason(path, content, text, language):
             return page.dropped(*reason)
         if no_language == "prose":
-            markdown = path.lower().endswith((".md", ".markdown"))
-            return Page(**{**vars(page), "content_type": "text/markdown; charset=utf-8"}) if markdown else page
+            return replace(page, content_type=MARKDOWN) if path.lower().endswith((".md", ".markdown")) else page
         return page.dropped(no_language, posixpath.splitext(path)[1] or path) if no_language else page
 
     def _reason(self, path: str, content: bytes, text: str, language: str) -> tuple[str, str] | None:
@@ -238,6 +238,6 @@ def read_tree(path: str, start: Place = START) -> Iterator[Found]:
         for number, entry in enumerate(islice(tree.entries, start.skip, None), start.skip):
             try:
                 yield tree.page(number, entry)
-            except (KeyError, ChecksumMismatch, ObjectFormatException, OSError, ValueError) as error:
+            except (KeyError, ChecksumMismatch, ObjectFormatException, OSError, ValueError, zlib.error) as error:
                 where = entry.path.decode(errors="replace")
                 yield DamageError(number, f"{where}: its object cannot be read ({error!r})", Place(0, number))

@@ -6,18 +6,20 @@ each that no other one inputs.
 """
 
 import gzip
+import io
 import posixpath
 import re
 import tarfile
 import zlib
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from itertools import islice
 from pathlib import PurePosixPath
 from typing import BinaryIO
 
 from openherd.data.extraction import decode
 from openherd.data.latex_text import latex_text, title_of
-from openherd.data.pages import START, DamageError, Found, Page, Place, text_page
+from openherd.data.pages import START, DamageError, Found, Page, Place
 
 LARGEST_MEMBER = 1 << 26  # bytes; papers' text has at most a few MB
 LARGEST_SOURCE = 4 << 20  # characters of one paper: pylatexenc reads some 150,000 a second
@@ -104,7 +106,7 @@ def papers_of(files: Mapping[str, bytes], offset: int, url: str) -> Iterator[Pag
 
 def paper_of(source: str, offset: int, url: str) -> Page:
     """One paper as a page; dropped with its source where it cannot be made text."""
-    page = text_page(offset, source, url=url, source="academic")
+    page = Page(offset, url, source="academic").holding(source)
     if len(source) > LARGEST_SOURCE:
         return page.dropped("too large", f"{len(source):,} characters")
     try:
@@ -114,7 +116,7 @@ def paper_of(source: str, offset: int, url: str) -> Page:
         return page.dropped("not parsed", f"{type(error).__name__}: {error}"[:200])
     if not text.strip():
         return page.dropped("empty", "no text in its document")
-    return text_page(offset, text, url=url, title=title, attribution=authors, source="academic")
+    return Page(offset, url, title=title, attribution=authors, source="academic").holding(text)
 
 
 def unzipped(data: bytes) -> bytes:
@@ -136,7 +138,7 @@ def read_latex(file: BinaryIO, name: str, url: str, start: Place = START) -> Ite
             found.place = place
             yield found
         else:
-            yield Page(**{**vars(found), "place": place})
+            yield replace(found, place=place)
 
 
 def _read(file: BinaryIO, name: str, url: str) -> Iterator[Page | DamageError]:
@@ -158,13 +160,11 @@ def _read_one(data: bytes, name: str, offset: int, url: str) -> Iterator[Page | 
             yield DamageError(offset, f"{name}: invalid gzip ({error})")
             return
     if is_tar(data):
-        import io
-
         for found in _read_tar(io.BytesIO(data), url):
             if isinstance(found, DamageError):
                 yield DamageError(offset, f"{name}: {found.found}")
             else:
-                yield Page(**{**vars(found), "offset": offset})
+                yield replace(found, offset=offset)
     elif data.startswith(b"%PDF") or b"\0" in data[:8_000]:
         kind = "application/pdf" if data.startswith(b"%PDF") else "not text"
         yield Page(offset, url, source="academic").dropped("content type", kind)

@@ -11,8 +11,10 @@ from typing import BinaryIO
 from urllib.parse import quote, urlsplit
 from xml.etree import ElementTree
 
+from mwparserfromhell.parser import ParserError
+
 from openherd.data.locations import UNPACK_ERRORS
-from openherd.data.pages import START, DamageError, Found, Page, Place, iso_date, text_page
+from openherd.data.pages import START, DamageError, Found, Page, Place, iso_date
 from openherd.data.wikitext import wiki_text
 
 BLOCK = 1 << 20
@@ -141,7 +143,6 @@ def page_of(number: int, xml: bytes, site: Site, place: Place) -> Page:
         return page.dropped("content model", model)
     try:
         body = wiki_text(text, dict(site.namespaces))
-    except (RecursionError, ValueError) as error:
+    except (RecursionError, ValueError, ParserError) as error:
         return page.dropped("not parsed", str(error))
-    fields = {k: v for k, v in vars(page).items() if k not in ("offset", "content_type", "content", "drop")}
-    return text_page(number, f"{title}\n\n{body}", **fields) if body.strip() else page.dropped("empty", "nothing but templates")
+    return page.holding(f"{title}\n\n{body}") if body.strip() else page.dropped("empty", "nothing but templates")

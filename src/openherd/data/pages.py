@@ -71,14 +71,13 @@ class Page:
         """This page, dropped."""
         return replace(self, drop=Drop(reason, detail))
 
+    def holding(self, text: str) -> "Page":
+        """This page with a text that a reader made; dropped where there is none."""
+        page = replace(self, content_type=TEXT, content=text.encode(errors="replace"))
+        return page if page.drop or text.strip() else page.dropped("empty")
+
 
 Found = Page | DamageError | Passed
-
-
-def text_page(offset: int, text: str, **fields: Any) -> Page:
-    """A page of text that a reader made; dropped where there is none."""
-    page = Page(offset, content_type=TEXT, content=text.encode(errors="replace"), **fields)
-    return page if page.drop or text.strip() else page.dropped("empty")
 
 
 def checked(page: Page) -> Page:

@@ -11,6 +11,7 @@ import sqlite3
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing
+from dataclasses import replace
 from itertools import groupby, islice
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -18,7 +19,7 @@ from xml.etree import ElementTree
 
 from openherd.data.locations import UNPACK_ERRORS
 from openherd.data.markup import html_text
-from openherd.data.pages import START, DamageError, Found, Page, Place, iso_date, text_page
+from openherd.data.pages import START, DamageError, Found, Page, Place, iso_date
 
 LONGEST_LINE = 1 << 24
 QUESTION, ANSWER = "1", "2"
@@ -87,7 +88,7 @@ def read_posts(posts: Opener, users: Opener | None, site: str, start: Place = ST
             found.place = place
             yield found
         else:
-            yield Page(**{**vars(found), "place": place})
+            yield replace(found, place=place)
 
 
 def _read(posts: Opener, users: Opener | None, site: str) -> Iterator[Page | DamageError]:
@@ -108,7 +109,7 @@ def _read(posts: Opener, users: Opener | None, site: str) -> Iterator[Page | Dam
             thread = [(is_answer, dict(ElementTree.fromstring(xml).attrib)) for _, is_answer, xml in of_question]
             if thread[0][0]:
                 for _, row in thread:
-                    page = text_page(question, html_text(row.get("Body", "")), url=_address(site, row), date=_date(row))
+                    page = Page(question, _address(site, row), _date(row)).holding(html_text(row.get("Body", "")))
                     yield page.dropped("no question", f"an answer to {question}, which is not there")
             else:
                 yield _document(question, [row for _, row in thread], site, table)
@@ -121,7 +122,7 @@ def _stored(line: Line, table: sqlite3.Connection, site: str) -> Page | DamageEr
         return DamageError(line.number, line.damage)
     if (kind := row.get("PostTypeId", "")) not in (QUESTION, ANSWER):
         reason = POST_TYPES.get(kind, f"type {kind or 'none'}")
-        return text_page(line.number, html_text(row.get("Body", "")), url=_address(site, row)).dropped("post type", reason)
+        return Page(line.number, _address(site, row)).holding(html_text(row.get("Body", ""))).dropped("post type", reason)
     number, question = row.get("Id", ""), row.get("Id" if kind == QUESTION else "ParentId", "")
     try:
         values = (int(question), kind == ANSWER, int(row.get("Score") or 0), int(number), line.xml)
@@ -137,16 +138,9 @@ def _document(number: int, thread: list[dict[str, str]], site: str, table: sqlit
     parts = [title, html_text(question.get("Body", "")), *(html_text(answer.get("Body", "")) for answer in answers)]
     authors = list(dict.fromkeys(filter(None, (_author(row, table) for row in thread))))
     licenses = sorted({_license(row) for row in thread} - {""})
-    return text_page(
-        number,
-        "\n\n".join(filter(None, parts)),
-        url=_address(site, question),
-        date=max(map(_date, thread)),
-        title=title,
-        license=" AND ".join(licenses),
-        attribution="; ".join(authors),
-        source="stackexchange",
-    )
+    page = Page(number, _address(site, question), max(map(_date, thread)), title=title, source="stackexchange")
+    page = replace(page, license=" AND ".join(licenses), attribution="; ".join(authors))
+    return page.holding("\n\n".join(filter(None, parts)))
 
 
 def _address(site: str, row: dict[str, str]) -> str:

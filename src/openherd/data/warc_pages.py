@@ -4,6 +4,7 @@ HTTP's chunks and content codings are undone. What is no page is dropped with it
 """
 
 import re
+from codecs import getincrementaldecoder
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import BinaryIO
@@ -103,7 +104,7 @@ def _begins_chunk(body: bytes) -> bool:
 def _is_text(head: bytes) -> bool:
     """Whether a body begins as text, not as what some coding made of it."""
     try:
-        return not CONTROLS.search(head) and (b"<" in head or bool(head.decode()))
+        return not CONTROLS.search(head) and (b"<" in head or getincrementaldecoder("utf-8")().decode(head) != "")
     except UnicodeDecodeError:
         return False
 

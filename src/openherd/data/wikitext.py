@@ -12,7 +12,6 @@ from typing import Any
 import mwparserfromhell
 from mwparserfromhell.nodes import Argument, Comment, ExternalLink, Heading, HTMLEntity, Tag, Template, Text, Wikilink
 
-DEEPEST = 40  # templates and tags within each other
 LEFT_OUT_TAGS = {
     "ref", "references", "gallery", "timeline", "imagemap", "graph", "score", "mapframe", "maplink", "templatestyles", "indicator",
     "section", "hiero", "inputbox", "categorytree", "style", "script", "noinclude", "poem.note",
@@ -62,28 +61,29 @@ FILE_OPTION = re.compile(
 OTHER_LANGUAGE = re.compile(r"(?:[a-z]{2,3}|simple|[a-z]{2,3}-[a-z-]+):")
 QUOTES = re.compile(r"'{2,5}")
 SWITCHES = re.compile(r"__[A-Z]{3,}__")
-HEADING, HELD, ITEM, INDENT = "\ufdd1", "\ufdd2", "\ufdd3", "\ufdd4"  # ours while a page is laid out
-OURS = re.compile("[\ufdd1-\ufdd4]")
+HEADING, HELD, ITEM, INDENT, TERM = "\ufdd1", "\ufdd2", "\ufdd3", "\ufdd4", "\ufdd5"  # ours while a page is laid out
+OURS = re.compile("[\ufdd1-\ufdd5]")
+GAPS = re.compile(r"(?<=\()[ \t]+|[ \t]+(?=\))")  # where a template stood
 EMPTY_BRACKETS = re.compile(r"[ \t]?\((?:[ \t]*[,;:]?)*\)")
 
 
 def wiki_text(text: str, namespaces: Mapping[str, str]) -> str:
-    """A page's wikitext as text. `namespaces` are the wiki's own, by number. Raises RecursionError where they are too deep."""
+    """A page's wikitext as text. `namespaces` are the wiki's own, by number."""
     layout = Layout(namespaces)
-    laid_out = layout.nodes(mwparserfromhell.parse(OURS.sub("", text), skip_style_tags=True).nodes, 0)
-    lines = [_marked(line.rstrip()) for line in EMPTY_BRACKETS.sub("", laid_out).split("\n")]
+    laid_out = layout.nodes(mwparserfromhell.parse(OURS.sub("", text), skip_style_tags=True).nodes)
+    lines = [_marked(line.rstrip()) for line in GAPS.sub("", EMPTY_BRACKETS.sub("", laid_out)).split("\n")]
     laid_out = re.sub(r"\n{3,}", "\n\n", "\n".join(_without_empty_sections(lines)))
     return re.sub(f"{HELD}(\\d+){HELD}", lambda match: layout.held[int(match[1])], laid_out).strip("\n ")
 
 
 def _marked(line: str) -> str:
     """A line with the marks of a list's item in place of wikitext's."""
-    marks = re.match(f"[{ITEM}{INDENT}]*", line)
-    rest = re.sub(f"[ \t]*[{ITEM}{INDENT}][ \t]*", ": ", line[marks.end() if marks else 0 :].rstrip())  # '; term : definition'
-    if not marks or not marks[0]:
+    rest = line.lstrip(ITEM + INDENT + TERM)
+    marks = line[: len(line) - len(rest)]
+    rest = re.sub(f"[ \t]*[{ITEM}{INDENT}{TERM}][ \t]*", ": ", rest.strip() if marks else rest)  # '; term : definition'
+    if not marks or not rest or marks[-1] == TERM:
         return rest
-    rest = rest.strip()
-    return f"{'  ' * (marks.end() - 1)}{'- ' if marks[0][-1] == ITEM else '  '}{rest}" if rest else ""
+    return f"{'  ' * (len(marks) - 1)}{'- ' if marks[-1] == ITEM else '  '}{rest}"
 
 
 def _without_empty_sections(lines: list[str]) -> list[str]:
@@ -106,7 +106,7 @@ class Layout:
     def __init__(self, namespaces: Mapping[str, str]) -> None:
         self.files = FILES | {namespaces[key].lower() for key in FILE_KEYS if key in namespaces}
         self.categories = CATEGORIES | {namespaces[key].lower() for key in CATEGORY_KEYS if key in namespaces}
-        self.marks = {"li": ITEM, "dd": INDENT, "dt": ""}
+        self.marks = {"li": ITEM, "dd": INDENT, "dt": TERM}
         self.held: list[str] = []  # what stays as it is
 
     def hold(self, text: str) -> str:
@@ -114,61 +114,59 @@ class Layout:
         self.held.append(text)
         return f"{HELD}{len(self.held) - 1}{HELD}"
 
-    def nodes(self, nodes: Iterable[Any], depth: int) -> str:
+    def nodes(self, nodes: Iterable[Any]) -> str:
         """Several, one after the other."""
-        if depth > DEEPEST:
-            raise RecursionError(f"more than {DEEPEST} templates or tags within each other")
-        return "".join(self.node(node, depth + 1) for node in nodes)
+        return "".join(self.node(node) for node in nodes)
 
-    def code(self, code: Any, depth: int) -> str:
+    def code(self, code: Any) -> str:
         """What stands in a node."""
-        return self.nodes(code.nodes, depth) if code is not None else ""
+        return self.nodes(code.nodes) if code is not None else ""
 
-    def node(self, node: Any, depth: int) -> str:
+    def node(self, node: Any) -> str:
         """One."""
         if isinstance(node, Text):
             return SWITCHES.sub("", QUOTES.sub("", str(node.value)))
         if isinstance(node, Wikilink):
-            return self.link(node, depth)
+            return self.link(node)
         if isinstance(node, Template):
-            return self.template(node, depth)
+            return self.template(node)
         if isinstance(node, Tag):
-            return self.tag(node, depth)
+            return self.tag(node)
         if isinstance(node, Heading):
-            title = " ".join(self.code(node.title, depth).split())
+            title = " ".join(self.code(node.title).split())
             return f"\n{HEADING}{node.level}{title}\n" if title else ""
         if isinstance(node, ExternalLink):
-            return self.code(node.title, depth) if node.title is not None else "" if node.brackets else str(node.url)
+            return self.code(node.title) if node.title is not None else "" if node.brackets else str(node.url)
         if isinstance(node, HTMLEntity):
             return _entity(node)
         if isinstance(node, Argument):
-            return self.code(node.default, depth)
+            return self.code(node.default)
         assert isinstance(node, Comment)
         return ""
 
-    def link(self, node: Wikilink, depth: int) -> str:
+    def link(self, node: Wikilink) -> str:
         """A link's text, a picture's caption; nothing of a category or of the same page in another language."""
         title = str(node.title).strip()
         prefix = title.partition(":")[0].strip().lower() if ":" in title else ""
         if prefix in self.files:
             caption = "" if node.text is None else str(node.text)
-            if FILE_OPTION.fullmatch(caption.rpartition("|")[2]):
+            if not caption.strip() or FILE_OPTION.fullmatch(caption.rpartition("|")[2]):
                 return ""
             while (match := re.match(r"[^|\[\]{}]*\|", caption)) and FILE_OPTION.fullmatch(match[0][:-1]):
                 caption = caption[match.end() :]
-            return f"\n{self.code(mwparserfromhell.parse(caption, skip_style_tags=True), depth).strip()}\n"
+            return f"\n{self.code(mwparserfromhell.parse(caption, skip_style_tags=True)).strip()}\n"
         if prefix in self.categories or (OTHER_LANGUAGE.match(title) and node.text is None):
             return ""
-        return self.code(node.text, depth) if node.text is not None else title.removeprefix(":")
+        return self.code(node.text) if node.text is not None else title.removeprefix(":")
 
-    def template(self, node: Template, depth: int) -> str:
+    def template(self, node: Template) -> str:
         """What a template shows of its parameters; nothing of one that is not known."""
         name = " ".join(str(node.name).replace("_", " ").split()).lower().removeprefix("template:")
         if name in SPACED:
             return SPACED[name]
 
         def shown(key: str) -> str:
-            return self.code(node.get(key).value, depth).strip() if node.has(key) else ""
+            return self.code(node.get(key).value).strip() if node.has(key) else ""
 
         if name in FRACTIONS:
             parts = [shown(key) for key in ("1", "2", "3")]
@@ -179,13 +177,13 @@ class Layout:
         if name in ("as of", "since"):
             return " ".join(filter(None, ("As of", *(shown(key) for key in ("1", "2", "3")))))
         if name in LISTS:
-            items = [self.code(p.value, depth).strip() for p in node.params if not p.showkey]
+            items = [self.code(p.value).strip() for p in node.params if not p.showkey]
             return "\n" + "\n".join(items) + "\n"
         if name.startswith("lang-"):
             return shown("1")
         return next((text for key in SHOWN.get(name, ()) if (text := shown(key))), "")
 
-    def tag(self, node: Tag, depth: int) -> str:
+    def tag(self, node: Tag) -> str:
         """A tag, in HTML or as wikitext's own marks."""
         name = str(node.tag).strip().lower()
         if name in LEFT_OUT_TAGS:
@@ -206,13 +204,13 @@ class Layout:
         if name in ("br", "hr"):
             return "\n"
         if name == "table":
-            return self.table(node, depth)
-        inside = self.code(node.contents, depth)
+            return self.table(node)
+        inside = self.code(node.contents)
         if name == "li":
             return f"\n- {inside.strip()}"
         return f"\n{inside.strip()}\n" if name in BLOCKS else inside
 
-    def table(self, node: Tag, depth: int) -> str:
+    def table(self, node: Tag) -> str:
         """A table, a row a line."""
         lines: list[str] = []
         rows: list[Any] = list(node.contents.nodes) if node.contents is not None else []
@@ -220,15 +218,15 @@ class Layout:
             kind = str(row.tag).lower() if isinstance(row, Tag) else ""
             if kind in ("tr", "thead", "tbody"):
                 cells = [c for c in row.contents.nodes if isinstance(c, Tag) and str(c.tag).lower() in ("td", "th")]
-                lines.append(" | ".join(" ".join(self.code(cell.contents, depth).split()) for cell in cells))
+                lines.append(" | ".join(" ".join(self.code(cell.contents).split()) for cell in cells))
             elif kind in ("td", "th"):  # of the first row, which needs no mark of its own
-                cell = " ".join(self.code(row.contents, depth).split())
+                cell = " ".join(self.code(row.contents).split())
                 if cell.startswith("+") and not lines:  # the caption
                     lines += [cell[1:].strip(), ""]
                     continue
                 lines[-1:] = [f"{lines[-1]} | {cell}" if lines and lines[-1:] != [""] else cell]
             elif kind == "caption":
-                lines.append(" ".join(self.code(row.contents, depth).split()))
+                lines.append(" ".join(self.code(row.contents).split()))
                 lines.append("")
         return "\n" + "\n".join(line for line in lines if line.strip(" |")) + "\n"
 
