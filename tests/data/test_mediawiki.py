@@ -80,10 +80,6 @@ def test_pages():
     ]
     first = pages[0]
     assert (first.url, first.date) == ("https://en.wikipedia.org/wiki/Ada_&_Bob", "2026-01-02T03:04:05Z")
-        "https://en.wikipedia.org/wiki/Ada_&_Bob",
-        "Ada & Bob",
-        "2026-01-02T03:04:05Z",
-    )
     assert (first.license, first.attribution, first.source) == ("CC-BY-SA-4.0", "contributors to Wikipedia", "wikipedia")
     assert [page.offset for page in pages] == [1, 2, 3, 4, 5, 6]
 
