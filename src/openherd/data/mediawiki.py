@@ -46,10 +46,11 @@ class Site:
 def pieces_of(file: BinaryIO) -> Iterator[tuple[int, bytes] | DamageError]:
     """The head (0), then each page's XML with its number from 1; a DamageError for what is no page."""
     data, number, block = b"", 0, b""
+    read = getattr(file, "read1", file.read)  # what stands before damage is given before the damage is told
     looked = 0  # how far `data` holds no whole page
     while True:
         try:
-            block = file.read(BLOCK)
+            block = read(BLOCK)
         except UNPACK_ERRORS as error:
             yield DamageError(number + 1, f"invalid compressed data ({error})")
             return

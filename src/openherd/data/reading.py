@@ -110,16 +110,15 @@ def _read_page(file: BinaryIO, name: str, content_type: str) -> Iterator[Found]:
 
 def _read_xml(file: BinaryIO, name: str, start: Place) -> Iterator[Found]:
     """A dump: MediaWiki's, or StackExchange's posts with the users beside."""
-    buffered = io.BufferedReader(cast(io.RawIOBase, file), 1 << 20)
     try:
-        head = buffered.peek(SNIFFED)[:SNIFFED]
+        head = cast(io.BufferedReader, file).peek(SNIFFED)[:SNIFFED]
     except UNPACK_ERRORS as error:
         yield from _one(iter([DamageError(0, f"invalid compressed data ({error})")]), start)
         return
     if b"<mediawiki" in head:
-        yield from mediawiki.read_wiki(buffered, start)
+        yield from mediawiki.read_wiki(file, start)
     elif b"<posts" in head:
-        yield from stackexchange.read_posts(lambda: nullcontext(buffered), _beside(name, "Users.xml"), site_of(name), start)
+        yield from stackexchange.read_posts(lambda: nullcontext(file), _beside(name, "Users.xml"), site_of(name), start)
     else:
         root = re.search(rb"<([A-Za-z][\w.:-]*)", head)
         page = Page(0, address_of(name)).dropped("file kind", f"XML: {root[1].decode() if root else 'no element'}")

@@ -63,8 +63,8 @@ QUOTES = re.compile(r"'{2,5}")
 SWITCHES = re.compile(r"__[A-Z]{3,}__")
 HEADING, HELD, ITEM, INDENT, TERM = "\ufdd1", "\ufdd2", "\ufdd3", "\ufdd4", "\ufdd5"  # ours while a page is laid out
 OURS = re.compile("[\ufdd1-\ufdd5]")
-GAPS = re.compile(r"(?<=\()[ \t]+|[ \t]+(?=\))")  # where a template stood
-EMPTY_BRACKETS = re.compile(r"[ \t]?\((?:[ \t]*[,;:]?)*\)")
+GAPS = re.compile(r"(?<=\()[ \t]{1,9}|[ \t]{1,9}(?=\))")  # where a template stood
+EMPTY_BRACKETS = re.compile(r"[ \t]?\([ \t,;:]*\)")
 
 
 def wiki_text(text: str, namespaces: Mapping[str, str]) -> str:
@@ -149,15 +149,21 @@ class Layout:
         title = str(node.title).strip()
         prefix = title.partition(":")[0].strip().lower() if ":" in title else ""
         if prefix in self.files:
-            caption = "" if node.text is None else str(node.text)
-            if not caption.strip() or FILE_OPTION.fullmatch(caption.rpartition("|")[2]):
-                return ""
-            while (match := re.match(r"[^|\[\]{}]*\|", caption)) and FILE_OPTION.fullmatch(match[0][:-1]):
-                caption = caption[match.end() :]
-            return f"\n{self.code(mwparserfromhell.parse(caption, skip_style_tags=True)).strip()}\n"
+            return self.caption(node)
         if prefix in self.categories or (OTHER_LANGUAGE.match(title) and node.text is None):
             return ""
         return self.code(node.text) if node.text is not None else title.removeprefix(":")
+
+    def caption(self, node: Wikilink) -> str:
+        """What is written under a picture: the last of its parts, unless that is a size or the like."""
+        nodes: list[Any] = [] if node.text is None else list(node.text.nodes)
+        last = next((i for i in reversed(range(len(nodes))) if isinstance(nodes[i], Text) and "|" in nodes[i].value), -1)
+        begin = str(nodes[last].value).rpartition("|")[2] if last >= 0 else ""
+        if last == len(nodes) - 1 and (not begin.strip() or FILE_OPTION.fullmatch(begin)):
+            return ""
+        if last < 0 and len(nodes) == 1 and FILE_OPTION.fullmatch(str(nodes[0])):
+            return ""
+        return f"\n{(begin + self.nodes(nodes[last + 1 :])).strip()}\n"
 
     def template(self, node: Template) -> str:
         """What a template shows of its parameters; nothing of one that is not known."""
