@@ -1,13 +1,13 @@
 """A book is its text: chapters in the order of reading, without what Project Gutenberg puts around."""
 
 import io
-import zipfile
 
 import pytest
 
 from openherd.data.books import gutenberg, read_epub
 from openherd.data.pages import DamageError
 from openherd.data.reading import Reading, read_file
+from source_files import BOOK, epub
 
 HEADER = """The Project Gutenberg eBook of A Tale
 
@@ -71,35 +71,8 @@ def test_other_texts_stay(tmp_path):
     assert (page.content.decode(), page.source, page.title) == (BODY, "books", "A Tale of Herds")
 
 
-CONTAINER = '<container xmlns="urn:oasis:names:tc:opendocument:xmlns:container"><rootfiles><rootfile full-path="OEBPS/book.opf"/></rootfiles></container>'
-PACKAGE = """<?xml version="1.0"?><package xmlns="http://www.idpf.org/2007/opf" xmlns:dc="http://purl.org/dc/elements/1.1/">
-<metadata><dc:title>Of Herds</dc:title><dc:creator>Ann Author</dc:creator><dc:creator>Bo Other</dc:creator>
-<dc:rights>CC BY 4.0</dc:rights><dc:date>2020-05-01</dc:date></metadata>
-<manifest><item id="n" href="nav.xhtml" media-type="application/xhtml+xml" properties="nav"/>
-<item id="b" href="text/two%20b.xhtml" media-type="application/xhtml+xml"/>
-<item id="a" href="text/one.xhtml" media-type="application/xhtml+xml"/>
-<item id="p" href="p.png" media-type="image/png"/><item id="x" href="x.xhtml" media-type="application/xhtml+xml"/></manifest>
-<spine><itemref idref="n"/><itemref idref="a"/><itemref idref="b"/><itemref idref="x" linear="no"/><itemref idref="p"/></spine></package>"""
-FILES = {
-    "META-INF/container.xml": CONTAINER,
-    "OEBPS/book.opf": PACKAGE,
-    "OEBPS/nav.xhtml": "<p>Contents</p>",
-    "OEBPS/text/one.xhtml": "<html xmlns='http://www.w3.org/1999/xhtml'><body><h1>One</h1><p>First &amp; <b>foremost</b>.</p></body></html>",
-    "OEBPS/text/two b.xhtml": "<html><body><h1>Two</h1><pre>x\n  y</pre></body></html>",
-    "OEBPS/x.xhtml": "<p>Aside</p>",
-}
-
-
-def epub(files):
-    out = io.BytesIO()
-    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as book:
-        for name, content in files.items():
-            book.writestr(name, content)
-    return out
-
-
 def test_an_epub():
-    (page,) = read_epub(epub(FILES), "file:///a.epub")
+    (page,) = read_epub(epub(BOOK), "file:///a.epub")
     assert page.content.decode().split("\n\n") == ["One", "First & foremost.", "Two", "x\n  y"]
     assert (page.title, page.attribution, page.license) == ("Of Herds", "Ann Author; Bo Other", "CC BY 4.0")
     assert (page.url, page.date, page.source) == ("file:///a.epub", "2020-05-01", "books")
@@ -108,7 +81,7 @@ def test_an_epub():
 def test_an_epub_of_project_gutenberg():
     first = f"<body><pre>{HEADER}</pre><p>It began.</p></body>"
     (page,) = read_epub(
-        epub(FILES | {"OEBPS/text/one.xhtml": first, "OEBPS/text/two b.xhtml": f"<p>End.</p><pre>{FOOTER}</pre>"}), "u"
+        epub(BOOK | {"OEBPS/text/one.xhtml": first, "OEBPS/text/two b.xhtml": f"<p>End.</p><pre>{FOOTER}</pre>"}), "u"
     )
     assert page.content.decode().split() == ["It", "began.", "End."]
     assert (page.url, page.title, page.license) == (
@@ -120,17 +93,15 @@ def test_an_epub_of_project_gutenberg():
 
 @pytest.mark.parametrize("missing", ["META-INF/container.xml", "OEBPS/book.opf", "OEBPS/text/one.xhtml"])
 def test_a_damaged_epub(missing):
-    (found,) = read_epub(epub({name: content for name, content in FILES.items() if name != missing}), "u")
+    (found,) = read_epub(epub({name: content for name, content in BOOK.items() if name != missing}), "u")
     assert isinstance(found, DamageError)
-    (cut,) = read_epub(io.BytesIO(epub(FILES).getvalue()[:-30]), "u")
+    (cut,) = read_epub(io.BytesIO(epub(BOOK).getvalue()[:-30]), "u")
     assert isinstance(cut, DamageError)
 
 
 def test_an_epub_under_digital_rights_management():
     method = '<encryption><EncryptionMethod Algorithm="{}"/></encryption>'
-    (page,) = read_epub(
-        epub(FILES | {"META-INF/encryption.xml": method.format("http://www.w3.org/2001/04/xmlenc#aes256-cbc")}), "u"
-    )
+    (page,) = read_epub(epub(BOOK | {"META-INF/encryption.xml": method.format("http://www.w3.org/2001/04/xmlenc#aes256-cbc")}), "u")
     assert page.drop.reason == "encrypted"
-    (page,) = read_epub(epub(FILES | {"META-INF/encryption.xml": method.format("http://www.idpf.org/2008/embedding")}), "u")
+    (page,) = read_epub(epub(BOOK | {"META-INF/encryption.xml": method.format("http://www.idpf.org/2008/embedding")}), "u")
     assert page.drop is None  # fonts alone

@@ -2,7 +2,6 @@
 
 import gzip
 import io
-import tarfile
 
 import pytest
 from hypothesis import given, settings
@@ -12,24 +11,8 @@ from openherd.data.latex import arxiv_address, read_latex, with_inputs, without_
 from openherd.data.latex_macros import braced, expanded, own_macros
 from openherd.data.latex_text import latex_text
 from openherd.data.pages import DamageError, Page, Place
+from source_files import BODY, ONE, PAPER, tar
 
-BODY = r"""\documentclass{article}
-\newcommand{\R}{\mathbb{R}}
-\newcommand{\norm}[1]{\left\|#1\right\|}
-\DeclareMathOperator{\Tr}{Tr}
-\begin{document}
-\title{On $\R^n$}
-\author{A. B\"ohm \and C. Dee}
-\maketitle
-\begin{abstract}We show $x^2 \in \R$.\end{abstract}
-\input{parts/one}
-\end{document}
-"""
-ONE = r"""\section{Intro}\label{s}
-Let $\norm{x}$ be small, as in~\cite{a,b}; see \ref{s}. % a comment
-50\% of it.
-\begin{equation}\label{e} \Tr A = 1 \end{equation}
-"""
 TEXT = r"""On $\mathbb{R}^n$
 
 We show $x^2 \in \mathbb{R}$.
@@ -40,19 +23,6 @@ Let $\left\|x\right\|$ be small, as in; see \ref{s}.
 50% of it.
 
 \begin{equation} \operatorname{Tr} A = 1 \end{equation}"""
-
-
-def tar(files, mode="w"):
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode=mode) as archive:
-        for name, content in files.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            archive.addfile(member, io.BytesIO(content))
-    return out.getvalue()
-
-
-PAPER = {"main.tex": BODY.encode(), "parts/one.tex": ONE.encode(), "fig.png": b"\x89PNG\0", "refs.bbl": b"[1]"}
 
 
 def read(content, name, start=0):

@@ -1,9 +1,8 @@
-"""Articles of a dump are read one by one, whatever is damaged between them; redirects and other namespaces say so."""
+"""Articles of a wiki_dump are read one by one, whatever is damaged between them; redirects and other namespaces say so."""
 
 import bz2
 import io
 import random
-from xml.sax.saxutils import escape
 
 import pytest
 from hypothesis import given, settings
@@ -14,43 +13,7 @@ from openherd.data.mediawiki import read_wiki
 from openherd.data.pages import DamageError, Page, Place
 from openherd.data.reading import Reading, read_file
 from openherd.data.wikitext import wiki_text
-
-HEAD = """<mediawiki xmlns="http://www.mediawiki.org/xml/export-0.11/" version="0.11" xml:lang="en">
-  <siteinfo>
-    <sitename>Wikipedia</sitename>
-    <dbname>enwiki</dbname>
-    <base>https://en.wikipedia.org/wiki/Main_Page</base>
-    <namespaces>
-      <namespace key="0" case="first-letter" />
-      <namespace key="1" case="first-letter">Talk</namespace>
-      <namespace key="6" case="first-letter">File</namespace>
-      <namespace key="14" case="first-letter">Category</namespace>
-    </namespaces>
-  </siteinfo>
-"""
-
-
-def wiki_page(title, text, ns=0, redirect="", model="wikitext", revisions=1):
-    redirected = f'<redirect title="{redirect}" />' if redirect else ""
-    old = "".join(f"<revision><id>{i}</id><text>old {i}</text></revision>" for i in range(revisions - 1))
-    return f"""  <page>
-    <title>{escape(title)}</title>
-    <ns>{ns}</ns>
-    <id>12</id>{redirected}{old}
-    <revision>
-      <id>9</id>
-      <timestamp>2026-01-02T03:04:05Z</timestamp>
-      <contributor><username>A</username><id>1</id></contributor>
-      <model>{model}</model>
-      <format>text/x-wiki</format>
-      <text bytes="9" xml:space="preserve">{escape(text)}</text>
-    </revision>
-  </page>
-"""
-
-
-def dump(*pages, end="</mediawiki>\n"):
-    return (HEAD + "".join(pages) + end).encode()
+from source_files import WIKI_HEAD, WIKI_PAGES, wiki_dump, wiki_page
 
 
 def read(content, start=(0, 0)):
@@ -59,7 +22,7 @@ def read(content, start=(0, 0)):
 
 def test_pages():
     pages = read(
-        dump(
+        wiki_dump(
             wiki_page("Ada & Bob", "'''Ada''' met [[Robert|Bob]] <nowiki><page> </page></nowiki>."),
             wiki_page("AB", "#REDIRECT [[Ada & Bob]]", redirect="Ada &amp; Bob"),
             wiki_page("Talk:AB", "hello", ns=1),
@@ -84,32 +47,29 @@ def test_pages():
     assert [page.offset for page in pages] == [1, 2, 3, 4, 5, 6]
 
 
-WHOLE = [wiki_page(f"T{i}", f"text {i}") for i in range(5)]
-
-
 @pytest.mark.parametrize(
     ("broken", "n_damage"),
     [
-        (WHOLE[2].replace("</title>", ""), 1),
-        (WHOLE[2].replace("  </page>\n", ""), 1),
-        (WHOLE[2].replace("<page>", ""), 0),
-        ("noise\n" + WHOLE[2], 1),
-        (WHOLE[2].replace("text 2", "\x01"), 1),
-        (WHOLE[2].replace("<revision>", "<nothing>").replace("</revision>", "</nothing>"), 1),
+        (WIKI_PAGES[2].replace("</title>", ""), 1),
+        (WIKI_PAGES[2].replace("  </page>\n", ""), 1),
+        (WIKI_PAGES[2].replace("<page>", ""), 0),
+        ("noise\n" + WIKI_PAGES[2], 1),
+        (WIKI_PAGES[2].replace("text 2", "\x01"), 1),
+        (WIKI_PAGES[2].replace("<revision>", "<nothing>").replace("</revision>", "</nothing>"), 1),
     ],
 )
 def test_a_damaged_page_alone_is_lost(broken, n_damage):
-    found = read(dump(*WHOLE[:2], broken, *WHOLE[3:]))
+    found = read(wiki_dump(*WIKI_PAGES[:2], broken, *WIKI_PAGES[3:]))
     titles = [page.title for page in found if isinstance(page, Page)]
     assert titles in (["T0", "T1", "T3", "T4"], ["T0", "T1", "T2", "T3", "T4"])
     assert ("T2" in titles) == (broken.startswith("noise") or "<page>" not in broken)
     assert sum(isinstance(x, DamageError) for x in found) == n_damage
     for i in range(len(found)):
-        assert [str(x) for x in read(dump(*WHOLE[:2], broken, *WHOLE[3:]), (0, i))] == [str(x) for x in found[i:]]
+        assert [str(x) for x in read(wiki_dump(*WIKI_PAGES[:2], broken, *WIKI_PAGES[3:]), (0, i))] == [str(x) for x in found[i:]]
 
 
 def test_a_dump_cut_anywhere():
-    content = dump(*WHOLE)
+    content = wiki_dump(*WIKI_PAGES)
     last = content.index(b"</mediawiki>") + len(b"</mediawiki>")
     for cut in range(1, len(content), 37):
         found = read(content[:cut])
@@ -121,10 +81,10 @@ def test_a_dump_cut_anywhere():
 @settings(max_examples=30)
 @given(st.integers(1, 400))
 def test_the_size_of_what_is_read_at_once_changes_nothing(size):
-    whole = read(dump(*WHOLE, "noise", *WHOLE))
+    whole = read(wiki_dump(*WIKI_PAGES, "noise", *WIKI_PAGES))
     before, mediawiki.BLOCK = mediawiki.BLOCK, size
     try:
-        assert [str(x) for x in read(dump(*WHOLE, "noise", *WHOLE))] == [str(x) for x in whole]
+        assert [str(x) for x in read(wiki_dump(*WIKI_PAGES, "noise", *WIKI_PAGES))] == [str(x) for x in whole]
     finally:
         mediawiki.BLOCK = before
 
@@ -132,13 +92,13 @@ def test_the_size_of_what_is_read_at_once_changes_nothing(size):
 def test_a_page_too_long_is_passed_over_in_bounded_memory(monkeypatch):
     monkeypatch.setattr(mediawiki, "LONGEST_PAGE", 5_000)
     monkeypatch.setattr(mediawiki, "BLOCK", 1_000)
-    found = read(dump(*WHOLE[:2], wiki_page("Long", "x " * 20_000), *WHOLE[3:]))
+    found = read(wiki_dump(*WIKI_PAGES[:2], wiki_page("Long", "x " * 20_000), *WIKI_PAGES[3:]))
     assert [page.title for page in found if isinstance(page, Page)] == ["T0", "T1", "T3", "T4"]
     assert any(isinstance(x, DamageError) for x in found)
 
 
 def test_compressed_dumps(tmp_path):
-    streams = [bz2.compress(part.encode()) for part in (HEAD, *WHOLE, "</mediawiki>\n")]
+    streams = [bz2.compress(part.encode()) for part in (WIKI_HEAD, *WIKI_PAGES, "</mediawiki>\n")]
     (tmp_path / "enwiki-pages-articles-multistream.xml.bz2").write_bytes(b"".join(streams))
     found = list(read_file(str(tmp_path / "enwiki-pages-articles-multistream.xml.bz2"), Reading()))
     assert [page.title for page in found] == [f"T{i}" for i in range(5)]

@@ -1,8 +1,7 @@
-"""A question and its answers become one document, wherever they stand in the dump; what is neither, or damaged, is told."""
+"""A question and its answers become one document, wherever they stand in the posts_dump; what is neither, or damaged, is told."""
 
 import io
 from contextlib import nullcontext
-from xml.sax.saxutils import quoteattr
 
 import pytest
 from hypothesis import given, settings
@@ -11,33 +10,9 @@ from hypothesis import strategies as st
 from openherd.data.pages import DamageError, Page, Place
 from openherd.data.reading import Reading, read_file, site_of
 from openherd.data.stackexchange import read_posts
+from source_files import POSTS, USERS, post, posts_dump, row
 
 SITE = "math.stackexchange.com"
-
-
-def row(**fields):
-    return "  <row " + " ".join(f"{name}={quoteattr(str(value))}" for name, value in fields.items()) + " />\n"
-
-
-def post(number, kind, body, score=0, **fields):
-    given = {"Id": number, "PostTypeId": kind, "Score": score, "Body": body, "CreationDate": "2015-01-02T03:04:05.678"}
-    return row(**{**given, "ContentLicense": "CC BY-SA 3.0", **fields})
-
-
-def dump(*rows, kind="posts"):
-    return f'\ufeff<?xml version="1.0" encoding="utf-8"?>\n<{kind}>\n{"".join(rows)}</{kind}>'.encode()
-
-
-POSTS = [
-    post(1, 1, "<p>What is $x^2$?</p>\n<pre><code>def f():\n    return 1\n</code></pre>", 5, Title="A &amp; B", OwnerUserId=7),
-    post(2, 2, "<p>Low</p>", 1, ParentId=1, OwnerUserId=8, ContentLicense="CC BY-SA 4.0", LastEditDate="2020-01-01T00:00:00.000"),
-    post(3, 1, "<p>Nobody knows.</p>", Title="Alone", OwnerDisplayName="user99"),
-    post(4, 5, "<p>About a tag</p>"),
-    post(5, 2, "<p>High</p>", 9, ParentId=1, OwnerUserId=9),
-    post(6, 2, "<p>Lost</p>", ParentId=77),
-    post(7, 2, "<p>Equal, later</p>", 1, ParentId=1),
-]
-USERS = dump(row(Id=7, DisplayName="Ada"), row(Id=8, DisplayName="Bob & Co"), kind="users")
 
 
 def read(posts, users=USERS, start=0):
@@ -46,7 +21,7 @@ def read(posts, users=USERS, start=0):
 
 
 def test_a_question_with_its_answers_best_first():
-    found = read(dump(*POSTS))
+    found = read(posts_dump(*POSTS))
     kept = [page for page in found if not page.drop]
     assert [page.offset for page in kept] == [1, 3]
     assert kept[0].content.decode() == "A & B\n\nWhat is $x^2$?\n\ndef f():\n    return 1\n\nHigh\n\nLow\n\nEqual, later"
@@ -62,13 +37,13 @@ def test_a_question_with_its_answers_best_first():
 
 
 def test_without_users():
-    assert read(dump(*POSTS), None)[1].attribution == "user 7; user 9; user 8"
+    assert read(posts_dump(*POSTS), None)[1].attribution == "user 7; user 9; user 8"
 
 
 @settings(max_examples=25)
 @given(st.permutations(POSTS))
 def test_the_order_of_posts_changes_nothing(posts):
-    assert {page.content for page in read(dump(*posts))} == {page.content for page in read(dump(*POSTS))}
+    assert {page.content for page in read(posts_dump(*posts))} == {page.content for page in read(posts_dump(*POSTS))}
 
 
 @pytest.mark.parametrize(
@@ -83,15 +58,15 @@ def test_the_order_of_posts_changes_nothing(posts):
     ],
 )
 def test_a_damaged_line_alone_is_lost(broken):
-    found = read(dump(*POSTS[:4], broken, *POSTS[5:]))
+    found = read(posts_dump(*POSTS[:4], broken, *POSTS[5:]))
     assert [x.offset for x in found if isinstance(x, DamageError)] == [7]
     assert [page.offset for page in found if isinstance(page, Page) and not page.drop] == [1, 3]
     for i in range(len(found) + 1):
-        assert [str(x) for x in read(dump(*POSTS[:4], broken, *POSTS[5:]), start=i)] == [str(x) for x in found[i:]]
+        assert [str(x) for x in read(posts_dump(*POSTS[:4], broken, *POSTS[5:]), start=i)] == [str(x) for x in found[i:]]
 
 
 def test_a_dump_that_is_cut_off():
-    content = dump(*POSTS)
+    content = posts_dump(*POSTS)
     for cut in range(60, len(content), 101):
         found = read(content[:cut])
         assert any(isinstance(x, DamageError) for x in found) == (not content[:cut].endswith(b"</posts>"))
@@ -104,16 +79,16 @@ def test_files_and_archives(tmp_path):
     py7zr = pytest.importorskip("py7zr")
     folder = tmp_path / SITE
     folder.mkdir()
-    (folder / "Posts.xml").write_bytes(dump(*POSTS))
+    (folder / "Posts.xml").write_bytes(posts_dump(*POSTS))
     (folder / "Users.xml").write_bytes(USERS)
-    expected = [str(page) for page in read(dump(*POSTS))]
+    expected = [str(page) for page in read(posts_dump(*POSTS))]
     assert [str(page) for page in read_file(str(folder / "Posts.xml"), Reading())] == expected
     (users,) = read_file(str(folder / "Users.xml"), Reading())
     assert (users.drop.reason, users.drop.detail) == ("file kind", "XML: users")
     archive = tmp_path / f"{SITE}.7z"
     with py7zr.SevenZipFile(archive, "w") as made:
         made.writestr(b"<badges></badges>", "Badges.xml")
-        made.writestr(dump(*POSTS), "Posts.xml")
+        made.writestr(posts_dump(*POSTS), "Posts.xml")
         made.writestr(USERS, "Users.xml")
     assert [str(page) for page in read_file(str(archive), Reading())] == expected
     (tmp_path / "cut.7z").write_bytes(archive.read_bytes()[:-40])
