@@ -13,8 +13,9 @@ import pytest
 from openherd.core.errors import ConfigError, InputError
 from openherd.core.rundir import Outside
 from openherd.data.documents import DROPPED
-from openherd.data.extraction import decode
+from openherd.data.extraction import decode, tidy
 from openherd.data.sources import SourcesConfig, sources
+from source_files import BOOK, PAPER, POSTS, TEXTS, WIKI_PAGES, committed, epub, posts_dump, tar, wiki_dump
 from warc_records import DATE, gzipped, page, record, response, starts
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
@@ -292,3 +293,66 @@ def test_wrong_patterns_are_refused():
         SourcesConfig(source_patterns={"a": "("})
     with pytest.raises(ConfigError, match="source 'A b'"):
         SourcesConfig(source_patterns={"A b": "a"})
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    """A folder with every source of the tutorial's mix."""
+    folder = tmp_path / "corpus"
+    committed(folder / "code", {"LICENSE": TEXTS["ISC"], "a.py": "x = 1\n", "b.csv": "a,b\n"}).close()
+    (folder / "web.wet").write_bytes(record("conversion", b"Text of a page.", content_type="text/plain") + record("request", b""))
+    (folder / "page.html").write_bytes(b"<p>A page.")
+    (folder / "2301.00001.tar").write_bytes(tar(PAPER))
+    (folder / "enwiki.xml").write_bytes(wiki_dump(*WIKI_PAGES[:2]))
+    (folder / "book.epub").write_bytes(epub(BOOK).getvalue())
+    (folder / "Posts.xml").write_bytes(posts_dump(*POSTS))
+    (folder / "notes.docx").write_bytes(b"PK")
+    return folder
+
+
+def test_every_kind_has_its_source(corpus, read):
+    kept, dropped, metrics = read(corpus, SourcesConfig())
+    named = {(Path(row["file"]).name, row["source"]) for row in kept}
+    assert named == {
+        ("code", "code"),
+        ("web.wet", "web"),
+        ("page.html", "web"),
+        ("2301.00001.tar", "academic"),
+        ("enwiki.xml", "wikipedia"),
+        ("book.epub", "books"),
+        ("Posts.xml", "stackexchange"),
+    }
+    code = next(row for row in kept if row["source"] == "code")
+    assert (code["license"], code["attribution"], code["programming_language"]) == ("ISC", "code", "python")
+    reasons = {(Path(row["file"]).name, row["reason"], row["detail"]) for row in dropped}
+    assert {("notes.docx", "file kind", ".docx"), ("code", "data file", ".csv")} < reasons
+    assert metrics["other_records"] == {"request": 1}
+    assert metrics["documents_in"] == len(kept) + len(dropped)
+    named, _, _ = read(corpus, SourcesConfig(source="all", source_patterns={"wiki": "wikipedia"}))
+    assert {row["source"] for row in named} == {"all", "wiki"}
+
+
+def test_text_goes_straight_to_documents(corpus, read):
+    kept, dropped, _ = read(corpus, SourcesConfig(form="documents"))
+    by_source = {row["source"]: row for row in kept}
+    assert by_source["web"]["text"] == "Text of a page."
+    assert by_source["wikipedia"]["title"].startswith("T")
+    assert by_source["books"]["title"] == "Of Herds"
+    assert "content" not in by_source["code"]
+    assert [row["text"] for row in dropped if row["reason"] == "needs extraction"] == ["<p>A page."]
+    pages, _, _ = read(corpus, SourcesConfig())
+    ids = {row["id"]: row["content"].decode() for row in pages}
+    assert all(row["text"] == tidy(ids[row["id"]]) for row in kept)
+
+
+def test_several_locations(corpus, run_stage, rows_of):
+    given = tuple(Outside(str(corpus / name)) for name in ("page.html", "book.epub"))
+    found = rows_of(run_stage(sources, SourcesConfig(), pages=given))
+    assert [Path(row["file"]).name for row in found] == ["page.html", "book.epub"]
+
+
+def test_what_rows_say_of_themselves_stays(read, corpus, run_stage):
+    again = run_stage(sources, SourcesConfig(form="documents"), pages=(Outside(str(corpus)),))
+    kept, _, _ = read(again.file("documents.parquet"), SourcesConfig())
+    assert {row["source"] for row in kept} == {"code", "web", "academic", "wikipedia", "books", "stackexchange"}
+    assert {row["license"] for row in kept} >= {"ISC", "CC-BY-SA-4.0"}

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from openherd.data.locations import UNPACK_ERRORS
 from openherd.data.pages import START, DamageError, Found, Page, Place, checked, iso_date
 
-CARRIED = ("title", "license", "attribution", "programming_language")
+CARRIED = ("title", "license", "attribution", "programming_language", "source")
 
 
 def page_of_row(number: int, row: Any, text_fields: tuple[str, ...]) -> Page:

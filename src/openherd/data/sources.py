@@ -125,7 +125,7 @@ def sources(config: SourcesConfig, *, pages: tuple[Source, ...], out: Output) ->
                 if isinstance(page, Passed):
                     passed[page.kind] += 1
                     continue
-                by_kind = config.source or page.source or WEB
+                by_kind = config.source or (page.source if SOURCE_NAME.fullmatch(page.source) else WEB)
                 source = next((name for name, pattern in patterns if pattern.search(page.url)), by_kind)
                 page, row = row_of(page, file.name, source, config.form)
                 funnel.take(row)
