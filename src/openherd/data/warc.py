@@ -7,17 +7,13 @@ passes over a file's cut end without a word; `warc_pages` uses it for what HTTP 
 
 import io
 import re
-import sys
 import zlib
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO, NamedTuple
 
-from openherd.data.pages import START, DamageError, Place
+from backports import zstd
 
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
+from openherd.data.pages import START, DamageError, Place
 
 RECORD = b"WARC/"
 CHUNK = 1 << 16
