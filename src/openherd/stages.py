@@ -22,7 +22,7 @@ STAGES = (
           "the running Python's documentation, as WARC", "crawl pydoc example corpus warc"),
     Stage("sources", "3.1", "openherd.data.sources:sources", 4,
           "crawls, code, papers, wikis, books, rows to pages",
-          "warc wet common crawl read input lineage git latex arxiv mediawiki wikipedia epub gutenberg stackexchange jsonl parquet html"),
+          "warc wet common crawl read input lineage git latex arxiv wikipedia epub gutenberg stackexchange jsonl parquet html"),
     Stage("url-filter", "3.1.1", "openherd.data.url_filter:url_filter", 2,
           "drop pages by address, and older versions of one", "url domain block list adult pii safety"),
     Stage("extraction", "3.1.1", "openherd.data.extraction:extraction", 2,
