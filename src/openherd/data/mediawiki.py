@@ -17,7 +17,7 @@ from openherd.data.locations import UNPACK_ERRORS
 from openherd.data.pages import START, DamageError, Found, Page, Place, iso_date
 from openherd.data.wikitext import wiki_text
 
-BLOCK = 1 << 20
+BLOCK = 1 << 16
 LONGEST_PAGE = 1 << 26  # bytes of one page's XML: articles have two MB at most; whole histories are not read
 OPEN, CLOSE, END = b"<page>", b"</page>", b"</mediawiki>"
 NAMESPACE_TAG = re.compile(r"\{[^}]*\}")
