@@ -34,6 +34,13 @@ JOINED, ALONE, BLANK, LETTER = 1, 2, 4, 8  # of a character, as in the kernel's 
 CODE_POINTS, SURROGATES = 0x110000, range(0xD800, 0xE000)
 
 library = Compiled(Path(__file__).with_name("minhash.cpp"), "-O3", "-march=native")
+WORTH_COMPILING = 20_000_000  # bytes of text, for which the functions here take as long as a compiler
+
+
+def load_kernel(n_bytes: int) -> None:
+    """Use the kernel where it is compiled already, or worth compiling for so much text."""
+    if n_bytes >= WORTH_COMPILING or library.path.exists():
+        library.load()
 
 
 @dataclass(frozen=True, kw_only=True)
