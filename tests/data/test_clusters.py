@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from openherd.data.clusters import BYTES_PER_KEY, Clusters, best_of, blocks, buckets, join_alike
+from openherd.data.clusters import BYTES_PER_KEY, Clusters, best_of, blocks, buckets, join_alike, shares_of
 from openherd.data.dedup_reference import components
 
 
@@ -21,7 +21,8 @@ def test_buckets_are_those_with_the_same_key_in_any_memory(documents, shares, pa
             yield first, keys[first : first + part], counts[first : first + part]
 
     found = []
-    for members, bucket in buckets(given_keys, len(keys), max(len(keys), 1) * BYTES_PER_KEY / shares):
+    for share in range(shares):
+        members, bucket = buckets(given_keys, share, shares)
         for number in np.unique(bucket):
             found.append(members[bucket == number].tolist())
     expected = defaultdict(list)
@@ -87,6 +88,10 @@ def test_each_cluster_keeps_the_first_by_preference(rows):
     best = best_of(cluster, [a, b, np.arange(len(rows))])
     for i, (own, *_) in enumerate(rows):
         assert best[i] == min((k for k in range(len(rows)) if rows[k][0] == own), key=lambda k: (*rows[k][1:], k))
+
+
+def test_keys_are_cut_to_the_memory():
+    assert [shares_of(1_000, memory * BYTES_PER_KEY) for memory in (1e9, 1_000, 999, 500, 10)] == [1, 1, 2, 2, 100]
 
 
 def test_too_many_documents_for_a_signed_number_of_32_bits(monkeypatch):

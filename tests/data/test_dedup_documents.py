@@ -13,11 +13,11 @@ from openherd.data.documents import DROPPED
 from openherd.data.words import terms
 
 TEXTS = st.lists(st.lists(st.sampled_from("abcdef"), max_size=14).map(" ".join), max_size=8)
-# One row: a pair above 0.5 is no candidate with a chance of 1 in 2^96, so that the exact check alone decides.
-THOROUGH = {"shingle_words": 2, "bands": 96, "rows": 1, "threshold": 0.5}
+# One row: a pair above 0.5 is no candidate with a chance of 1 in 2^32, so that the exact check alone decides.
+THOROUGH = {"shingle_words": 2, "bands": 32, "rows": 1, "threshold": 0.5}
 
 
-@settings(max_examples=35)
+@settings(max_examples=25)
 @given(TEXTS)
 def test_what_is_kept_is_what_brute_force_keeps(documents_run, run_stage, rows_of, texts):
     run = run_stage(dedup_documents, DedupDocumentsConfig(**THOROUGH), documents=documents_run(texts))
@@ -34,7 +34,7 @@ def test_what_is_kept_is_what_brute_force_keeps(documents_run, run_stage, rows_o
             assert row["detail"].endswith("through others like both") == (value < 0.5)
 
 
-@settings(max_examples=35)
+@settings(max_examples=25)
 @given(TEXTS, st.sampled_from([0.25, 0.5, 0.8]))
 def test_no_kept_document_stands_in_another(documents_run, run_stage, rows_of, texts, limit):
     config = DedupDocumentsConfig(**{**THOROUGH, "threshold": 1.0}, max_containment=limit)
@@ -51,7 +51,7 @@ def test_no_kept_document_stands_in_another(documents_run, run_stage, rows_of, t
             assert any(id_ in row["detail"] and f"{share:.3f} " in row["detail"] for id_, share in shares.items() if share > limit)
 
 
-@settings(max_examples=20)
+@settings(max_examples=12)
 @given(TEXTS, st.randoms(use_true_random=False))
 def test_the_order_of_documents_does_not_matter(documents_run, run_stage, rows_of, texts, random):
     rows = rows_of(documents_run(texts))
@@ -68,7 +68,7 @@ def test_exact_twins_hold_and_are_held_in_any_order(documents_run, run_stage, ro
     small, large, other = "a b c d e", "a b c d e f g h", "p q r s t"
     rows = rows_of(documents_run([small, small + "!", large, large + "!", other]))
     config = DedupDocumentsConfig(shingle_words=2, max_containment=0.9)
-    for order in permutations(rows):
+    for order in list(permutations(rows))[::11]:
         kept = {row["text"] for row in rows_of(run_stage(dedup_documents, config, documents=documents_run(order)))}
         assert kept == {large + "!", other}
 

@@ -30,19 +30,6 @@ def kernel():
         pytest.skip(f"the kernel cannot be compiled here: {module.library.error}")
 
 
-@pytest.fixture
-def in_python(monkeypatch):
-    """A function that has Python alone do the work, in a block."""
-
-    def without():
-        context = pytest.MonkeyPatch.context()
-        patch = context.__enter__()
-        patch.setattr(module.library, "functions", None)
-        return context
-
-    return without
-
-
 def slow_mix(value):
     value = (value ^ (value >> 30)) * module.MIX[0] % 2**64
     value = (value ^ (value >> 27)) * module.MIX[1] % 2**64
@@ -66,7 +53,7 @@ def test_shingles_equal_their_slow_twin(found, n):
     assert shingles(found, n).tolist() == slow_shingles(found, n)
 
 
-@settings(max_examples=200)
+@settings(max_examples=60)
 @given(st.lists(TEXTS, max_size=4), st.sampled_from(WAYS), st.integers(1, 6))
 def test_the_kernel_equals_python_to_the_last_bit(kernel, texts, normalised, n):
     permuted_by = permutations(37, seed=1)
@@ -95,10 +82,14 @@ def test_any_number_of_permutations(kernel, n_permutations):
 
 def test_every_character_is_the_same_to_both(kernel):
     points = [c for c in range(sys.maxunicode + 1) if c not in module.SURROGATES]
-    texts = pa.array([f"a{chr(c)}B" for c in points])
+    texts = pa.array(["".join(f"a{chr(c)}B" for c in points[i : i + 50]) for i in range(0, len(points), 50)])
     for normalised in (WAYS[0], WAYS[-1]):
-        terms_in_all = signed(texts, 1, normalised, permutations(1, 0)).terms
-        assert terms_in_all.tolist() == [len(terms_of(f"a{chr(c)}B", normalised)) for c in points]
+        fast = shingle_sets(texts, 1, normalised)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(module.library, "functions", None)
+            slow = shingle_sets(texts, 1, normalised)
+        for a, b in zip(fast, slow, strict=True):
+            assert np.array_equal(a, b)
 
 
 @given(st.lists(st.binary(max_size=40), max_size=4))
@@ -149,11 +140,12 @@ def test_null_is_an_empty_text(kernel):
 
 def test_without_a_compiler_python_does_the_work(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    broken = Compiled(module.library.source, "--no-such-flag")
+    broken = Compiled(module.library.source)
+    monkeypatch.setattr(broken, "_compiled", lambda: tmp_path / "missing.so")
     monkeypatch.setattr(module, "library", broken)
     module.load_kernel(1)  # not worth it
     assert (broken.functions, broken.error) == (None, "")
     module.load_kernel(module.WORTH_COMPILING)
     assert broken.functions is None
-    assert "no-such-flag" in broken.error
+    assert "missing.so" in broken.error
     assert len(shingle_sets(pa.array(["one two three"]), 2, Normalisation())[0]) == 2

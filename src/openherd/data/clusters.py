@@ -22,30 +22,33 @@ class Keys(Protocol):
     def __call__(self) -> Iterator[tuple[int, npt.NDArray[np.uint64], npt.NDArray[np.bool_]]]: ...
 
 
-def buckets(keys: Keys, n: int, memory: float) -> Iterator[tuple[Numbers, Numbers]]:
+def shares_of(n: int, memory: float) -> int:
+    """Into how many shares the keys of n documents are cut so that `memory` bytes suffice for one."""
+    return max(1, int(np.ceil(n * BYTES_PER_KEY / memory)))
+
+
+def buckets(keys: Keys, share: int = 0, shares: int = 1) -> tuple[Numbers, Numbers]:
     """Documents whose key another one has too, and the number of the bucket of each: both sorted by bucket, then by document.
 
-    In one table for each share of the keys that fits into `memory` bytes.
+    Of one share of all keys.
     """
-    shares = max(1, int(np.ceil(n * BYTES_PER_KEY / memory)))
-    for share in range(shares):
-        found, numbers = [np.empty(0, np.uint64)], [np.empty(0, np.int64)]
-        for first, part, counts in keys():
-            chosen = np.flatnonzero(counts & (part % np.uint64(shares) == share) if shares > 1 else counts)
-            found.append(part[chosen])
-            numbers.append(first + chosen)
-        own, number = np.concatenate(found), np.concatenate(numbers)
-        del found, numbers
-        order = np.argsort(own)
-        own = own[order]
-        same = own[1:] == own[:-1]
-        shared = np.zeros(len(own), bool)
-        shared[1:] |= same
-        shared[:-1] |= same
-        bucket = np.concatenate([[0], np.cumsum(~same)])[: len(own)][shared]
-        members = number[order[shared]]
-        order = np.lexsort((members, bucket))
-        yield members[order], bucket[order]
+    found, numbers = [np.empty(0, np.uint64)], [np.empty(0, np.int64)]
+    for first, part, counts in keys():
+        chosen = np.flatnonzero(counts & (part % np.uint64(shares) == share) if shares > 1 else counts)
+        found.append(part[chosen])
+        numbers.append(first + chosen)
+    own, number = np.concatenate(found), np.concatenate(numbers)
+    del found, numbers
+    order = np.argsort(own)
+    own = own[order]
+    same = own[1:] == own[:-1]
+    shared = np.zeros(len(own), bool)
+    shared[1:] |= same
+    shared[:-1] |= same
+    bucket = np.concatenate([[0], np.cumsum(~same)])[: len(own)][shared]
+    members = number[order[shared]]
+    order = np.lexsort((members, bucket))
+    return members[order], bucket[order]
 
 
 class Clusters:

@@ -9,6 +9,7 @@ Memory holds some 40 bytes a document and what `memory_gb` allows beside: signat
 threads do what one cannot: the kernel, numpy's sorting and Arrow leave Python to others meanwhile.
 """
 
+import itertools
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,11 +25,11 @@ from pydantic import Field
 
 from openherd.core.errors import ConfigError, InputError
 from openherd.core.machine import cores
-from openherd.core.progress import Progress
+from openherd.core.progress import Progress, track
 from openherd.core.records import ParquetWriter
 from openherd.core.rundir import Output, Run
 from openherd.core.seeds import derive_seed
-from openherd.data.clusters import Clusters, Pairs, best_of, blocks, buckets, join_alike
+from openherd.data.clusters import Clusters, Pairs, best_of, blocks, buckets, join_alike, shares_of
 from openherd.data.containment import BYTES_PER_SHINGLE, contained
 from openherd.data.documents import DOCUMENTS, Drop, Funnel, Judged, account_of
 from openherd.data.minhash import bands_for, estimated_jaccards, permutations
@@ -147,9 +148,9 @@ class Corpus:
         return self.config.threads or cores()
 
     @property
-    def free(self) -> float:
-        """Bytes that one thread may take to sort."""
-        return (self.config.memory_gb * 1e9 - self.n * BYTES_PER_DOCUMENT) / 2 / self.threads
+    def shares(self) -> int:
+        """In how many shares keys are sorted: each thread has one in half of the memory that is left."""
+        return shares_of(self.n, (self.config.memory_gb * 1e9 - self.n * BYTES_PER_DOCUMENT) / 2 / self.threads)
 
     def keys(self, array: str, column: Any) -> Iterator[tuple[int, npt.NDArray[np.uint64], npt.NDArray[np.bool_]]]:
         """A column of numbers of all documents, part by part; all count."""
@@ -168,7 +169,8 @@ class Corpus:
 def exact_duplicates(corpus: Corpus) -> Numbers:
     """For each document the first one with the same content, which may be itself."""
     first = np.arange(corpus.n, dtype=np.int32 if corpus.n < 2**31 else np.int64)
-    for members, bucket in buckets(lambda: corpus.keys("digests", (slice(None), 0)), corpus.n, corpus.free):
+    for share in range(corpus.shares):
+        members, bucket = buckets(lambda: corpus.keys("digests", (slice(None), 0)), share, corpus.shares)
         if not len(members):
             continue
         other_half = rows_at(corpus.parts, "digests", members)[:, 1]
@@ -179,39 +181,39 @@ def exact_duplicates(corpus: Corpus) -> Numbers:
     return first
 
 
-def band_buckets(corpus: Corpus, first: Numbers, bands: int) -> list[list[Path]]:
-    """Files of the documents of each band's buckets, of those with the same content one; made where they are not there yet."""
+def band_buckets(corpus: Corpus, first: Numbers, bands: int) -> list[Path]:
+    """Files of the buckets of each band, of documents with the same content one; made where they are not there yet."""
     folder = corpus.work / "buckets"
+    folder.mkdir(exist_ok=True)
+    counts = first == np.arange(corpus.n)
+    for part in corpus.parts:
+        counts[part.first : part.first + part.rows] &= part.load("has_terms")
 
     def keys(band: int) -> Iterator[tuple[int, npt.NDArray[np.uint64], npt.NDArray[np.bool_]]]:
         for number, part, _ in corpus.keys("keys", band):
             yield number, part, counts[number : number + len(part)]
 
-    counts = first == np.arange(corpus.n)
-    for part in corpus.parts:
-        counts[part.first : part.first + part.rows] &= part.load("has_terms")
-
-    def make(band: int) -> list[Path]:
-        done = folder / f"{band:03d}"
+    def make(place: tuple[int, int]) -> Path:
+        band, share = place
+        done = folder / f"{band:03d}-{share:03d}-of-{corpus.shares:03d}.npy"
         if not done.exists():
-            temporary = folder / f".{band:03d}.tmp"
-            temporary.mkdir(parents=True, exist_ok=True)
-            for share, table in enumerate(buckets(partial(keys, band), corpus.n, corpus.free)):
-                np.save(temporary / f"{share:04d}.npy", np.stack(table))
+            temporary = done.with_name(f".{done.name}.tmp.npy")
+            np.save(temporary, np.stack(buckets(partial(keys, band), share, corpus.shares)))
             temporary.rename(done)
         progress.advance()
-        return sorted(done.iterdir())
+        return done
 
-    with Progress("buckets", bands, "bands") as progress, ThreadPoolExecutor(corpus.threads) as pool:
-        return list(pool.map(make, range(bands)))
+    places = list(itertools.product(range(bands), range(corpus.shares)))
+    with Progress("buckets", len(places), "tables") as progress, ThreadPoolExecutor(corpus.threads) as pool:
+        return list(pool.map(make, places))
 
 
 class Checked:
     """The true Jaccard similarity of candidates, by their shingles on disk."""
 
-    def __init__(self, corpus: Corpus, files: Sequence[Sequence[Path]]) -> None:
+    def __init__(self, corpus: Corpus, files: Sequence[Path]) -> None:
         wanted = np.zeros(corpus.n, bool)
-        for file in (file for band in files for file in band):
+        for file in files:
             wanted[np.load(file)[0]] = True
         self.store = ShingleStore(corpus.parts, corpus.work / "shingles")
         self.store.make(wanted, corpus.config.signing(), corpus.threads)
@@ -263,12 +265,9 @@ def find_duplicates(corpus: Corpus) -> tuple[Found, int]:
     repeats = np.flatnonzero(first != np.arange(corpus.n))
     clusters.join(repeats, first[repeats])
     incomplete = 0
-    with Progress("comparing", bands, "bands") as progress:
-        for band in files:
-            for file in band:
-                members, bucket = np.load(file)
-                incomplete += join_alike(clusters, members, bucket, config.max_comparisons, similarity, config.threshold)
-            progress.advance()
+    for file in track(files, "comparing", "tables", len(files)):
+        members, bucket = np.load(file)
+        incomplete += join_alike(clusters, members, bucket, config.max_comparisons, similarity, config.threshold)
 
     labels = clusters.labels()
     numbers = np.flatnonzero(np.bincount(labels, minlength=corpus.n)[labels] > 1)
