@@ -5,7 +5,7 @@ similarity; similar pairs are joined into clusters, and each cluster keeps one d
 by a score, or the first. Containment is asked of what is left. The paper says "global MinHash" and no more, and that documents of
 other languages than English are compared within their language.
 
-Memory holds some 40 bytes a document and what `memory_gb` allows beside: signatures, and shingles of candidates, are on disk. Two
+Memory holds some 40 bytes a document and what the engine's `memory_gb` allows beside: signatures, and shingles of candidates, are on disk. Two
 threads do what one cannot: the kernel, numpy's sorting and Arrow leave Python to others meanwhile.
 """
 
@@ -32,6 +32,7 @@ from openherd.core.seeds import derive_seed
 from openherd.data.clusters import Clusters, Pairs, best_of, blocks, buckets, join_alike, shares_of
 from openherd.data.containment import BYTES_PER_SHINGLE, contained
 from openherd.data.documents import DOCUMENTS, Drop, Funnel, Judged, account_of
+from openherd.data.engine import EngineConfig, EngineSetting
 from openherd.data.minhash import bands_for, estimated_jaccards, permutations
 from openherd.data.shingles import Normalisation, Numbers, jaccards, load_kernel
 from openherd.data.signed_parts import Part, ShingleStore, Signing, parts_of, rows_at, sign_parts, text_bytes
@@ -89,8 +90,7 @@ class DedupDocumentsConfig:
         Field(description="largest share of a document's shingles that may stand in one other; 1 = off; needs memory", gt=0, le=1),
     ] = 1.0
     seed: Annotated[int, Field(description="seed of the permutations")] = 0
-    memory_gb: Annotated[float, Field(description="memory that the stage keeps to", gt=0)] = 4.0
-    threads: Annotated[int, Field(description="threads; 0 = one a core", ge=0)] = 0
+    engine: EngineSetting = EngineConfig()
 
     def __post_init__(self) -> None:
         if (self.bands == 0) != (self.rows == 0):
@@ -137,20 +137,20 @@ class Corpus:
                 raise InputError(file, f"no column {column!r}", allowed=", ".join(names), do=f"change {setting}")
         parts = parts_of(file, work / "signatures")
         n = sum(part.rows for part in parts)
-        if n * BYTES_PER_DOCUMENT > config.memory_gb * 1e9 / 2:
-            needed = n * BYTES_PER_DOCUMENT * 2 / 1e9
-            raise ConfigError("dedup-documents", f"memory_gb = {config.memory_gb} for {n:,} documents", allowed=f"{needed:.1f} or more")
+        if n * BYTES_PER_DOCUMENT > config.engine.memory() * 1e9 / 2:
+            needed, given = n * BYTES_PER_DOCUMENT * 2 / 1e9, config.engine.memory()
+            raise ConfigError("dedup-documents", f"memory of {given:.1f} GB for {n:,} documents", do=f"engine.memory_gb = {needed:.1f}")
         return cls(config, file, work, parts, n)
 
     @property
     def threads(self) -> int:
         """How many work at once."""
-        return self.config.threads or cores()
+        return self.config.engine.processes or cores()
 
     @property
     def shares(self) -> int:
         """In how many shares keys are sorted: each thread has one in half of the memory that is left."""
-        return shares_of(self.n, (self.config.memory_gb * 1e9 - self.n * BYTES_PER_DOCUMENT) / 2 / self.threads)
+        return shares_of(self.n, (self.config.engine.memory() * 1e9 - self.n * BYTES_PER_DOCUMENT) / 2 / self.threads)
 
     def keys(self, array: str, column: Any) -> Iterator[tuple[int, npt.NDArray[np.uint64], npt.NDArray[np.bool_]]]:
         """A column of numbers of all documents, part by part; all count."""
@@ -325,10 +325,10 @@ def contained_drops(corpus: Corpus, gone: npt.NDArray[np.bool_]) -> dict[int, Dr
     store = ShingleStore(corpus.parts, corpus.work / "all-shingles")
     store.make(~gone, corpus.config.signing(), corpus.threads)
     needed = int(store.sizes.sum()) * BYTES_PER_SHINGLE
-    if needed > corpus.config.memory_gb * 1e9:
+    if needed > (given := corpus.config.engine.memory()) * 1e9:
         raise ConfigError(
-            "dedup-documents", f"max_containment = {limit} of {needed / 1e9:.1f} GB of shingles, memory_gb = {corpus.config.memory_gb}",
-            do="raise memory_gb, or leave max_containment at 1",
+            "dedup-documents", f"max_containment = {limit} needs {needed / 1e9:.1f} GB for all shingles, the limit is {given:.1f}",
+            do="raise engine.memory_gb, or leave max_containment at 1",
         )  # fmt: skip
     numbers = store.numbers
     about = rows_at(corpus.parts, "about", numbers) if len(numbers) else np.empty(0, store.numbers.dtype)

@@ -37,6 +37,7 @@ from openherd.data.lines import Lines, lines_of, runs_of
 from openherd.data.shingles import MULTIPLIER, Numbers, load_kernel, mixed
 from openherd.data.signed_parts import Part, make_parts, parts_of, text_bytes
 from openherd.data.tables import connect
+from openherd.data.urls import host_of, normalise, registrable_domain
 from openherd.data.words import paragraphs
 
 DROPPED_LINES = "dropped_lines.parquet"
