@@ -3,13 +3,16 @@
 import random
 from itertools import combinations, permutations
 
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from openherd.data.dedup_documents import DedupDocumentsConfig, dedup_documents
+from openherd.core.errors import ConfigError, InputError
+from openherd.data.dedup_documents import DUPLICATES, DedupDocumentsConfig, dedup_documents
 from openherd.data.dedup_reference import exact_clusters, exact_jaccard, exact_shingles
-from openherd.data.documents import DROPPED
+from openherd.data.documents import DOCUMENTS, DROPPED, LANGUAGE_SCHEMA
+from openherd.data.engine import EngineConfig
 from openherd.data.words import terms
 
 TEXTS = st.lists(st.lists(st.sampled_from("abcdef"), max_size=14).map(" ".join), max_size=8)
@@ -104,3 +107,105 @@ def test_a_page_with_a_changed_word_is_a_near_duplicate_under_every_check(docume
     assert len(rows_of(run)) == 2
     assert [row["reason"] for row in rows_of(run, DROPPED)] == ["near duplicate"]
     assert run.metrics["n_permutations"] == 112
+
+
+def pages(n, words=80, copies=2, draw=None):
+    """Groups of texts that differ in a word or two, and as many that have no like."""
+    draw = draw or random.Random(5)
+    texts = []
+    for _ in range(n):
+        page = [f"w{draw.randrange(10**6)}" for _ in range(words)]
+        texts.append(" ".join(page))
+        for _ in range(copies):
+            page[draw.randrange(words)] = f"x{draw.randrange(10**6)}"
+            texts.append(" ".join(page))
+    return texts
+
+
+def test_the_best_by_a_score_or_the_first_can_be_kept(documents_run, run_stage, rows_of):
+    schema = LANGUAGE_SCHEMA.append(pa.field("quality", pa.float32()))
+    text = "one two three four five six seven"
+    scores, dates = [0.5, 0.9, 0.9, None, 0.1], ["2026", "2025", "2026", "2027", "2024"]
+    rows = [
+        {**row, "quality": score, "date": date}
+        for row, score, date in zip(rows_of(documents_run([text] * 4 + [text + " !!"])), scores, dates, strict=True)
+    ]
+    for settings_, wanted in (
+        ({"keep": "best", "score_column": "quality"}, "2"),
+        ({"keep": "first"}, "0"),
+        ({"keep": "newest"}, "3"),
+        ({"keep": "longest"}, "4"),
+    ):
+        run = run_stage(dedup_documents, DedupDocumentsConfig(**settings_), documents=documents_run(rows, schema))
+        assert [row["id"][-1] for row in rows_of(run)] == [wanted]
+    with pytest.raises(InputError, match="no column 'score'"):
+        run_stage(dedup_documents, DedupDocumentsConfig(keep="best", score_column="score"), documents=documents_run(rows, schema))
+
+
+@pytest.mark.parametrize("settings_", [{"keep": "best"}, {"score_column": "quality"}, {"bands": 3}, {"rows": 2}])
+def test_settings_that_do_not_go_together_are_refused(settings_):
+    with pytest.raises(ConfigError):
+        DedupDocumentsConfig(**settings_)
+
+
+def test_within_a_language_copies_in_others_stay(documents_run, run_stage, rows_of):
+    [page, *near] = pages(1)
+    rows = rows_of(documents_run([page, page, page, near[0], near[1]]))
+    rows = [{**row, "language": language} for row, language in zip(rows, ["en", "en", "de", "de", "fr"], strict=True)]
+    kept = {}
+    for within in ("corpus", "language"):
+        run = run_stage(dedup_documents, DedupDocumentsConfig(within=within), documents=documents_run(rows))
+        kept[within] = sorted(row["language"] for row in rows_of(run))
+    assert kept == {"corpus": ["en"], "language": ["de", "en", "fr"]} or kept == {"corpus": ["de"], "language": ["de", "en", "fr"]}
+
+
+def test_clusters_are_listed_with_what_was_measured(documents_run, run_stage, rows_of):
+    texts = pages(6, copies=2)
+    texts = [*texts, texts[0] + "!", "one of its own kind"]
+    for check in ("jaccard", "signature", "none"):
+        run = run_stage(dedup_documents, DedupDocumentsConfig(check=check), documents=documents_run(texts))
+        listed = rows_of(run, DUPLICATES)
+        labels = exact_clusters(texts, 5, 0.75)
+        assert len({row["cluster"] for row in listed}) == 6 == run.metrics["clusters"]
+        assert {row["id"] for row in listed if not row["kept"]} == {row["id"] for row in rows_of(run, DROPPED)}
+        assert [row["cluster"] for row in listed] == sorted(row["cluster"] for row in listed)
+        by_cluster = {row["cluster"]: row for row in listed if row["kept"]}
+        for row in listed:
+            number, keeper = int(row["id"], 16), int(by_cluster[row["cluster"]]["id"], 16)
+            assert labels[number] == labels[keeper]
+            true = exact_jaccard(*(exact_shingles(terms(texts[k]), 5) for k in (number, keeper)))
+            assert row["exact"] == (terms(texts[number]) == terms(texts[keeper]))
+            if check == "jaccard" or row["exact"]:
+                assert row["jaccard"] == pytest.approx(true, abs=1e-6)
+            else:
+                assert row["jaccard"] is None
+            assert abs(row["estimated_jaccard"] - true) < 0.2
+
+
+def test_the_same_whatever_memory_threads_and_parts_there_are(documents_run, run_stage, rows_of, monkeypatch):
+    texts = pages(20)
+    runs = [run_stage(dedup_documents, DedupDocumentsConfig(), documents=documents_run(texts))]
+    monkeypatch.setattr("openherd.data.dedup_documents.shares_of", lambda n, memory: 3)
+    monkeypatch.setattr("openherd.data.signed_parts.PART_ROWS", 14)
+    monkeypatch.setattr("openherd.data.signed_parts.BATCH_ROWS", 5)
+    monkeypatch.setattr("openherd.data.dedup_documents.SHINGLES_PER_BLOCK", 100)
+    monkeypatch.setattr("openherd.data.dedup_documents.PAIRS_PER_BLOCK", 3)
+    config = DedupDocumentsConfig(engine=EngineConfig(processes=1))
+    runs.append(run_stage(dedup_documents, config, documents=documents_run(texts, rows_per_group=7)))
+    for name in (DOCUMENTS, DROPPED, DUPLICATES):
+        assert rows_of(runs[0], name) == rows_of(runs[1], name)
+    assert 15 < len(rows_of(runs[0])) < 30
+
+
+def test_no_documents_at_all(documents_run, run_stage, rows_of):
+    for config in (DedupDocumentsConfig(), DedupDocumentsConfig(max_containment=0.5, check="none")):
+        run = run_stage(dedup_documents, config, documents=documents_run([]))
+        assert rows_of(run) == rows_of(run, DROPPED) == rows_of(run, DUPLICATES) == []
+
+
+def test_too_little_memory_is_told(documents_run, run_stage):
+    run = documents_run(pages(3))
+    with pytest.raises(ConfigError, match=r"engine\.memory_gb"):
+        run_stage(dedup_documents, DedupDocumentsConfig(engine=EngineConfig(memory_gb=1e-6)), documents=run)
+    with pytest.raises(ConfigError, match="max_containment = 0.5 needs"):
+        run_stage(dedup_documents, DedupDocumentsConfig(max_containment=0.5, engine=EngineConfig(memory_gb=2e-5)), documents=run)

@@ -251,7 +251,7 @@ def sort_dropped_lines(file: Path, out: Output, memory_gb: float) -> None:
     ):
         columns = ", ".join(DROPPED_LINES_SCHEMA.names)
         query = f"SELECT {columns} FROM read_parquet(?) ORDER BY occurrences DESC, line, language, rule, removed"
-        for batch in tables.execute(query, [str(file)]).to_arrow_reader(10_000):
+        for batch in tables.sql(query, params=[str(file)]).to_arrow_reader(10_000):
             writer.write_batch(batch.cast(DROPPED_LINES_SCHEMA))
 
 
