@@ -45,12 +45,16 @@ class Writer:
         letters = np.array(list("etaoinshrdlucmfwypvbgkjqxz"))
         lengths = 2 + self.draw.poisson(4, VOCABULARY)
         self.words = ["".join(letters[np.minimum(self.draw.geometric(0.12, n) - 1, 25)]) for n in lengths]
-        self.cumulative = np.cumsum(1 / (np.arange(VOCABULARY) + 10.0))
-        self.cumulative /= self.cumulative[-1]
+        cumulative = np.cumsum(1 / (np.arange(VOCABULARY) + 10.0))
+        self.table = np.searchsorted(cumulative / cumulative[-1], (np.arange(1 << 20) + 0.5) / (1 << 20))
+        self.drawn = np.empty(0, np.int64)
 
     def numbers(self, n: int) -> np.ndarray:
-        """Numbers of words."""
-        return np.searchsorted(self.cumulative, self.draw.random(n))
+        """Numbers of words, drawn many at a time."""
+        if len(self.drawn) < n:
+            self.drawn = self.table[self.draw.integers(0, len(self.table), 1_000_000)]
+        found, self.drawn = self.drawn[:n], self.drawn[n:]
+        return found
 
     def changed(self, words: np.ndarray, similarity: float) -> np.ndarray:
         """A document whose Jaccard similarity by 5-word shingles is about this: a run of words is another."""
@@ -61,7 +65,7 @@ class Writer:
 
     def text(self, words: np.ndarray) -> str:
         """Lines of twelve words."""
-        found = [self.words[i] for i in words.tolist()]
+        found = list(map(self.words.__getitem__, words.tolist()))
         return "\n".join(" ".join(found[i : i + 12]) for i in range(0, len(found), 12))
 
 
@@ -202,7 +206,7 @@ def write_documents(folder: Path, n: int) -> None:
                     else:
                         words = writer.numbers(int(writer.draw.integers(200, 400)))
                     numbers.append(words)
-                    texts.append(writer.text(words) if kinds[i] < 0.3 else f"{menus[i % 500]}\n{writer.text(words)}")
+                    texts.append(texts[source] if i > 200 and kinds[i] < 0.1 else f"{menus[i % 500]}\n{writer.text(words)}")
                 ids = [f"{first + i:032x}" for i in range(2_000)]
                 batch = {
                     "id": ids, "url": [f"https://site-{i % 300}.org/{ids[i]}" for i in range(2_000)], "date": ["2026-01-01"] * 2_000,
@@ -234,7 +238,12 @@ def run(name: str, folder: Path, memory_gb: float) -> None:
     done, _ = rundir.make(Job(name, "3.1.1", 1, {}, {}, {}), folder / name, stage, config, {"documents": given})
     print(
         json.dumps(
-            {"wall_s": time.perf_counter() - start, "cpu_s": time.process_time() - cpu, "peak_gb": peak_gb(), "metrics": done.metrics}
+            {
+                "wall_s": time.perf_counter() - start,
+                "cpu_s": time.process_time() - cpu,
+                "peak_gb": peak_gb(),
+                "metrics": done.metrics,
+            }
         )
     )
 
@@ -243,7 +252,14 @@ def documents(folder: Path, n: int, memory_gb: float) -> dict[str, Any]:
     """Both stages on n documents."""
     write_documents(folder, n)
     found: dict[str, Any] = {"documents": n, "memory_gb_given": memory_gb}
-    found["text_gb"] = sum(len(t) for b in pq.ParquetFile(folder / "given" / "documents.parquet").iter_batches(columns=["text"], batch_size=2_000) for t in b.column(0).to_pylist()) / 1e9
+    found["text_gb"] = (
+        sum(
+            len(t)
+            for b in pq.ParquetFile(folder / "given" / "documents.parquet").iter_batches(columns=["text"], batch_size=2_000)
+            for t in b.column(0).to_pylist()
+        )
+        / 1e9
+    )
     found["near_duplicates"] = alone("run", "documents", str(folder), str(memory_gb))
     found |= {"planted": planted_found(folder)}
     found["lines"] = alone("run", "lines", str(folder), str(memory_gb))

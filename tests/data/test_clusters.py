@@ -44,7 +44,11 @@ def test_clusters_are_the_connected_components(n, joins, at_once):
     assert clusters.labels().tolist() == expected
 
 
-@given(st.lists(st.integers(0, 5), min_size=2, max_size=12), st.sets(st.tuples(st.integers(0, 11), st.integers(0, 11))), st.integers(1, 12))
+@given(
+    st.lists(st.integers(0, 5), min_size=2, max_size=12),
+    st.sets(st.tuples(st.integers(0, 11), st.integers(0, 11))),
+    st.integers(1, 12),
+)
 def test_alike_documents_of_a_bucket_are_joined(bucket_of, alike, most):
     """With as many comparisons as a bucket asks for it is what all pairs give; with fewer nothing else is joined, and it is told."""
     n = len(bucket_of)
@@ -56,7 +60,9 @@ def test_alike_documents_of_a_bucket_are_joined(bucket_of, alike, most):
 
     clusters = Clusters(n)
     apart = join_alike(clusters, order, bucket, most, similarity, 0.5)
-    pairs = [(i, j) for i in range(n) for j in range(i) if bucket_of[i] == bucket_of[j] and similarity(np.array([i]), np.array([j]))[0]]
+    pairs = [
+        (i, j) for i in range(n) for j in range(i) if bucket_of[i] == bucket_of[j] and similarity(np.array([i]), np.array([j]))[0]
+    ]
     expected = components(n, pairs)
     found = clusters.labels().tolist()
     largest = max(bucket_of.count(b) for b in bucket_of)

@@ -33,7 +33,11 @@ def test_the_kernel_equals_python_to_the_last_bit(documents):
     assert np.diff(fast.starts).tolist() == [sum(bool(line.strip()) for line in text.split("\n")) for text in texts]
 
 
-@given(st.lists(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2)), max_size=6), max_size=4), st.integers(1, 3), st.integers(0, 4))
+@given(
+    st.lists(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2)), max_size=6), max_size=4),
+    st.integers(1, 3),
+    st.integers(0, 4),
+)
 def test_runs_are_those_of_one_document(documents, n, min_size):
     keys = [key for document in documents for key, _ in document]
     sizes = [size for document in documents for _, size in document]
@@ -47,7 +51,9 @@ def test_runs_are_those_of_one_document(documents, n, min_size):
     ]
     assert places.tolist() == expected
     runs = [tuple(keys[i : i + n]) for i in expected]
-    assert [found[i] == found[j] for i in range(len(runs)) for j in range(i)] == [runs[i] == runs[j] for i in range(len(runs)) for j in range(i)]
+    assert [found[i] == found[j] for i in range(len(runs)) for j in range(i)] == [
+        runs[i] == runs[j] for i in range(len(runs)) for j in range(i)
+    ]
 
 
 @given(st.lists(KEYS, max_size=4), st.integers(1, 3), st.integers(0, 4))

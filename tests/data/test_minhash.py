@@ -41,7 +41,9 @@ def test_equal_keys_are_what_the_slow_twin_finds(signatures, bands):
 
 def test_groups_share_no_key():
     signatures = np.zeros((2, 4), np.uint32)
-    assert (band_keys(signatures, 2, np.array([1, 1], np.uint64)).T[0] == band_keys(signatures, 2, np.array([1, 2], np.uint64)).T[0]).all()
+    assert (
+        band_keys(signatures, 2, np.array([1, 1], np.uint64)).T[0] == band_keys(signatures, 2, np.array([1, 2], np.uint64)).T[0]
+    ).all()
     keys = band_keys(signatures, 2, np.array([1, 2], np.uint64))
     assert (keys[:, 0] != keys[:, 1]).all()
 

@@ -83,9 +83,7 @@ class Clusters:
         return self.parent
 
 
-def join_alike(
-    clusters: Clusters, members: Numbers, bucket: Numbers, most: int, similarity: Pairs | None, threshold: float
-) -> int:
+def join_alike(clusters: Clusters, members: Numbers, bucket: Numbers, most: int, similarity: Pairs | None, threshold: float) -> int:
     """Join the documents of each bucket that are alike, or all of them where no similarity is asked.
 
     Each is compared with the `most` behind it, and not with those that it is joined to already. Returns how many documents of larger

@@ -97,7 +97,9 @@ class DedupDocumentsConfig:
             raise ConfigError("dedup-documents", f"bands = {self.bands}, rows = {self.rows}", do="give both, or neither")
         if (self.keep == "best") != bool(self.score_column):
             raise ConfigError(
-                "dedup-documents", f"keep = {self.keep!r}, score_column = {self.score_column!r}", do="give a column with keep = 'best'"
+                "dedup-documents",
+                f"keep = {self.keep!r}, score_column = {self.score_column!r}",
+                do="give a column with keep = 'best'",
             )
 
     def lsh(self) -> tuple[int, int]:
@@ -139,7 +141,9 @@ class Corpus:
         n = sum(part.rows for part in parts)
         if n * BYTES_PER_DOCUMENT > config.engine.memory() * 1e9 / 2:
             needed, given = n * BYTES_PER_DOCUMENT * 2 / 1e9, config.engine.memory()
-            raise ConfigError("dedup-documents", f"memory of {given:.1f} GB for {n:,} documents", do=f"engine.memory_gb = {needed:.1f}")
+            raise ConfigError(
+                "dedup-documents", f"memory of {given:.1f} GB for {n:,} documents", do=f"engine.memory_gb = {needed:.1f}"
+            )
         return cls(config, file, work, parts, n)
 
     @property
@@ -258,9 +262,11 @@ def find_duplicates(corpus: Corpus) -> tuple[Found, int]:
     sign_parts(config.signing(), corpus.parts, corpus.threads)
     first = exact_duplicates(corpus)
     files = band_buckets(corpus, first, bands)
-    similarity: Pairs | None = {"jaccard": lambda: Checked(corpus, files), "signature": lambda: corpus.estimated, "none": lambda: None}[
-        config.check
-    ]()
+    similarity: Pairs | None = {
+        "jaccard": lambda: Checked(corpus, files),
+        "signature": lambda: corpus.estimated,
+        "none": lambda: None,
+    }[config.check]()
     clusters = Clusters(corpus.n)
     repeats = np.flatnonzero(first != np.arange(corpus.n))
     clusters.join(repeats, first[repeats])

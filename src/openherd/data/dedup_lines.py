@@ -24,7 +24,6 @@ import pyarrow.parquet as pq
 import xxhash
 from pydantic import Field
 
-from openherd.core.errors import InputError
 from openherd.core.machine import cores
 from openherd.core.progress import Progress
 from openherd.core.records import ParquetWriter
