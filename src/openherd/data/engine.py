@@ -96,6 +96,8 @@ def judge_documents(
 def mark_of(stage: str, prepare: "partial[Judge]", documents: Run, out: Output) -> str:
     """The digest of what the accounts of a run's shards depend on: stage, settings and inputs."""
     settings = [to_plain(value) for value in prepare.args if is_dataclass(value)]
+    for values in settings:
+        values.pop("engine", None)  # who judges makes no other rows
     return digest_of([stage, out.digest, documents.digest, settings])
 
 

@@ -28,7 +28,7 @@ from openherd.core.progress import track
 from openherd.core.records import count_rows
 from openherd.core.rundir import Output, Outside, Run
 from openherd.data.documents import DOCUMENTS, Drop, Judge, Judged, read_documents
-from openherd.data.engine import EngineConfig, judge_documents
+from openherd.data.engine import EngineConfig, EngineSetting, judge_documents
 from openherd.data.lists import read_list
 from openherd.data.words import paragraphs, terms, words
 
@@ -95,9 +95,7 @@ class HeuristicsConfig:
     max_divergence_nats: Annotated[
         float, Field(description="Kullback-Leibler divergence of a document's words from those of all others, in nats; ours", gt=0)
     ] = 8.0
-    engine: Annotated[
-        EngineConfig, Field(description="how documents are spread over processes: kind, processes, memory_gb and more")
-    ] = field(default_factory=EngineConfig)
+    engine: EngineSetting = field(default_factory=EngineConfig)
 
 
 def repeated_ngrams(ids: Integers, longest: int) -> Iterator[tuple[int, Integers, Integers]]:

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from openherd.core.rundir import Output, Run
 from openherd.data.documents import LANGUAGE_SCHEMA, Drop, Judge, Judged, judge_rows
-from openherd.data.engine import EngineConfig, judge_documents
+from openherd.data.engine import EngineConfig, EngineSetting, judge_documents
 
 SAMPLE_CHARACTERS = 2_000
 
@@ -29,9 +29,7 @@ class LanguageConfig:
     min_score: Annotated[
         float, Field(description="probability under which a document is dropped; the paper is silent", ge=0, le=1)
     ] = 0.0
-    engine: Annotated[
-        EngineConfig, Field(description="how documents are spread over processes: kind, processes, memory_gb and more")
-    ] = field(default_factory=EngineConfig)
+    engine: EngineSetting = field(default_factory=EngineConfig)
 
 
 @cache
