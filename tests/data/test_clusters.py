@@ -50,7 +50,7 @@ def test_clusters_are_the_connected_components(n, joins, at_once):
     st.integers(1, 12),
 )
 def test_alike_documents_of_a_bucket_are_joined(bucket_of, alike, most):
-    """With as many comparisons as a bucket asks for it is what all pairs give; with fewer nothing else is joined, and it is told."""
+    """With as many comparisons as a bucket needs it is what all pairs give; with fewer nothing else is joined, and that is told."""
     n = len(bucket_of)
     order = np.argsort(bucket_of, kind="stable")
     bucket = np.array(bucket_of)[order]

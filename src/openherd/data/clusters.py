@@ -55,11 +55,11 @@ class Clusters:
     """Union-find over document numbers 0 .. n-1, many at a time."""
 
     def __init__(self, n: int) -> None:
-        self.parent = np.arange(n, dtype=np.int32 if n < 2**31 else np.int64)
+        self.parent: Numbers = np.arange(n, dtype=np.int32 if n < 2**31 else np.int64)
 
     def find(self, numbers: Numbers) -> Numbers:
         """The representative of each document's cluster: its smallest number."""
-        found = self.parent[numbers]
+        found: Numbers = self.parent[numbers]
         while True:
             above = self.parent[found]
             if np.array_equal(above, found):
@@ -80,14 +80,15 @@ class Clusters:
         """The representative of every document."""
         while not np.array_equal(above := self.parent[self.parent], self.parent):
             self.parent = above
-        return self.parent
+        found: Numbers = self.parent
+        return found
 
 
 def join_alike(clusters: Clusters, members: Numbers, bucket: Numbers, most: int, similarity: Pairs | None, threshold: float) -> int:
     """Join the documents of each bucket that are alike, or all of them where no similarity is asked.
 
-    Each is compared with the `most` behind it, and not with those that it is joined to already. Returns how many documents of larger
-    buckets are apart from its first one after that: they were not compared with all others.
+    Each is compared with the `most` behind it, and not with those that it is joined to already. Returns how many documents of
+    larger buckets are apart from the first one of theirs after that: they were not compared with all others.
     """
     places = np.arange(len(members))
     for distance in range(1, most + 1):

@@ -5,14 +5,14 @@ similarity; similar pairs are joined into clusters, and each cluster keeps one d
 by a score, or the first. Containment is asked of what is left. The paper says "global MinHash" and no more, and that documents of
 other languages than English are compared within their language.
 
-Memory holds some 40 bytes a document and what the engine's `memory_gb` allows beside: signatures, and shingles of candidates, are on disk. Two
-threads do what one cannot: the kernel, numpy's sorting and Arrow leave Python to others meanwhile.
+Memory holds some 40 bytes a document and what the engine's `memory_gb` allows beside: signatures, and shingles of candidates, are
+on disk. Threads share the work: the kernel, numpy's sorting and Arrow leave Python to the others meanwhile.
 """
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -55,7 +55,7 @@ PAIRS_PER_BLOCK, SHINGLES_PER_BLOCK = 8_192, 4_000_000
 
 @dataclass(frozen=True, kw_only=True)
 class DedupDocumentsConfig:
-    """Settings of `dedup-documents`; the paper gives none. With the defaults bands and rows are 14 x 8, datatrove's and FineWeb's."""
+    """Settings of `dedup-documents`; the paper gives none. By default bands and rows are 14 x 8, datatrove's and FineWeb's."""
 
     shingle_words: Annotated[
         int, Field(description="words per shingle; characters where a script has no spaces (datatrove: 5)", ge=1)
@@ -90,7 +90,7 @@ class DedupDocumentsConfig:
         Field(description="largest share of a document's shingles that may stand in one other; 1 = off; needs memory", gt=0, le=1),
     ] = 1.0
     seed: Annotated[int, Field(description="seed of the permutations")] = 0
-    engine: EngineSetting = EngineConfig()
+    engine: EngineSetting = field(default_factory=EngineConfig)
 
     def __post_init__(self) -> None:
         if (self.bands == 0) != (self.rows == 0):
@@ -172,7 +172,7 @@ class Corpus:
 
 def exact_duplicates(corpus: Corpus) -> Numbers:
     """For each document the first one with the same content, which may be itself."""
-    first = np.arange(corpus.n, dtype=np.int32 if corpus.n < 2**31 else np.int64)
+    first: Numbers = np.arange(corpus.n, dtype=np.int32 if corpus.n < 2**31 else np.int64)
     for share in range(corpus.shares):
         members, bucket = buckets(lambda: corpus.keys("digests", (slice(None), 0)), share, corpus.shares)
         if not len(members):
@@ -262,11 +262,12 @@ def find_duplicates(corpus: Corpus) -> tuple[Found, int]:
     sign_parts(config.signing(), corpus.parts, corpus.threads)
     first = exact_duplicates(corpus)
     files = band_buckets(corpus, first, bands)
-    similarity: Pairs | None = {
+    ways: dict[str, Callable[[], Pairs | None]] = {
         "jaccard": lambda: Checked(corpus, files),
         "signature": lambda: corpus.estimated,
         "none": lambda: None,
-    }[config.check]()
+    }
+    similarity = ways[config.check]()
     clusters = Clusters(corpus.n)
     repeats = np.flatnonzero(first != np.arange(corpus.n))
     clusters.join(repeats, first[repeats])

@@ -1,8 +1,9 @@
 """Lines, and runs of lines, that occur too often (paper 3.1.1, in the manner of ccNet).
 
 A line that occurs more than 6 times within a bucket of 30 million documents goes from all of them, as in the paper; buckets are
-documents of one language, put together at random, in order, or by domain. Lines are compared without the blanks around and between their words; those with few letters
-and digits (a lone bracket, a rule of dashes) are never removed for being frequent, since code needs them.
+documents of one language, put together at random, in order, or by domain. Lines are compared without the blanks around and between
+their words; those with few letters and digits (a lone bracket, a rule of dashes) are never removed for being frequent, since code
+needs them.
 
 Beyond the paper, and off by default: `keep_occurrences` leaves the first ones, and `block_lines` first removes lines that stand in
 a run of so many lines that stood before, so that the first one stays. That suits reference manuals, which print inherited members
@@ -12,7 +13,7 @@ Lines are numbers on disk, twelve bytes each; memory holds 24 bytes a document, 
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -72,7 +73,7 @@ class DedupLinesConfig:
     ] = 0
     min_block_characters: Annotated[int, Field(description="letters and digits that a run needs to be counted", ge=1)] = 20
     seed: Annotated[int, Field(description="seed of the buckets")] = 0
-    engine: EngineSetting = EngineConfig()
+    engine: EngineSetting = field(default_factory=EngineConfig)
 
 
 @dataclass
@@ -173,7 +174,7 @@ def repeats_of_runs(corpus: Corpus, memory: float) -> Iterator[npt.NDArray[np.bo
 
 
 def decide(corpus: Corpus, memory: float) -> npt.NDArray[np.uint64]:
-    """Write for each part the rule by which each of its lines goes, 0 for one that stays; returns the keys of those that go, sorted."""
+    """Write the rule by which each line of a part goes, 0 for one that stays; returns the keys of those that go, sorted."""
     config = corpus.config
     for part, repeats in zip(corpus.parts, repeats_of_runs(corpus, memory), strict=True):
         np.save(corpus.folder_of(part) / "rules.npy", np.where(repeats, BLOCK, 0).astype(np.uint8))
@@ -269,7 +270,8 @@ def dedup_lines(config: DedupLinesConfig, *, documents: Run, out: Output) -> dic
     def judged(batch: pa.RecordBatch, lines: Lines, rules: npt.NDArray[np.uint8], writer: ParquetWriter) -> Judged:
         n_lines["before"] += len(lines.keys)
         n_lines["after"] += len(lines.keys)
-        changed = np.flatnonzero(np.add.reduceat(np.append(rules, 0) > 0, lines.starts[:-1]) * (np.diff(lines.starts) > 0))
+        goes_of = np.add.reduceat(np.append(rules, 0) > 0, lines.starts[:-1]) if len(batch) else np.empty(0)
+        changed = np.flatnonzero(goes_of * (np.diff(lines.starts) > 0))
         drops: list[Drop | None] = [None] * len(batch)
         if not len(changed):
             return Judged(batch, drops)

@@ -40,7 +40,7 @@ def components(n: int, pairs: Sequence[tuple[int, int]]) -> list[int]:
 
 
 def exact_clusters(texts: Sequence[str], n: int, threshold: float) -> list[int]:
-    """For each text the first one of its cluster: those with the same terms, or alike from the threshold on, and what these join."""
+    """For each text the first one of its cluster: those with the same terms or alike enough, and what these join."""
     found = [terms(text) for text in texts]
     sets = [exact_shingles(terms_, n) for terms_ in found]
     alike = [

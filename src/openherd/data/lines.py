@@ -1,7 +1,7 @@
 """Lines of documents as numbers: a key for what equal ones share, and how many letters and digits each has (paper 3.1.1).
 
-A line's key is the xxHash of its text, blanks inside it as one and none around it, with a seed for the bucket in which it is counted.
-Blank lines are none. `minhash.cpp` does the same, equal to the last bit.
+A line's key is the xxHash of its text, blanks inside it as one and none around it, with a seed for the bucket in which it is
+counted. Blank lines are none. `minhash.cpp` does the same, equal to the last bit.
 """
 
 import ctypes
@@ -42,7 +42,8 @@ def lines_of(texts: pa.Array, seeds: npt.NDArray[np.uint64]) -> Lines:
     seeds = np.ascontiguousarray(seeds)
     n = library.functions.lines(
         ctypes.byref(tables(Normalisation(), column.is_ascii())), address(column.data), address(column.offsets),
-        ctypes.c_int64(len(texts)), address(seeds), ctypes.c_int64(room), address(found.keys), address(found.sizes), address(starts[1:]),
+        ctypes.c_int64(len(texts)), address(seeds), ctypes.c_int64(room), address(found.keys),
+        address(found.sizes), address(starts[1:]),
     )  # fmt: skip
     return Lines(found.keys[:n], found.sizes[:n], starts)
 

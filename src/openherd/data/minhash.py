@@ -69,7 +69,7 @@ def signed(texts: pa.Array, n: int, normalised: Normalisation, permuted_by: Perm
     found = Signed(np.empty((len(texts), len(a)), np.uint32), np.empty((len(texts), 2), np.uint64), np.empty(len(texts), np.int64))
     library.functions.signatures(
         ctypes.byref(tables(normalised, column.is_ascii())), address(column.data), address(column.offsets),
-        ctypes.c_int64(len(texts)), n, address(a), address(b), len(a), *map(address, found),
+        ctypes.c_int64(len(texts)), n, address(a), address(b), len(a), *(address(array) for array in found),
     )  # fmt: skip
     return found
 

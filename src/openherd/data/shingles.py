@@ -1,12 +1,12 @@
 """Terms and shingles: what near-duplicates are compared by (paper 3.1.1).
 
 A text is normalised (case, punctuation and blanks, each by choice), cut into terms, and becomes the set of its shingles: runs of n
-terms, each a 64-bit number mixed from the terms' xxHash. Scripts written without spaces (Chinese, Japanese, Thai, Lao, Khmer,
+terms, each a 64-bit number mixed from the terms' xxHash. Scripts written without spaces (Chinese, Japanese, Thai, Lao, Khmer and
 Burmese) have each character as a term, so that their shingles are character n-grams. All is a function of the text and of the
 settings: no salted hash, no order of documents.
 
-`minhash.cpp` does the same for a column of texts, equal to the last bit and some ten times as fast; without a compiler the functions
-here do the work.
+`minhash.cpp` does the same for a column of texts, equal to the last bit and some twenty times as fast. Without a compiler the
+functions here do the work.
 """
 
 import ctypes
@@ -26,7 +26,7 @@ from openherd.core.compiled import Compiled
 from openherd.data.words import SPACELESS
 
 Hashes = npt.NDArray[np.uint64]  # sorted, distinct
-Numbers = npt.NDArray[np.int64]
+Numbers = npt.NDArray[np.signedinteger[Any]]
 
 MULTIPLIER = 0x9E3779B97F4A7C15  # odd: the golden ratio in 64 bits, splitmix64's increment
 MIX = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)  # splitmix64's finaliser
@@ -173,7 +173,7 @@ def tables(normalised: Normalisation, ascii_only: bool) -> Tables:
     kinds = _kinds(normalised, ascii_only)
     row_of, folds = (np.zeros(0x80, np.uint16), np.zeros((1, 3), np.uint32)) if ascii_only else _folds()
     found = Tables(kinds.ctypes.data, row_of.ctypes.data, folds.ctypes.data if normalised.case else None)
-    found.kept = (kinds, row_of, folds)  # type: ignore[attr-defined]  # alive as long as the addresses are
+    found.kept = (kinds, row_of, folds)  # alive as long as the addresses are
     return found
 
 

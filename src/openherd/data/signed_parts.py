@@ -219,5 +219,5 @@ class ShingleStore:
             with (self.folder_of(part) / "values").open("rb") as file:
                 for i in range(begin, end):
                     file.seek(8 * int(self.begins[places[i]]))
-                    file.readinto(memoryview(values[starts[i] : starts[i + 1]]).cast("B"))  # type: ignore[attr-defined]
+                    file.readinto(values[starts[i] : starts[i + 1]].view(np.uint8).data)
         return values, starts
