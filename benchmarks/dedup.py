@@ -30,6 +30,7 @@ import pyarrow.parquet as pq
 DAFT = Path(__file__).resolve().parent.parent / ".venv-daft" / "bin" / "python"
 HASHES = ("murmurhash3", "xxhash3_64")  # `xxhash` ended Daft 0.7.26 with a segmentation fault
 REPEATS = 5
+MILLION = 1_000_000
 DOCUMENTS_OF_7_KB = 4_000
 VOCABULARY = 60_000
 SIMILARITIES = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
@@ -220,6 +221,35 @@ def write_documents(folder: Path, n: int) -> None:
     rundir.make(Job("given", "3.1.1", 1, {}, {}, {}), folder / "given", stage, None, {})
 
 
+def multiply(folder: Path, times: int) -> None:
+    """The documents again and again, each time with other letters, so that none is like those of another time."""
+    from openherd.core import rundir
+    from openherd.core.records import ParquetWriter
+    from openherd.core.rundir import Job, Output, Run
+    from openherd.data.documents import DOCUMENTS, LANGUAGE_SCHEMA
+
+    once = Run.open(folder / "given").file(DOCUMENTS)
+    text, id_ = (LANGUAGE_SCHEMA.get_field_index(name) for name in ("text", "id"))
+
+    def stage(config: None, *, out: Output) -> dict[str, int]:
+        with out.write(DOCUMENTS) as path, ParquetWriter(path, LANGUAGE_SCHEMA) as file:
+            for time_ in range(times):
+                letters = np.arange(256, dtype=np.uint8)
+                letters[97:123] = np.roll(letters[97:123], time_)
+                for batch in pq.ParquetFile(once).iter_batches(batch_size=2_000):
+                    validity, offsets, data = batch.column(text).buffers()
+                    changed = pa.py_buffer(letters[np.frombuffer(data, np.uint8)])
+                    texts = pa.Array.from_buffers(
+                        pa.string(), len(batch), [validity, offsets, changed], offset=batch.column(text).offset
+                    )
+                    ids = pa.array([f"{time_:x}{name[1:]}" for name in batch.column(id_).to_pylist()])
+                    columns = [ids if i == id_ else texts if i == text else column for i, column in enumerate(batch.columns)]
+                    file.write_batch(pa.RecordBatch.from_arrays(columns, schema=LANGUAGE_SCHEMA))
+        return {}
+
+    rundir.make(Job("given", "3.1.1", 1, {"times": times}, {}, {}), folder / "many" / "given", stage, None, {})
+
+
 def run(name: str, folder: Path, memory_gb: float) -> None:
     """One stage on the documents; prints seconds and peak memory."""
     from openherd.core import rundir
@@ -248,31 +278,31 @@ def run(name: str, folder: Path, memory_gb: float) -> None:
     )
 
 
-def documents(folder: Path, n: int, memory_gb: float) -> dict[str, Any]:
-    """Both stages on n documents."""
-    write_documents(folder, n)
-    found: dict[str, Any] = {"documents": n, "memory_gb_given": memory_gb}
-    found["text_gb"] = (
-        sum(
-            len(t)
-            for b in pq.ParquetFile(folder / "given" / "documents.parquet").iter_batches(columns=["text"], batch_size=2_000)
-            for t in b.column(0).to_pylist()
-        )
-        / 1e9
-    )
+def documents(folder: Path, memory_gb: float) -> dict[str, Any]:
+    """Both stages on a million documents."""
+    write_documents(folder, MILLION)
+    found: dict[str, Any] = {"documents": MILLION, "memory_gb_given": memory_gb}
     found["near_duplicates"] = alone("run", "documents", str(folder), str(memory_gb))
-    found |= {"planted": planted_found(folder)}
+    found["planted"] = planted_found(folder)
     found["lines"] = alone("run", "lines", str(folder), str(memory_gb))
     return found
 
 
+def five_times(folder: Path, memory_gb: float) -> dict[str, Any]:
+    """Near-duplicates of five million documents."""
+    write_documents(folder, MILLION)
+    multiply(folder, 5)
+    found = alone("run", "documents", str(folder / "many"), str(memory_gb))
+    return {"documents": 5 * MILLION, "memory_gb_given": memory_gb, "near_duplicates": found}
+
+
 def planted_found(folder: Path) -> dict[str, Any]:
-    """Of the planted pairs those that ended in one cluster, by similarity, beside the formula; by what the clusters say is true."""
+    """How many of the planted pairs ended in one cluster, of all kinds of similarity."""
     table = pq.read_table(folder / "documents" / "duplicates.parquet", columns=["cluster", "id"])
     cluster_of = dict(zip((int(i, 16) for i in table.column("id").to_pylist()), table.column("cluster").to_pylist(), strict=True))
     pairs = np.load(folder / "planted.npy").tolist()
     together = sum(a in cluster_of and cluster_of[a] == cluster_of.get(b) for a, b in pairs)
-    return {"pairs": len(pairs), "in_one_cluster": together, "documents_in_clusters": len(cluster_of)}
+    return {"pairs": len(pairs), "in_one_cluster": together}
 
 
 def write_signatures(folder: Path, n: int) -> None:
@@ -343,7 +373,7 @@ def measured(part: str, folder: Path) -> dict[str, Any]:
             write_signatures(own, 20_000_000)
             return alone("signatures", str(own), str(MEMORY_GB[part]))
         if part in MEMORY_GB:
-            return documents(own, {"million": 1_000_000, "five_millions": 5_000_000}[part], MEMORY_GB[part])
+            return {"million": documents, "five_millions": five_times}[part](own, MEMORY_GB[part])
         return {"daft": daft, "curve": curve}[part](own)
     finally:
         shutil.rmtree(own)

@@ -50,7 +50,7 @@ DUPLICATES_SCHEMA = pa.schema(
     ]
 )
 BYTES_PER_DOCUMENT = 40  # what is held of each all the time
-PAIRS_PER_BLOCK, SHINGLES_PER_BLOCK = 8_192, 4_000_000
+PAIRS_PER_BLOCK, SHINGLES_PER_BLOCK = 32_768, 4_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
