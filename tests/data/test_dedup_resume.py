@@ -39,7 +39,7 @@ def rows(run, names):
     return [list(read_parquet(run.file(name))) for name in names]
 
 
-class Stopped(Exception):
+class StoppedError(Exception):
     """Stands for a kill."""
 
 
@@ -56,7 +56,7 @@ def test_a_stage_that_is_stopped_goes_on(name, documents_run, run_stage, tmp_pat
         nonlocal left
         left -= 1
         if left < 0:
-            raise Stopped
+            raise StoppedError
         replace(a, b)
         made.append(b)
 
@@ -66,7 +66,7 @@ def test_a_stage_that_is_stopped_goes_on(name, documents_run, run_stage, tmp_pat
         try:
             run, _ = rundir.make(Job(name, "3.1", 1, {}, {}, {}), tmp_path / "run", stage, config, {"documents": given})
             break
-        except Stopped:
+        except StoppedError:
             times += 1
             left = times  # ever more
     monkeypatch.undo()
