@@ -5,8 +5,9 @@ similarity; similar pairs are joined into clusters, and each cluster keeps one d
 by a score, or the first. Containment is asked of what is left. The paper says "global MinHash" and no more, and that documents of
 other languages than English are compared within their language.
 
-Memory holds some 40 bytes a document and what the engine's `memory_gb` allows beside: signatures, and shingles of candidates, are
-on disk. Threads share the work: the kernel, numpy's sorting and Arrow leave Python to the others meanwhile.
+Memory holds some 40 bytes a document, 250 for one that has duplicates, and what the engine's `memory_gb` allows beside: signatures,
+and shingles of candidates, are on disk. Threads share the work: the kernel, numpy's sorting and Arrow leave Python to the others
+meanwhile.
 """
 
 import itertools
