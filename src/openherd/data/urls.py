@@ -147,6 +147,18 @@ def is_public_suffix(domain: str) -> bool:
     return bool(suffixes().publicsuffix(domain) == domain)
 
 
+@cache
+def is_known_suffix(label: str) -> bool:
+    """Whether a last label is a top-level domain of the list: `com`, `рф`; not what only looks like one, as `png` does."""
+    return strict_suffixes().publicsuffix(plain_host(label)) is not None
+
+
+@cache
+def strict_suffixes() -> PublicSuffixList:
+    """The list without its rule that any unknown last label is a suffix."""
+    return PublicSuffixList(accept_unknown=False)
+
+
 def same_page(address: str, tracking: frozenset[str] = frozenset(), ignore_scheme: bool = True, ignore_www: bool = False) -> str:
     """A normalised address without what seldom changes the page: tracking parameters, the order of the others, http or https.
 
