@@ -150,7 +150,8 @@ DATE = re.compile(
 EXTENSION = re.compile(r"\s?(?:x|ext\.?|extension|durchwahl|poste|int\.?)\s?\d{1,6}(?!\w)", re.IGNORECASE)
 # Written as nothing else is: North America's 3-3-4, and an area code in parentheses.
 UNMISTAKABLE = re.compile(r"(?:1[ .-]?)?[2-9]\d\d([.-])\d{3}\1\d{4}|(?:1[ .-]?)?\(\d{2,5}\)[ -]?\d{3,5}[ .-]\d{3,4}")
-ARITHMETIC = re.compile(r" [–-] |\)\(")
+DECIMAL = re.compile(r"\+?[1-9]\d*[./]\d+")  # or a fraction
+DIFFERENCE = re.compile(r"[1-9].* [–-] .*|.*\)\(.*")  # or a product
 TRUNK = re.compile(r"\(?0\d{1,5}\)?(?:[ ./-]{1,2}\d{2,8}){1,5}|0\d{1,2}(?:[ .-]\d\d){3,5}")
 PHONE_FORM = re.compile(r"(?:\+|00[ -]?)?\(?\+?\d{1,7}\)?(?:[ ./–-]{0,3}\(?\d{1,9}\)?){0,7}")
 PHONE_WORDS = re.compile(
@@ -196,7 +197,9 @@ def is_phone(text: str, start: int, end: int, regions: tuple[str, ...] = REGIONS
     """Whether text[start:end] is a telephone number, by its form, its digits and what stands before it; `is_next` after another."""
     written = text[start:end]
     digits = "".join(c for c in written if c.isdigit())
-    if not SHORTEST_PHONE <= len(digits) <= LONGEST_PHONE or not PHONE_FORM.fullmatch(written) or DATE.match(written):
+    if not SHORTEST_PHONE <= len(digits) <= LONGEST_PHONE or not PHONE_FORM.fullmatch(written) or DATE.match(written) or written.count("(") != written.count(")"):
+        return False
+    if DECIMAL.fullmatch(written) or DIFFERENCE.fullmatch(written):
         return False
     if written[0] == "+" or written[:2] == "(+":
         return is_possible("+" + digits.replace("0", "", 1) if "(0)" in written else "+" + digits)
@@ -209,8 +212,6 @@ def is_phone(text: str, start: int, end: int, regions: tuple[str, ...] = REGIONS
         return True
     if digits[:2] == "00" and len(digits) >= 10:
         return is_possible("+" + digits[2:].replace("0", "", 1) if "(0)" in written else "+" + digits[2:])
-    if ARITHMETIC.search(written):
-        return False
     is_alone = not before.rpartition("\n")[2].strip() and not text[end : end + 20].partition("\n")[0].strip()
     return bool(TRUNK.fullmatch(written) or (is_alone and " " in written)) and exists_in(digits, regions)
 
@@ -231,7 +232,9 @@ def find_numbers(text: str, kinds: Iterable[str], regions: tuple[str, ...] = REG
                 yield Span(start, tail.end() if tail else end, "national_id", rule.name)
                 continue
         if "phone" in wanted:
-            for first, last in pieces(text, start, end):
+            for begin, last in pieces(text, start, end):
+                is_open = text[begin] == "(" and text.count("(", begin, last) > text.count(")", begin, last)
+                first = begin + is_open
                 extension = EXTENSION.match(text, last)
                 if (text[last : last + 1].isalnum() and not extension) or text[last : last + 1] == "_":
                     continue

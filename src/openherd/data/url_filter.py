@@ -8,8 +8,9 @@ nothing more; an IP address as host; words. A page without an address stays.
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -17,7 +18,8 @@ from pydantic import Field
 from openherd.core.errors import InputError
 from openherd.core.rundir import Output, Outside, Run
 from openherd.data.address_lists import AddressRules, Builder, Entry
-from openherd.data.documents import PAGE_SCHEMA, Drop, curate
+from openherd.data.documents import Drop, Judge, Judged
+from openherd.data.engine import EngineConfig, judge_documents
 from openherd.data.lists import read_list
 from openherd.data.urls import host_of, ip_of, normalise, plain_host, words_of
 
@@ -133,9 +135,10 @@ class UrlRules:
 
 def prepare_url_filter(
     config: UrlFilterConfig, *, lists: AddressRules, words: tuple[str, ...] = (), illegal: tuple[str, ...] = ()
-) -> Callable[[str], Drop | None]:
-    """The judgement over one address."""
-    return UrlRules(config, lists, words, illegal).judge
+) -> Judge:
+    """The judgement over batches of pages or documents."""
+    rules = UrlRules(config, lists, words, illegal)
+    return lambda batch: Judged(batch, [rules.judge(url or "") for url in batch.column("url").to_pylist()])
 
 
 def read_rules(config: UrlFilterConfig, domains: Outside | None, allowed: Outside | None) -> Builder:
@@ -163,10 +166,7 @@ def url_filter(
     """Drop pages by their address; a page without one stays. The lists `domains`, `allowed`, `words` and `illegal` add to the settings'."""
     builder = read_rules(config, domains, allowed)
     lists = builder.build()
-    judge = prepare_url_filter(config, lists=lists, words=tuple(read_list(words)), illegal=tuple(read_list(illegal)))
-
-    def decide(rows: Iterable[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], Drop | None]]:
-        return ((row, judge(row["url"])) for row in rows)
-
-    metrics = curate("url-filter", documents, out, PAGE_SCHEMA, decide)
+    given = {"lists": lists, "words": tuple(read_list(words)), "illegal": tuple(read_list(illegal))}
+    prepare = partial(prepare_url_filter, config, **given)
+    metrics = judge_documents("url-filter", prepare, documents, out, EngineConfig())
     return metrics | {"list_entries": len(lists), "list_lines_passed_over": builder.n_passed_over}
