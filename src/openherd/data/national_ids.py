@@ -150,8 +150,8 @@ def fi_hetu(n: str) -> bool:
 
 
 def cz_rodne_cislo(n: str) -> bool:
-    """A multiple of 11; the months of women have 50 more, others 20 or 70."""
-    return int(n[2:4]) % 50 % 20 in range(1, 13) and int(n[4:6]) in range(1, 32) and (int(n) % 11 == 0 or int(n[:9]) % 11 == int(n[9]) == 10)
+    """The first nine digits modulo 11, where ten is written 0; the months of women have 50 more, others 20 or 70."""
+    return int(n[2:4]) % 50 % 20 in range(1, 13) and int(n[4:6]) in range(1, 32) and int(n[:9]) % 11 % 10 == int(n[9])
 
 
 def kr_rrn(n: str) -> bool:
@@ -194,8 +194,8 @@ def gb_nhs(n: str) -> bool:
 
 
 def ar_cuit(n: str) -> bool:
-    """11 minus the weighted sum; of people the first two digits are 20, 23, 24 or 27."""
-    return n[:2] in ("20", "23", "24", "27") and -weighted(n[:10], (5, 4, 3, 2, 7, 6, 5, 4, 3, 2)) % 11 == int(n[10])
+    """11 minus the weighted sum, ten written 9; of people the first two digits are 20, 23, 24 or 27."""
+    return n[:2] in ("20", "23", "24", "27") and "01234567899"[-weighted(n[:10], (5, 4, 3, 2, 7, 6, 5, 4, 3, 2)) % 11] == n[10]
 
 
 def tr_kimlik(n: str) -> bool:
@@ -210,8 +210,8 @@ def za_id(n: str) -> bool:
 
 
 def ro_cnp(n: str) -> bool:
-    """A day and a check digit modulo 11."""
-    return is_short_date(n[1:7], "ymd") and weighted(n[:12], (2, 7, 9, 1, 4, 6, 3, 5, 8, 2, 7, 9)) % 11 % 10 == int(n[12])
+    """A day and a check digit modulo 11, ten written 1."""
+    return is_short_date(n[1:7], "ymd") and "01234567891"[weighted(n[:12], (2, 7, 9, 1, 4, 6, 3, 5, 8, 2, 7, 9)) % 11] == n[12]
 
 
 def ie_pps(n: str) -> bool:
@@ -256,8 +256,8 @@ DIGIT_IDS = (
     NationalId("Argentina CUIT", r"\d\d-\d{8}-\d", ar_cuit),
     NationalId("India Aadhaar", r"[2-9]\d{3}([ -])\d{4}\1\d{4}", verhoeff),
     NationalId("India Aadhaar, plain", r"[2-9]\d{11}", verhoeff, r"aadhaar|aadhar|\buid(?:ai)?\b|आधार"),
-    NationalId("Thailand identity", r"\d-\d{4}-\d{5}-\d\d-\d", lambda n: -weighted(n[:12], range(13, 1, -1)) % 11 % 10 == int(n[12])),
-    NationalId("Thailand identity, plain", r"\d{13}", lambda n: -weighted(n[:12], range(13, 1, -1)) % 11 % 10 == int(n[12]), r"บัตรประชาชน|thai id|citizen id"),
+    NationalId("Thailand identity", r"\d-\d{4}-\d{5}-\d\d-\d", lambda n: (11 - weighted(n[:12], range(13, 1, -1)) % 11) % 10 == int(n[12])),
+    NationalId("Thailand identity, plain", r"\d{13}", lambda n: (11 - weighted(n[:12], range(13, 1, -1)) % 11) % 10 == int(n[12]), r"บัตรประชาชน|thai id|citizen id"),
     NationalId("South Korea RRN", r"\d{6}-[1-8]\d{6}", kr_rrn),
     NationalId("China resident identity", r"[1-9]\d{16}[\dX]", cn_id),
     NationalId("South Africa identity", r"\d{6} ?\d{4} ?\d{3}", za_id, r"\bid\b|identity|identiteit"),

@@ -136,7 +136,7 @@ def is_card(digits: str, has_word: bool) -> bool:
     fits = any(
         len(digits) in lengths and prefix.match(digits) and (has_word or not needs) for prefix, lengths, needs in CARD_ISSUERS
     )
-    return fits and len(set(digits)) > 2 and luhn(digits)
+    return fits and len(set(digits)) > 1 and luhn(digits)
 
 
 # What one search finds: digits, and what people put between and around them.
@@ -152,7 +152,7 @@ EXTENSION = re.compile(r"\s?(?:x|ext\.?|extension|durchwahl|poste|int\.?)\s?\d{1
 UNMISTAKABLE = re.compile(r"(?:1[ .-]?)?[2-9]\d\d([.-])\d{3}\1\d{4}|(?:1[ .-]?)?\(\d{2,5}\)[ -]?\d{3,5}[ .-]\d{3,4}")
 DECIMAL = re.compile(r"\+?[1-9]\d*[./]\d+")  # or a fraction
 DIFFERENCE = re.compile(r"[1-9].* [–-] .*|.*\)\(.*")  # or a product
-TRUNK = re.compile(r"\(?0\d{1,5}\)?(?:[ ./-]{1,2}\d{2,8}){1,5}|0\d{1,2}(?:[ .-]\d\d){3,5}")
+TRUNK = re.compile(r"\(?0\d{1,5}\)?(?:[ ./-]{1,3}\d{2,8}){1,5}|0\d{1,2}(?:[ .-]\d\d){3,5}")
 PHONE_FORM = re.compile(r"(?:\+|00[ -]?)?\(?\+?\d{1,7}\)?(?:[ ./–-]{0,3}\(?\d{1,9}\)?){0,7}")
 PHONE_WORDS = re.compile(
     r"\b(?:tele?ph?on\w*|tel|tél\w*|tele?fax|ph|phones?|mobiles?|mob|cell(?:phone|ular[e]?)?|fax|call(?:ed|ing)?|dial|ring|whats ?app|signal|sms"
@@ -163,7 +163,7 @@ PHONE_WORDS = re.compile(
     re.IGNORECASE,
 )
 PHONE_CONTEXT, PHONE_CONTEXT_BEHIND = 40, 25  # characters
-SHORTEST_PHONE, LONGEST_PHONE = 7, 15  # digits; the most is E.164's
+SHORTEST_PHONE, LONG_PHONE, LONGEST_PHONE = 7, 9, 15  # digits; the most is E.164's
 NOT_PHONE = re.compile(
     r"(?:isbn|issn|doi|order|invoice|serial|case|ticket|licen[cs]e|passport|zip|postcode|postal|account|acct|konto|page|pp|vol|model|part|item|sku|ref"
     r"|patent|#|№|[$€£¥₹]|usd|eur|gbp)[\w'’ .:#-]{0,14}\Z",
@@ -213,7 +213,7 @@ def is_phone(text: str, start: int, end: int, regions: tuple[str, ...] = REGIONS
     if digits[:2] == "00" and len(digits) >= 10:
         return is_possible("+" + digits[2:].replace("0", "", 1) if "(0)" in written else "+" + digits[2:])
     is_alone = not before.rpartition("\n")[2].strip() and not text[end : end + 20].partition("\n")[0].strip()
-    return bool(TRUNK.fullmatch(written) or (is_alone and " " in written)) and exists_in(digits, regions)
+    return bool(TRUNK.fullmatch(written) or (is_alone and " " in written and len(digits) >= LONG_PHONE)) and exists_in(digits, regions)
 
 
 def find_numbers(text: str, kinds: Iterable[str], regions: tuple[str, ...] = REGIONS) -> Iterator[Span]:
