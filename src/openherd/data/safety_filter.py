@@ -10,18 +10,18 @@ gives each text a probability, and a document over the threshold goes, or is cou
 
 import hashlib
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 from pydantic import Field
 
-from openherd.core.errors import ConfigError, InputError
+from openherd.core.errors import ConfigError
 from openherd.core.records import ParquetWriter
 from openherd.core.rundir import Output, Outside, Run
 from openherd.data.address_lists import AddressRules, Builder
@@ -50,16 +50,13 @@ class SafetyFilterConfig:
     # of the subject, which a lower limit loses first.
     toxicity_threshold: Annotated[float, Field(description="probability from which on a document is toxic", ge=0, le=1)] = 0.9
     adult_threshold: Annotated[float, Field(description="probability from which on a document is adult", ge=0, le=1)] = 0.9
+    toxicity_label: Annotated[str, Field(description="the classifier's label for toxic text; empty: the second of two")] = ""
+    adult_label: Annotated[str, Field(description="the classifier's label for adult text; empty: the second of two")] = ""
     mode: Annotated[Literal["drop", "report"], Field(description="what is done with text that a classifier finds harmful")] = "drop"
     max_characters: Annotated[int, Field(description="characters of a document that the classifiers read", ge=100)] = 20_000
 
 
-class Scorer(Protocol):
-    """A classifier as it is applied: probabilities that texts are of the class that is looked for."""
-
-    def score(self, texts: Sequence[str]) -> npt.NDArray[np.float64]:
-        """One probability for each text."""
-        ...
+Scorer = Callable[[Sequence[str]], npt.NDArray[np.float64]]  # probabilities that texts are of the class that is looked for
 
 
 def plain_text(text: str) -> str:
@@ -98,13 +95,9 @@ class SafetyRules:
         return Drop("unsafe domain", ", ".join(filter(None, found))) if found and not is_allowed else None
 
     def scores(self, texts: Sequence[str]) -> dict[str, npt.NDArray[np.float64]]:
-        """The probabilities of each classifier. Raises InputError for a classifier that has more than two classes."""
-        made = {}
-        for name, scorer in self.scorers.items():
-            made[name] = np.asarray(scorer.score([text[: self.config.max_characters] for text in texts]), np.float64)
-            if made[name].shape != (len(texts),):
-                raise InputError(name, f"scores of shape {made[name].shape} for {len(texts)} texts", allowed="a classifier of two classes")
-        return made
+        """The probabilities by each classifier."""
+        read = [text[: self.config.max_characters] for text in texts]
+        return {name: scorer(read) for name, scorer in self.scorers.items()}
 
     def by_scores(self, scores: Mapping[str, float]) -> Drop | None:
         """Why a document goes by its scores: the first classifier over its threshold."""
@@ -136,16 +129,24 @@ def prepare_safety_filter(
     config: SafetyFilterConfig, *, illegal: tuple[str, ...], lists: AddressRules, models: Mapping[str, Path]
 ) -> Judge:
     """The judgement over batches; `models` holds a classifier's folder, or file, by its name."""
-    from openherd.data.linear_model import load
-
     digests = checked_digests((*config.illegal_sha256, *illegal), "illegal content", "bytes or texts")
-    scorers: dict[str, Scorer] = {name: load(path) for name, path in models.items()}
+    scorers = {name: scorer_of(path, getattr(config, f"{name}_label")) for name, path in models.items()}
     return SafetyRules(config, digests, lists, scorers).judge
 
 
-def model_of(given: Run | Outside) -> Path:
-    """The classifier's folder in a run, or a folder or file from outside."""
-    return given.path / "model" if isinstance(given, Run) else Path(given.location).expanduser()
+def scorer_of(place: Path, label: str) -> Scorer:
+    """The classifier in a folder or file, as the probability of its label. Raises InputError."""
+    from openherd.data.classifier import checked_label, load, probability_of
+
+    classifier = load(place)
+    return partial(probability_of, classifier, label=checked_label(classifier, label, place))
+
+
+def place_of(given: Run | Outside) -> Path:
+    """Where a run's classifier lies, or a user's."""
+    from openherd.data import classifier
+
+    return classifier.place_of(given)
 
 
 def safety_filter(
@@ -161,7 +162,7 @@ def safety_filter(
     """Drop known-illegal content, unsafe domains, and text that the classifiers `toxicity` and `adult` find harmful."""
     builder = Builder()
     builder.read(domains, config.categories)
-    models = {name: model_of(given) for name, given in (("toxicity", toxicity), ("adult", adult)) if given}
+    models = {name: place_of(given) for name, given in (("toxicity", toxicity), ("adult", adult)) if given}
     digests = tuple(read_list(illegal))
     if not (digests or config.illegal_sha256 or domains or models):
         raise ConfigError("safety-filter", "nothing to filter by", do="give illegal, domains, toxicity or adult")
