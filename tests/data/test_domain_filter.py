@@ -27,7 +27,13 @@ def row(i, text, url):
 def test_domains_with_much_personal_data_or_much_harm_go(documents_run, run_stage, rows_of, tmp_path):
     listed = tmp_path / "phishing.txt"
     listed.write_text("||trap.bad.test^\n", encoding="utf-8")
-    urls = ["https://people.co.uk/1", "https://a.people.co.uk/2", "https://ann.github.io/", "https://bob.github.io/", "https://bob.github.io/2"]
+    urls = [
+        "https://people.co.uk/1",
+        "https://a.people.co.uk/2",
+        "https://ann.github.io/",
+        "https://bob.github.io/",
+        "https://bob.github.io/2",
+    ]
     texts = [EMAILS, EMAILS, EMAILS, "fine", "fine"]
     rows = [row(i, text, url) for i, (text, url) in enumerate(zip(texts, urls, strict=True))]
     rows += [row(10, "x", "https://trap.bad.test/"), row(11, "x", "https://bad.test/"), row(12, "no address", "")]
@@ -55,7 +61,10 @@ SHARES = st.sampled_from([0.0, 0.34, 0.5, 1.0])
 @given(CASES, st.integers(1, 3), st.integers(1, 4), SHARES, SHARES)
 def test_as_sums_in_a_dictionary(tmp_path_factory, cases, min_findings, min_documents, share, harm):
     folder = tmp_path_factory.mktemp("sums")
-    rows = [{"id": str(i), "domain": domain, "characters": 10, **dict.fromkeys(KINDS, 0), "email": n} for i, (domain, n, _) in enumerate(cases)]
+    rows = [
+        {"id": str(i), "domain": domain, "characters": 10, **dict.fromkeys(KINDS, 0), "email": n}
+        for i, (domain, n, _) in enumerate(cases)
+    ]
     pq.write_table(pa.Table.from_pylist(rows, schema=personal_schema()), folder / "personal.parquet")
     judged = [{"id": str(i), "domain": domain, "harmful": is_harmful} for i, (domain, _, is_harmful) in enumerate(cases)]
     pq.write_table(pa.Table.from_pylist(judged, schema=safety_schema()), folder / "safety.parquet")
@@ -71,7 +80,9 @@ def test_as_sums_in_a_dictionary(tmp_path_factory, cases, min_findings, min_docu
         own = [(n, is_harmful) for name, n, is_harmful in cases if name == domain]
         much, bad = sum(n >= min_findings for n, _ in own), sum(is_harmful for _, is_harmful in own)
         is_judged = len(own) >= min_documents
-        reason = "personal data" if is_judged and much > share * len(own) else "harmful" if is_judged and bad > harm * len(own) else ""
+        reason = (
+            "personal data" if is_judged and much > share * len(own) else "harmful" if is_judged and bad > harm * len(own) else ""
+        )
         expected[domain] = len(own), much, bad, sum(n for n, _ in own), reason
     assert found == expected
 

@@ -1,5 +1,7 @@
 """The stage `pii`: nothing personal is left where it must go, and nothing else is lost."""
 
+from itertools import pairwise
+
 import pyarrow as pa
 import pytest
 from hypothesis import given
@@ -9,7 +11,20 @@ from openherd.core.config import load_config
 from openherd.core.errors import ConfigError
 from openherd.core.records import read_parquet
 from openherd.data.documents import DROPPED, LANGUAGE_SCHEMA
-from openherd.data.pii import KINDS, MEASURES, PLACEHOLDERS, PiiConfig, Span, domain_of, find, judge_texts, pii, prepare_pii, redact, resolve
+from openherd.data.pii import (
+    KINDS,
+    MEASURES,
+    PLACEHOLDERS,
+    PiiConfig,
+    Span,
+    domain_of,
+    find,
+    judge_texts,
+    pii,
+    prepare_pii,
+    redact,
+    resolve,
+)
 
 EMAIL, CARD, IBAN, PHONE = "ann@example.org", "4111 1111 1111 1111", "GB82 WEST 1234 5698 7654 32", "+1 212-555-0123"
 SECRETS = {"email": EMAIL, "card": CARD, "iban": IBAN, "phone": PHONE, "ip": "8.8.8.8", "national_id": "219-09-9998"}
@@ -34,7 +49,8 @@ def test_names_are_looked_for_only_where_asked():
 
 
 SPANS = st.lists(
-    st.tuples(st.integers(0, 30), st.integers(1, 8), st.sampled_from(KINDS)).map(lambda t: Span(t[0], t[0] + t[1], t[2])), max_size=12
+    st.tuples(st.integers(0, 30), st.integers(1, 8), st.sampled_from(KINDS)).map(lambda t: Span(t[0], t[0] + t[1], t[2])),
+    max_size=12,
 )
 
 
@@ -43,7 +59,7 @@ def test_overlaps_are_resolved_alike_in_any_order(spans, random):
     kept = resolve(spans)
     assert resolve(random.sample(spans, len(spans))) == kept
     assert set(kept) <= set(spans)
-    assert all(a.end <= b.start for a, b in zip(kept, kept[1:], strict=False))
+    assert all(a.end <= b.start for a, b in pairwise(kept))
     # The slow twin: a span stays unless one that is believed before it, and itself stays, overlaps it.
     order = sorted(set(spans), key=lambda s: (KINDS.index(s.kind), s.start - s.end, s.start, s.what))
     slow = []
@@ -63,7 +79,9 @@ def test_redaction_loses_nothing_else(text, spans):
         assert rebuilt == text
 
 
-PIECES = st.lists(st.one_of(st.sampled_from(sorted(SECRETS)), st.sampled_from(["some words. ", "\n", "— and then ", "12 pages, "])), max_size=8)
+PIECES = st.lists(
+    st.one_of(st.sampled_from(sorted(SECRETS)), st.sampled_from(["some words. ", "\n", "— and then ", "12 pages, "])), max_size=8
+)
 
 
 @given(PIECES)

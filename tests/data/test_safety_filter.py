@@ -27,7 +27,10 @@ def row(i, text, url="https://fine.test/x"):
 
 
 def page(i, content, url="https://fine.test/x"):
-    return {name: value for name, value in row(i, "", url).items() if name in PAGE_SCHEMA.names} | {"content_type": "", "content": content}
+    return {name: value for name, value in row(i, "", url).items() if name in PAGE_SCHEMA.names} | {
+        "content_type": "",
+        "content": content,
+    }
 
 
 def all_that_is_stored(folder):
@@ -103,7 +106,9 @@ def test_unsafe_domains_by_category(documents_run, run_stage, rows_of, tmp_path)
     rows = [row(1, "a", "http://www.bank-login.test/x"), row(2, "b", "http://play.test/"), row(3, "c")]
     config = SafetyFilterConfig(categories=("phishing",))
     made = run_stage(safety_filter, config, documents=documents_run(rows), domains=Outside(str(tmp_path / "lists")))
-    assert [(r["reason"], r["detail"], r["text"]) for r in rows_of(made, DROPPED)] == [("unsafe domain", "bank-login.test, phishing", "a")]
+    assert [(r["reason"], r["detail"], r["text"]) for r in rows_of(made, DROPPED)] == [
+        ("unsafe domain", "bank-login.test, phishing", "a")
+    ]
     assert [r["domain"] for r in rows_of(made, MEASURES)] == ["bank-login.test", "play.test", "fine.test"]
 
 
@@ -118,11 +123,11 @@ class ByWord:
         return np.array([0.95 if self.word in text else 0.2 for text in texts])
 
 
-def judged(rows, config=SafetyFilterConfig(), scorers=None, schema=LANGUAGE_SCHEMA):
+def judged(rows, config=None, scorers=None, schema=LANGUAGE_SCHEMA):
     import pyarrow as pa
 
     batch = pa.RecordBatch.from_pylist([{name: r[name] for name in schema.names} for r in rows], schema=schema)
-    return SafetyRules(config, {sha256(SECRET)}, Builder().build(), scorers or {}).judge(batch)
+    return SafetyRules(config or SafetyFilterConfig(), {sha256(SECRET)}, Builder().build(), scorers or {}).judge(batch)
 
 
 def test_scores_over_a_threshold_drop_and_the_illegal_is_shown_to_no_classifier():
@@ -142,7 +147,10 @@ def test_scores_over_a_threshold_drop_and_the_illegal_is_shown_to_no_classifier(
     report = judged(rows, SafetyFilterConfig(mode="report"), scorers)
     assert [drop and drop.reason for drop in report.drops] == [None, None, None, "illegal content"]
     assert [m["harmful"] for m in report.measures.to_pylist()] == [True, True, False, True]
-    assert [drop and drop.reason for drop in judged(rows, SafetyFilterConfig(toxicity_threshold=0.99), scorers).drops][:2] == [None, "adult"]
+    assert [drop and drop.reason for drop in judged(rows, SafetyFilterConfig(toxicity_threshold=0.99), scorers).drops][:2] == [
+        None,
+        "adult",
+    ]
 
 
 def test_long_texts_are_read_in_part_and_pages_not_at_all():
@@ -176,4 +184,6 @@ def test_a_trained_classifier_is_asked_for_its_label(documents_run, run_stage, r
         made = run_stage(safety_filter, config, documents=given, toxicity=Outside(str(tmp_path / "model")))
         assert [r["text"] for r in rows_of(made)] == [left]
     with pytest.raises(InputError, match="no label 'rude'"):
-        run_stage(safety_filter, SafetyFilterConfig(toxicity_label="rude"), documents=given, toxicity=Outside(str(tmp_path / "model")))
+        run_stage(
+            safety_filter, SafetyFilterConfig(toxicity_label="rude"), documents=given, toxicity=Outside(str(tmp_path / "model"))
+        )

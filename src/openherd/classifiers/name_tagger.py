@@ -1,7 +1,8 @@
 """Training the tagger of names that data/name_tagger.py applies (paper 3.1.1): logistic regression over hashed features.
 
 Examples are texts with the spans of their names. Of every second example the words themselves are hidden, so that the neighbours
-are learned and not the list of names alone. AdaGrad on examples in a seeded order; then weights in 255 steps. The paper has no tagger.
+are learned and not the list of names alone. AdaGrad on examples in a seeded order; then weights in 255 steps. The paper has no
+tagger.
 """
 
 import random
@@ -30,7 +31,9 @@ class NameTaggerConfig:
     epochs: Annotated[int, Field(description="times that every example is seen", ge=1)] = 3
     learning_rate: Annotated[float, Field(description="of AdaGrad", gt=0)] = 0.2
     weight_decay: Annotated[float, Field(description="pull of a weight to zero at each of its steps", ge=0)] = 1e-5
-    hidden_share: Annotated[float, Field(description="share of words that are hidden, so that neighbours are learned", ge=0, le=1)] = 0.15
+    hidden_share: Annotated[
+        float, Field(description="share of words that are hidden, so that neighbours are learned", ge=0, le=1)
+    ] = 0.15
     held_out_share: Annotated[float, Field(description="share of examples that the score is taken on", gt=0, lt=1)] = 0.1
     seed: Annotated[int, Field(description="seed of the order and of what is hidden")] = 0
 
@@ -105,7 +108,9 @@ def read_examples(given: Outside) -> list[Example]:
             try:
                 text, spans = row["text"], [(int(start), int(end)) for start, end in row["names"]]
             except (KeyError, TypeError, ValueError):
-                raise InputError(f"{file}, row {number}", "no example", allowed='{"text": ..., "names": [[start, end], ...]}') from None
+                raise InputError(
+                    f"{file}, row {number}", "no example", allowed='{"text": ..., "names": [[start, end], ...]}'
+                ) from None
             if any(not 0 <= start < end <= len(text) for start, end in spans):
                 raise InputError(f"{file}, row {number}", f"a name outside the text: {spans}", allowed=f"0 to {len(text)}")
             examples.append((text, spans))
@@ -113,7 +118,7 @@ def read_examples(given: Outside) -> list[Example]:
 
 
 def name_tagger(config: NameTaggerConfig, *, labelled: Outside, out: Output) -> dict[str, Any]:
-    """Train a tagger of names on examples of one's own (JSON Lines: `text`, `names`). Returns its score on the examples held out."""
+    """Train a tagger of names on examples of one's own (JSON Lines: `text`, `names`). Returns its score on some held out."""
     examples = read_examples(labelled)
     random.Random(derive_seed(config.seed, "held-out")).shuffle(examples)
     n_held_out = max(1, round(len(examples) * config.held_out_share))

@@ -1,10 +1,10 @@
 """Lists of addresses to drop or to keep, in the forms in which people publish them (paper 3.1.1: adult, spam, harmful domains).
 
-Read are, mixed as they come: one domain a line; hosts files (`0.0.0.0 bad.example`); adblock-style lists (`||bad.example^`, exceptions
-`@@||good.example^`); addresses (`bad.example/folder`, `https://...`), which stand for all that begin so; and folders as the
-University of Toulouse's block lists have them (`adult/domains`, `adult/urls`). A domain stands for its subdomains. The category of an
-entry is its file's name, or its folder's in such a folder. What cannot be judged from a page's address (rules for parts of pages,
-wildcards, regular expressions) is passed over and counted.
+Read are, mixed as they come: one domain a line; hosts files (`0.0.0.0 bad.example`); adblock-style lists (`||bad.example^`,
+exceptions `@@||good.example^`); addresses (`bad.example/folder`, `https://...`), which stand for all that begin so; and folders as
+the University of Toulouse's block lists have them (`adult/domains`, `adult/urls`). A domain stands for its subdomains. The category
+of an entry is its file's name, or its folder's in such a folder. What cannot be judged from a page's address (rules for parts of
+pages, wildcards, regular expressions) is passed over and counted.
 
 Held in memory are eight bytes for each entry's hash and two for its category: five million entries take 50 MB, in each process.
 Two different entries share a hash once in 10^13 comparisons with a list of a million.
@@ -44,7 +44,7 @@ class Entry(NamedTuple):
 def parse_line(line: str) -> list[Entry] | None:
     """The entries of a line: none for a comment, None for what cannot be judged from an address."""
     line = line.strip()
-    if not line or line[0] in "!#" and not COSMETIC.match(line) or line[0] == "[" and not line.startswith("[" + "::"):
+    if not line or (line[0] in "!#" and not COSMETIC.match(line)) or re.match(r"\[[^:]*\]\Z", line):
         return []
     if COSMETIC.search(line):
         return None
@@ -145,7 +145,9 @@ class Builder:
                 ) from None
             if n_read and not n_understood:
                 raise InputError(
-                    name, "no line of it is a domain, an address or a rule for domains", do="give a list of addresses, or leave it out"
+                    name,
+                    "no line of it is a domain, an address or a rule for domains",
+                    do="give a list of addresses, or leave it out",
                 )
             self.n_passed_over += n_read - n_understood
 
@@ -174,7 +176,7 @@ class Found(NamedTuple):
 
 @dataclass(frozen=True)
 class AddressRules:
-    """Lists of denied and allowed domains and addresses; the longest entry that fits an address decides, and of two allowed wins."""
+    """Lists of denied and allowed domains and addresses; the longest entry that fits decides, of equal ones the allowed."""
 
     denied: Names
     allowed: Names

@@ -1,7 +1,9 @@
 """Dropping whole domains by what the corpus itself shows of them (paper 3.1.1: domains with much personal data, and harmful ones).
 
-Two passes. The first adds up, for each registrable domain (data/urls.py: of `ann.github.io` and `bob.github.io` each its own), what the
-stages before counted for each document: `pii` its findings by kind, `safety-filter` what it dropped or found harmful. The second drops the
+Two passes. The first adds up, for each registrable domain (data/urls.py: of `ann.github.io` and `bob.github.io` each its own),
+    what the
+stages before counted for each document: `pii` its findings by kind, `safety-filter` what it dropped or found harmful. The second
+drops the
 documents of domains over a threshold. The paper publishes neither threshold nor the ranking of harm; ours are settings. A domain of
 few documents is left alone, since one page says little. The sums run through DuckDB with a memory limit.
 
@@ -46,11 +48,15 @@ class DomainFilterConfig:
         Field(description="kinds of personal data that count"),
     ] = ("email", "phone", "card", "iban", "national_id", "address")
     # A page with a firm's own address has an e-mail address and a telephone number; a page of a directory has many of each.
-    min_findings: Annotated[int, Field(description="findings from which on a document counts as one with much personal data", ge=1)] = 5
+    min_findings: Annotated[
+        int, Field(description="findings from which on a document counts as one with much personal data", ge=1)
+    ] = 5
     max_personal_share: Annotated[
         float, Field(description="largest share of a domain's documents with much personal data; 1 = off", ge=0, le=1)
     ] = 0.5
-    max_harmful_share: Annotated[float, Field(description="largest share of a domain's documents that are harmful; 1 = off", ge=0, le=1)] = 0.3
+    max_harmful_share: Annotated[
+        float, Field(description="largest share of a domain's documents that are harmful; 1 = off", ge=0, le=1)
+    ] = 0.3
     min_documents: Annotated[int, Field(description="documents from which on a domain is judged", ge=1)] = 10
     memory_gb: Annotated[float, Field(description="memory of the sums, in GB; more is spilled to disk", gt=0)] = 1.0
     threads: Annotated[int, Field(description="threads of the database", ge=1)] = 2
@@ -62,7 +68,9 @@ def domains_schema() -> pa.Schema:
     return pa.schema([("domain", pa.string()), *((name, pa.int64()) for name in counts), ("dropped", pa.string())])
 
 
-def sums(config: DomainFilterConfig, personal: Sequence[str], harmful: Sequence[str], database: "duckdb.DuckDBPyConnection") -> None:
+def sums(
+    config: DomainFilterConfig, personal: Sequence[str], harmful: Sequence[str], database: "duckdb.DuckDBPyConnection"
+) -> None:
     """The view `sums`: a row for each domain, with the reason for which it is dropped, or an empty one."""
     much = " + ".join(config.kinds) or "0"
     kinds = ", ".join(f"sum({kind}) AS {kind}" for kind in KINDS)
@@ -70,23 +78,28 @@ def sums(config: DomainFilterConfig, personal: Sequence[str], harmful: Sequence[
     parts = []
     if personal:
         parts.append(
-            f"SELECT domain, count(*) AS seen, 0 AS judged, sum(characters) AS characters, count(*) FILTER ({much} >= {config.min_findings})"
-            f" AS personal_documents, 0 AS harmful_documents, {kinds} FROM read_parquet(getvariable('personal')) GROUP BY domain"
+            "SELECT domain, count(*) AS seen, 0 AS judged, sum(characters) AS characters,"
+            f" count(*) FILTER ({much} >= {config.min_findings}) AS personal_documents,"
+            f" 0 AS harmful_documents, {kinds} FROM read_parquet(getvariable('personal')) GROUP BY domain"
         )
     if harmful:
         parts.append(
-            f"SELECT domain, 0, count(*), 0, 0, count(*) FILTER (harmful), {none} FROM read_parquet(getvariable('harmful')) GROUP BY domain"
+            f"SELECT domain, 0, count(*), 0, 0, count(*) FILTER (harmful), {none} FROM read_parquet(getvariable('harmful'))"
+            " GROUP BY domain"
         )
     database.execute("SET VARIABLE personal = ?", [list(personal)])
     database.execute("SET VARIABLE harmful = ?", [list(harmful)])
-    totals = ", ".join(f"sum({name})::BIGINT AS {name}" for name in ("characters", "personal_documents", "harmful_documents", *KINDS))
+    totals = ", ".join(
+        f"sum({name})::BIGINT AS {name}" for name in ("characters", "personal_documents", "harmful_documents", *KINDS)
+    )
     # The shares are of the documents that the stage in question saw: one of them may have stood behind the other.
     database.execute(f"""
         CREATE TABLE sums AS SELECT *, CASE
             WHEN seen >= {config.min_documents} AND personal_documents > {config.max_personal_share} * seen THEN 'personal data'
             WHEN judged >= {config.min_documents} AND harmful_documents > {config.max_harmful_share} * judged THEN 'harmful'
             ELSE '' END AS dropped
-        FROM (SELECT domain, greatest(sum(seen), sum(judged))::BIGINT AS documents, sum(seen) AS seen, sum(judged) AS judged, {totals}
+        FROM (SELECT domain, greatest(sum(seen), sum(judged))::BIGINT AS documents, sum(seen) AS seen, sum(judged) AS judged,
+            {totals}
               FROM ({" UNION ALL ".join(parts)}) WHERE domain <> '' GROUP BY domain)
     """)
 
@@ -126,10 +139,12 @@ def domain_filter(config: DomainFilterConfig, *, documents: Run, counted: tuple[
     if len(personal) + len(harmful) < len(counted) or not counted:
         other = [str(run.path) for run in counted if not {PERSONAL_DATA, SAFETY} & set(run.manifest["outputs"])]
         raise InputError(", ".join(other) or "counted", "counts nothing by document", allowed="runs of pii and of safety-filter")
-    with TemporaryDirectory(prefix=".spill", suffix=".tmp", dir=out.path) as folder:
-        with connect(Path(folder), config.memory_gb, config.threads) as database:
-            sums(config, personal, harmful, database)
-            denied = write_domains(database, out)
+    with (
+        TemporaryDirectory(prefix=".spill", suffix=".tmp", dir=out.path) as folder,
+        connect(Path(folder), config.memory_gb, config.threads) as database,
+    ):
+        sums(config, personal, harmful, database)
+        denied = write_domains(database, out)
     prepare = partial(prepare_domain_filter, config, denied=denied)
     metrics = judge_documents("domain-filter", prepare, documents, out, EngineConfig())
     n_domains = pq.read_metadata(out.path / DOMAINS).num_rows

@@ -1,9 +1,10 @@
 """Names of people in text of cased scripts (Latin, Greek, Cyrillic), by a small linear tagger (paper 3.1.1 names personal data).
 
-Only words that begin in a capital are looked at, left to right: the word, its beginning, end and shape, its neighbours and what was
-said of the word before are hashed into a table of weights, whose sum is the log-odds of being a name's part. Names run together over
-particles ("van der", "de la"). `classifiers/name_tagger.py` trains the table; the built-in one was trained on sentences and names that
-were made (scripts/name-corpus), on no real person's data. Scripts without capitals are not covered: nothing is found there.
+Only words that begin in a capital are looked at, left to right: the word, its beginning, end and shape, its neighbours and what
+was said of the word before are hashed into a table of weights, whose sum is the log-odds of being a name's part. Names run together
+over particles ("van der", "de la"). `classifiers/name_tagger.py` trains the table; the built-in one was trained on sentences and
+names that were made (scripts/name-corpus), on no real person's data. In scripts without capitals
+nothing is found.
 """
 
 import json

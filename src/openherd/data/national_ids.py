@@ -34,7 +34,8 @@ def luhn(digits: str) -> bool:
 
 
 VERHOEFF = (
-    "0123456789", "1234067895", "2340178956", "3401289567", "4012395678", "5987604321", "6598710432", "7659821043", "8765932104", "9876543210",
+    "0123456789", "1234067895", "2340178956", "3401289567", "4012395678", "5987604321", "6598710432", "7659821043",
+    "8765932104", "9876543210",
 )  # fmt: skip
 VERHOEFF_PLACES = ("0123456789", "1576283094", "5803796142", "8916043527", "9453126870", "4286573901", "2793806415", "7046913258")
 
@@ -222,7 +223,7 @@ def ie_pps(n: str) -> bool:
 
 @dataclass(frozen=True)
 class NationalId:
-    """One kind of number: how it is written, its check on the characters without separators, and words that must stand before it."""
+    """One kind of number: how it is written, its check on the characters without separators, words that must stand before."""
 
     name: str
     form: str
@@ -234,20 +235,24 @@ class NationalId:
 DIGIT_IDS = (
     NationalId("US social security", r"(\d{3})([- ])\d{2}\2\d{4}", us_ssn),
     NationalId("US social security, plain", r"\d{9}", us_ssn, r"\bssn\b|social security|\bitin\b"),
-    NationalId("Canada SIN", r"\d{3}([- ]?)\d{3}\1\d{3}", lambda n: n[0] not in "08" and luhn(n), r"\bsin\b|\bnas\b|social insurance|assurance sociale"),
+    NationalId("Canada SIN", r"\d{3}([- ]?)\d{3}\1\d{3}", lambda n: n[0] not in "08" and luhn(n),
+        r"\bsin\b|\bnas\b|social insurance|assurance sociale"),
     NationalId("UK NHS", r"\d{3}([- ]?)\d{3}\1\d{4}", gb_nhs, r"\bnhs\b"),
     NationalId("Brazil CPF", r"\d{3}\.\d{3}\.\d{3}-\d{2}", br_cpf),
     NationalId("Brazil CPF, plain", r"\d{11}", br_cpf, r"\bcpf\b"),
-    NationalId("France NIR", r"[12][ .]?\d\d[ .]?\d\d[ .]?\d\d[ .]?\d{3}[ .]?\d{3}[ .-]?\d\d", fr_nir, r"s[ée]curit[ée] sociale|\bnir\b|\binsee\b|\bn[°o] ?s[ée]cu"),
+    NationalId("France NIR", r"[12][ .]?\d\d[ .]?\d\d[ .]?\d\d[ .]?\d{3}[ .]?\d{3}[ .-]?\d\d", fr_nir,
+        r"s[ée]curit[ée] sociale|\bnir\b|\binsee\b|\bn[°o] ?s[ée]cu"),
     NationalId("Germany tax id", r"\d\d ?\d{3} ?\d{3} ?\d{3}", de_steuer_id, r"steuer|\bidnr\b|tax[- ]id"),
-    NationalId("Netherlands BSN", r"\d{9}|\d{4}[. ]\d{2}[. ]\d{3}", lambda n: weighted(n, (9, 8, 7, 6, 5, 4, 3, 2, -1)) % 11 == 0, r"\bbsn\b|burgerservice|sofinummer"),
+    NationalId("Netherlands BSN", r"\d{9}|\d{4}[. ]\d{2}[. ]\d{3}", lambda n: weighted(n, (9, 8, 7, 6, 5, 4, 3, 2,
+        -1)) % 11 == 0, r"\bbsn\b|burgerservice|sofinummer"),
     NationalId("Belgium national register", r"\d\d\.\d\d\.\d\d-\d{3}\.\d\d", be_nrn),
     NationalId("Poland PESEL", r"\d{11}", lambda n: weighted(n, (1, 3, 7, 9, 1, 3, 7, 9, 1, 3, 1)) % 10 == 0, r"\bpesel\b"),
     NationalId("Sweden personnummer", r"(?:19|20)?\d{6}[-+]\d{4}", se_personnummer),
     NationalId("Sweden personnummer, plain", r"(?:19|20)?\d{10}", se_personnummer, r"personn|samordningsn"),
     NationalId("Norway fødselsnummer", r"\d{6} ?\d{5}", no_fodselsnummer, r"f[øo]dsels|personn|\bd-nummer"),
     NationalId("Denmark CPR", r"\d{6}-?\d{4}", lambda n: is_short_date(n[:6], "dmy"), r"\bcpr\b|personn"),
-    NationalId("Portugal NIF", r"\d{3} ?\d{3} ?\d{3}", lambda n: -weighted(n[:8], range(9, 1, -1)) % 11 % 10 == int(n[8]), r"\bnif\b|contribuinte"),
+    NationalId("Portugal NIF", r"\d{3} ?\d{3} ?\d{3}", lambda n: -weighted(n[:8], range(9, 1, -1)) % 11 % 10 == int(n[8]),
+        r"\bnif\b|contribuinte"),
     NationalId("Switzerland AHV", r"756\.?\d{4}\.?\d{4}\.?\d{2}", lambda n: weighted(n, [1, 3] * 6 + [1]) % 10 == 0),
     NationalId("Czechia, Slovakia rodné číslo", r"\d{6}/\d{4}", cz_rodne_cislo),
     NationalId("Romania CNP", r"[1-8]\d{12}", ro_cnp, r"\bcnp\b|cod numeric"),
@@ -256,16 +261,20 @@ DIGIT_IDS = (
     NationalId("Argentina CUIT", r"\d\d-\d{8}-\d", ar_cuit),
     NationalId("India Aadhaar", r"[2-9]\d{3}([ -])\d{4}\1\d{4}", verhoeff),
     NationalId("India Aadhaar, plain", r"[2-9]\d{11}", verhoeff, r"aadhaar|aadhar|\buid(?:ai)?\b|आधार"),
-    NationalId("Thailand identity", r"\d-\d{4}-\d{5}-\d\d-\d", lambda n: (11 - weighted(n[:12], range(13, 1, -1)) % 11) % 10 == int(n[12])),
-    NationalId("Thailand identity, plain", r"\d{13}", lambda n: (11 - weighted(n[:12], range(13, 1, -1)) % 11) % 10 == int(n[12]), r"บัตรประชาชน|thai id|citizen id"),
+    NationalId("Thailand identity", r"\d-\d{4}-\d{5}-\d\d-\d", lambda n: (11 - weighted(n[:12], range(13, 1,
+        -1)) % 11) % 10 == int(n[12])),
+    NationalId("Thailand identity, plain", r"\d{13}", lambda n: (11 - weighted(n[:12], range(13, 1,
+        -1)) % 11) % 10 == int(n[12]), r"บัตรประชาชน|thai id|citizen id"),
     NationalId("South Korea RRN", r"\d{6}-[1-8]\d{6}", kr_rrn),
     NationalId("China resident identity", r"[1-9]\d{16}[\dX]", cn_id),
     NationalId("South Africa identity", r"\d{6} ?\d{4} ?\d{3}", za_id, r"\bid\b|identity|identiteit"),
-    NationalId("Australia TFN", r"\d{3} ?\d{3} ?\d{3}", lambda n: weighted(n, (1, 4, 3, 7, 5, 8, 6, 9, 10)) % 11 == 0, r"\btfn\b|tax file"),
+    NationalId("Australia TFN", r"\d{3} ?\d{3} ?\d{3}", lambda n: weighted(n, (1, 4, 3, 7, 5, 8, 6, 9, 10)) % 11 == 0,
+        r"\btfn\b|tax file"),
 )  # fmt: skip
 # Forms with letters, looked for in the whole text; capitals alone, or every long word of a program would be looked at.
 LETTER_IDS = (
-    NationalId("UK national insurance", r"[A-CEGHJ-PR-TW-Z][A-CEGHJ-NPR-TW-Z] ?\d\d ?\d\d ?\d\d ?[A-D]", lambda n: n[:2] not in ("BG", "GB", "NK", "KN", "TN", "NT", "ZZ")),
+    NationalId("UK national insurance", r"[A-CEGHJ-PR-TW-Z][A-CEGHJ-NPR-TW-Z] ?\d\d ?\d\d ?\d\d ?[A-D]",
+        lambda n: n[:2] not in ("BG", "GB", "NK", "KN", "TN", "NT", "ZZ")),
     NationalId("Spain NIE", r"[XYZ]-?\d{7}-?[A-Z]", es_dni),
     NationalId("Italy codice fiscale", r"[A-Z]{6}[\dLMNP-V]{2}[A-EHLMPRST][\dLMNP-V]{2}[A-Z][\dLMNP-V]{3}[A-Z]", it_codice_fiscale),
     NationalId("Mexico CURP", r"[A-Z]{4}\d{6}[HMX][A-Z]{5}[A-Z\d]\d", mx_curp),
@@ -282,14 +291,20 @@ TAILED_IDS = (
     NationalId("Ireland PPS", r"\d{7}[A-W][A-IW]?", ie_pps, r"\bpps"),
 )  # fmt: skip
 
-_DIGIT_FORMS = [(rule, re.compile(rule.form), re.compile(rule.context, re.IGNORECASE) if rule.context else None) for rule in DIGIT_IDS]
+_DIGIT_FORMS = [
+    (rule, re.compile(rule.form), re.compile(rule.context, re.IGNORECASE) if rule.context else None) for rule in DIGIT_IDS
+]
 _LETTER_FORMS = [(rule, re.compile(rule.form), None) for rule in LETTER_IDS]
-_TAILED_FORMS = [(rule, re.compile(rule.form), re.compile(rule.context, re.IGNORECASE) if rule.context else None) for rule in TAILED_IDS]
+_TAILED_FORMS = [
+    (rule, re.compile(rule.form), re.compile(rule.context, re.IGNORECASE) if rule.context else None) for rule in TAILED_IDS
+]
 _LETTER_START = re.compile(r"(?<![A-Za-z0-9_])[A-Z]{1,6}[ -]?\d")
 _SEPARATORS = str.maketrans("", "", " .-+/")
 
 
-def first_that_fits(text: str, start: int, end: int, forms: Sequence[tuple[NationalId, re.Pattern[str], re.Pattern[str] | None]]) -> NationalId | None:
+def first_that_fits(
+    text: str, start: int, end: int, forms: Sequence[tuple[NationalId, re.Pattern[str], re.Pattern[str] | None]]
+) -> NationalId | None:
     """The first kind of number that text[start:end] is."""
     for rule, form, context in forms:
         if not form.fullmatch(text, start, end):
@@ -317,7 +332,7 @@ def letter_ids(text: str) -> Iterator[tuple[int, int, NationalId]]:
     """(start, end, kind) of ids that begin with a letter."""
     for match in _LETTER_START.finditer(text):
         for rule, form, _ in _LETTER_FORMS:
-            if (found := form.match(text, match.start())) and not text[found.end() : found.end() + 1].isalnum():
-                if rule.check(found[0].translate(_SEPARATORS)):
-                    yield match.start(), found.end(), rule
-                    break
+            found = form.match(text, match.start())
+            if found and not text[found.end() : found.end() + 1].isalnum() and rule.check(found[0].translate(_SEPARATORS)):
+                yield match.start(), found.end(), rule
+                break

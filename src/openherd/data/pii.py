@@ -45,7 +45,8 @@ class PiiConfig:
     card: Annotated[Mode, Field(description="payment cards (Luhn, issuers' prefixes and lengths)")] = "replace"
     iban: Annotated[Mode, Field(description="international bank account numbers (modulo 97)")] = "replace"
     national_id: Annotated[Mode, Field(description="national ids of 35 states, with their checks")] = "replace"
-    # Found by how they are written, without a check: the guide gives the scores. Names of authors and of public people are names too.
+    # Found by how they are written, without a check: the guide gives the scores. Names of authors and of public people are names
+    # too.
     address: Annotated[Mode, Field(description="street addresses")] = "report"
     name: Annotated[Mode, Field(description="names of people, by a small tagger; slow")] = "off"
     drop_at: Annotated[int, Field(description="findings of kinds in mode 'drop' from which on a document goes", ge=1)] = 1
@@ -167,7 +168,8 @@ def prepare_pii(config: PiiConfig, *, names: Path | None = None) -> Judge:
 def pii(config: PiiConfig, *, documents: Run, names: Run | None = None, out: Output) -> dict[str, Any]:
     """Drop documents with personal data, replace it, or count it. `names`: a tagger of one's own, else the built-in one.
 
-    `personal_data.parquet` has a row for each document, also for those dropped; the counts are of what was found, not of what it was. Returns findings by kind besides the funnel.
+    `personal_data.parquet` has a row for each document, also for those dropped; the counts are of what was found, not of what it
+    was. Returns findings by kind besides the funnel.
     """
     found: Counter[str] = Counter()
     n_documents: Counter[str] = Counter()

@@ -78,19 +78,27 @@ def find_ips(text: str, only_public: bool = True) -> Iterator[Span]:
         except ValueError:
             continue
         if address_6.is_global or not only_public:
-            yield Span(match.start(), match.start() + len(match[0].rstrip(":")) if not match[0].endswith("::") else match.end(), "ip")
+            yield Span(
+                match.start(), match.start() + len(match[0].rstrip(":")) if not match[0].endswith("::") else match.end(), "ip"
+            )
 
 
 IPV6_ANY = re.compile(r"(?<![\w:.])[0-9A-Fa-f]{1,4}:[0-9A-Fa-f:]{2,34}(?::(?:\d{1,3}\.){3}\d{1,3})?(?![\w:])")
 
 # Lengths of IBANs by country (SWIFT's registry, release 99).
 IBAN_LENGTHS = {
-    "AD": 24, "AE": 23, "AL": 28, "AT": 20, "AZ": 28, "BA": 20, "BE": 16, "BG": 22, "BH": 22, "BI": 27, "BR": 29, "BY": 28, "CH": 21,
-    "CR": 22, "CY": 28, "CZ": 24, "DE": 22, "DJ": 27, "DK": 18, "DO": 28, "EE": 20, "EG": 29, "ES": 24, "FI": 18, "FK": 18, "FO": 18,
-    "FR": 27, "GB": 22, "GE": 22, "GI": 23, "GL": 18, "GR": 27, "GT": 28, "HR": 21, "HU": 28, "IE": 22, "IL": 23, "IQ": 23, "IS": 26,
-    "IT": 27, "JO": 30, "KW": 30, "KZ": 20, "LB": 28, "LC": 32, "LI": 21, "LT": 20, "LU": 20, "LV": 21, "LY": 25, "MC": 27, "MD": 24,
-    "ME": 22, "MK": 19, "MN": 20, "MR": 27, "MT": 31, "MU": 30, "NI": 28, "NL": 18, "NO": 15, "OM": 23, "PK": 24, "PL": 28, "PS": 29,
-    "PT": 25, "QA": 29, "RO": 24, "RS": 22, "RU": 33, "SA": 24, "SC": 31, "SD": 18, "SE": 24, "SI": 19, "SK": 24, "SM": 27, "SO": 23,
+    "AD": 24, "AE": 23, "AL": 28, "AT": 20, "AZ": 28, "BA": 20, "BE": 16, "BG": 22, "BH": 22, "BI": 27, "BR": 29, "BY": 28,
+    "CH": 21,
+    "CR": 22, "CY": 28, "CZ": 24, "DE": 22, "DJ": 27, "DK": 18, "DO": 28, "EE": 20, "EG": 29, "ES": 24, "FI": 18, "FK": 18,
+    "FO": 18,
+    "FR": 27, "GB": 22, "GE": 22, "GI": 23, "GL": 18, "GR": 27, "GT": 28, "HR": 21, "HU": 28, "IE": 22, "IL": 23, "IQ": 23,
+    "IS": 26,
+    "IT": 27, "JO": 30, "KW": 30, "KZ": 20, "LB": 28, "LC": 32, "LI": 21, "LT": 20, "LU": 20, "LV": 21, "LY": 25, "MC": 27,
+    "MD": 24,
+    "ME": 22, "MK": 19, "MN": 20, "MR": 27, "MT": 31, "MU": 30, "NI": 28, "NL": 18, "NO": 15, "OM": 23, "PK": 24, "PL": 28,
+    "PS": 29,
+    "PT": 25, "QA": 29, "RO": 24, "RS": 22, "RU": 33, "SA": 24, "SC": 31, "SD": 18, "SE": 24, "SI": 19, "SK": 24, "SM": 27,
+    "SO": 23,
     "ST": 25, "SV": 28, "TL": 23, "TN": 24, "TR": 26, "UA": 29, "VA": 22, "VG": 24, "XK": 20, "YE": 30,
 }  # fmt: skip
 IBAN_START = re.compile(r"(?<![^\W_])[A-Za-z]{2}\d{2}(?=[ -]?[A-Za-z0-9]{4})")
@@ -116,8 +124,10 @@ def find_ibans(text: str) -> Iterator[Span]:
                 yield Span(match.start(), place, "iban")
 
 
-# Issuers' first digits and lengths (ISO/IEC 7812; the issuers' own pages): Visa, Mastercard twice, American Express, Discover, Diners Club,
-# JCB twice, UnionPay, Mir. All others (Maestro, whose prefixes take a tenth of all numbers; RuPay, Elo, Visa's old 13 digits) count only
+# Issuers' first digits and lengths (ISO/IEC 7812; the issuers' own pages): Visa, Mastercard twice, American Express, Discover,
+# Diners Club,
+# JCB twice, UnionPay, Mir. All others (Maestro, whose prefixes take a tenth of all numbers; RuPay, Elo, Visa's old 13 digits)
+# count only
 # after a word that says that they are cards.
 CARD_ISSUERS = (
     (re.compile(r"4"), {16, 18, 19}, False), (re.compile(r"5[1-5]"), {16}, False),
@@ -127,8 +137,13 @@ CARD_ISSUERS = (
     (re.compile(r"62"), {16, 17, 18, 19}, False), (re.compile(r"220[0-4]"), {16, 17, 18, 19}, False),
     (re.compile(r"[1-68]"), {*range(12, 20)}, True),
 )  # fmt: skip
-CARD_WORDS = re.compile(r"card|\bcc\b|visa|maestro|amex|credit|debit|karte|carte|tarjeta|cart[ãa]o|carta|kaart|payment|kort|billing|कार्ड|บัตร", re.IGNORECASE)
-CARD_FORM = re.compile(r"(?<!\d)(?<!\d[.,])(?:\d{12,19}|\d{4}([ -])\d{4}\1\d{4}\1\d{4}(?:\1\d{1,3})?|\d{4}([ -])\d{6}\2\d{4,5})(?!\d)(?![.,]\d)")
+CARD_WORDS = re.compile(
+    r"card|\bcc\b|visa|maestro|amex|credit|debit|karte|carte|tarjeta|cart[ãa]o|carta|kaart|payment|kort|billing|कार्ड|บัตร",
+    re.IGNORECASE,
+)
+CARD_FORM = re.compile(
+    r"(?<!\d)(?<!\d[.,])(?:\d{12,19}|\d{4}([ -])\d{4}\1\d{4}\1\d{4}(?:\1\d{1,3})?|\d{4}([ -])\d{6}\2\d{4,5})(?!\d)(?![.,]\d)"
+)
 
 
 def is_card(digits: str, has_word: bool) -> bool:
@@ -143,10 +158,8 @@ def is_card(digits: str, has_word: bool) -> bool:
 NUMBER = re.compile(r"(?<![\w.])\+?\(?\d(?:[ .()/–-]{0,3}\d){5,}")
 TAIL = re.compile(r"[ -]?[A-Z](?:\d{3}[\dA-Y])?(?!\w)|-[kK](?!\w)|(?<=\d{6})[A-FU-Y]\d{3}[\dA-Y](?!\w)")
 BETWEEN = re.compile(r" [/–-] |  +")
-DATE = re.compile(
-    r"(?:(?:19|20)\d\d([-/. ])(?:0?[1-9]|1[0-2])\1(?:0?[1-9]|[12]\d|3[01])|(?:0?[1-9]|[12]\d|3[01])([-/.])(?:0?[1-9]|[12]\d|3[01])\2(?:(?:19|20)\d\d|\d\d))"
-    r"(?![\d/.-]*\d[-/.]\d)"
-)
+_DAY, _MONTH, _YEAR = r"(?:0?[1-9]|[12]\d|3[01])", r"(?:0?[1-9]|1[0-2])", r"(?:19|20)\d\d"
+DATE = re.compile(rf"(?:{_YEAR}([-/. ]){_MONTH}\1{_DAY}|{_DAY}([-/.]){_DAY}\2(?:{_YEAR}|\d\d))(?![\d/.-]*\d[-/.]\d)")
 EXTENSION = re.compile(r"\s?(?:x|ext\.?|extension|durchwahl|poste|int\.?)\s?\d{1,6}(?!\w)", re.IGNORECASE)
 # Written as nothing else is: North America's 3-3-4, and an area code in parentheses.
 UNMISTAKABLE = re.compile(r"(?:1[ .-]?)?[2-9]\d\d([.-])\d{3}\1\d{4}|(?:1[ .-]?)?\(\d{2,5}\)[ -]?\d{3,5}[ .-]\d{3,4}")
@@ -155,11 +168,13 @@ DIFFERENCE = re.compile(r"[1-9].* [–-] .*|.*\)\(.*")  # or a product
 TRUNK = re.compile(r"\(?0\d{1,5}\)?(?:[ ./-]{1,3}\d{2,8}){1,5}|0\d{1,2}(?:[ .-]\d\d){3,5}")
 PHONE_FORM = re.compile(r"(?:\+|00[ -]?)?\(?\+?\d{1,7}\)?(?:[ ./–-]{0,3}\(?\d{1,9}\)?){0,7}")
 PHONE_WORDS = re.compile(
-    r"\b(?:tele?ph?on\w*|tel|tél\w*|tele?fax|ph|phones?|mobiles?|mob|cell(?:phone|ular[e]?)?|fax|call(?:ed|ing)?|dial|ring|whats ?app|signal|sms"
-    r"|text(?:ed)? (?:me|us|to)|messages?(?: to)?|reach(?:ed)?|contact\w*|hotline|helpline|landline|pager|switchboard|voicemail|desk|toll[- ]free"
-    r"|answering|registered|(?:my|your|his|her|our|their|the|new|old|this|following) (?:\w+ )?numbers?|at the number|numbers? (?:is|are)|handy|rufnummer|anruf\w*|mobil\w*|festnetz|durchwahl|portable|appele[rz]|numéro|numero|número|telefon\w*|teléfono"
-    r"|telefone|móvil|celular\w*|llam\w+|ligu\w+|cellulare|chiama\w*|puhelin|puh|gsm|kontakt|telefoon|bel|tlf|sími|numer)\b|☎|📞|📱|电话|電話|手机|携帯"
-    r"|전화|телефон|тел\b|моб\b|τηλ|โทร|फ़?ोन|हاتف|هاتف|טל",
+    r"\b(?:tele?ph?on\w*|tel|tél\w*|tele?fax|ph|phones?|mobiles?|mob|cell(?:phone|ular[e]?)?|fax|call(?:ed|ing)?|dial|ring|sms"
+    r"|whats ?app|signal|text(?:ed)? (?:me|us|to)|messages?(?: to)?|reach(?:ed)?|contact\w*|hotline|helpline|landline|pager"
+    r"|switchboard|voicemail|desk|toll[- ]free|answering|registered|at the number|numbers? (?:is|are)"
+    r"|(?:my|your|his|her|our|their|the|new|old|this|following) (?:\w+ )?numbers?"
+    r"|handy|rufnummer|anruf\w*|mobil\w*|festnetz|durchwahl|portable|appele[rz]|numéro|numero|número|telefon\w*|teléfono"
+    r"|telefone|móvil|celular\w*|llam\w+|ligu\w+|cellulare|chiama\w*|puhelin|puh|gsm|kontakt|telefoon|bel|tlf|sími|numer)\b"
+    r"|☎|📞|📱|电话|電話|手机|携帯|전화|телефон|тел\b|моб\b|τηλ|โทร|फ़?ोन|هاتف|טל",
     re.IGNORECASE,
 )
 PHONE_CONTEXT, PHONE_CONTEXT_BEHIND = 40, 25  # characters
@@ -197,7 +212,12 @@ def is_phone(text: str, start: int, end: int, regions: tuple[str, ...] = REGIONS
     """Whether text[start:end] is a telephone number, by its form, its digits and what stands before it; `is_next` after another."""
     written = text[start:end]
     digits = "".join(c for c in written if c.isdigit())
-    if not SHORTEST_PHONE <= len(digits) <= LONGEST_PHONE or not PHONE_FORM.fullmatch(written) or DATE.match(written) or written.count("(") != written.count(")"):
+    if (
+        not SHORTEST_PHONE <= len(digits) <= LONGEST_PHONE
+        or not PHONE_FORM.fullmatch(written)
+        or DATE.match(written)
+        or written.count("(") != written.count(")")
+    ):
         return False
     if DECIMAL.fullmatch(written) or DIFFERENCE.fullmatch(written):
         return False
@@ -213,7 +233,9 @@ def is_phone(text: str, start: int, end: int, regions: tuple[str, ...] = REGIONS
     if digits[:2] == "00" and len(digits) >= 10:
         return is_possible("+" + digits[2:].replace("0", "", 1) if "(0)" in written else "+" + digits[2:])
     is_alone = not before.rpartition("\n")[2].strip() and not text[end : end + 20].partition("\n")[0].strip()
-    return bool(TRUNK.fullmatch(written) or (is_alone and " " in written and len(digits) >= LONG_PHONE)) and exists_in(digits, regions)
+    return bool(TRUNK.fullmatch(written) or (is_alone and " " in written and len(digits) >= LONG_PHONE)) and exists_in(
+        digits, regions
+    )
 
 
 def find_numbers(text: str, kinds: Iterable[str], regions: tuple[str, ...] = REGIONS) -> Iterator[Span]:

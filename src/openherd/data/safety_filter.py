@@ -1,8 +1,11 @@
-"""Known-illegal content, domains of phishing and spam, and harmful text by classifiers (paper 3.1.1: unsafe content, adult content).
+"""Known-illegal content, domains of phishing and spam, and harmful text by classifiers (paper 3.1.1: unsafe and adult content).
 
-Known-illegal content is told by the SHA-256 of a page's bytes, of a document's text, or of its text as `plain_text` spells it, from a list
-of one's own. Of such a document nothing is kept but its id and the reason: no text, title, address or score. It is asked first. Then come
-lists of domains (data/address_lists.py), then classifiers that were trained elsewhere (`classifiers/`, or a fastText file): a folder's model
+Known-illegal content is told by the SHA-256 of a page's bytes, of a document's text, or of its text as `plain_text` spells it,
+from a list
+of one's own. Of such a document nothing is kept but its id and the reason: no text, title, address or score. It is asked first.
+Then come
+lists of domains (data/address_lists.py), then classifiers that were trained elsewhere (`classifiers/`,
+    or a fastText file): a folder's model
 gives each text a probability, and a document over the threshold goes, or is counted alone in mode "report".
 
 `safety.parquet` has the domain, the scores and the verdict of each document: `domain-filter` adds them up.
@@ -41,12 +44,14 @@ class SafetyFilterConfig:
     """Settings of `safety-filter`. The paper names the filters and no threshold."""
 
     illegal_sha256: Annotated[
-        tuple[str, ...], Field(description="SHA-256 of bytes, texts or plain texts that must not be kept; added to the input `illegal`")
+        tuple[str, ...],
+        Field(description="SHA-256 of bytes, texts or plain texts that must not be kept; added to the input `illegal`"),
     ] = ()
     categories: Annotated[
         tuple[str, ...], Field(description="categories of the input `domains` that are used; empty: all of them")
     ] = ()
-    # A probability of a calibrated classifier: from 0.5 on it is more likely so than not. Web text has few such pages: 0.9 keeps discussions
+    # A probability of a calibrated classifier: from 0.5 on it is more likely so than not. Web text has few such pages: 0.9 keeps
+    # discussions
     # of the subject, which a lower limit loses first.
     toxicity_threshold: Annotated[float, Field(description="probability from which on a document is toxic", ge=0, le=1)] = 0.9
     adult_threshold: Annotated[float, Field(description="probability from which on a document is adult", ge=0, le=1)] = 0.9
@@ -114,7 +119,11 @@ class SafetyRules:
         asked = [place for place, drop in enumerate(drops) if drop is None and "text" in batch.schema.names]
         scores = self.scores([rows[place]["text"] or "" for place in asked]) if asked else {}
         measures: list[dict[str, Any]] = [
-            {"id": row["id"], "domain": domain_of(row["url"]) if drop is None or drop.keep_content else "", "harmful": drop is not None}
+            {
+                "id": row["id"],
+                "domain": domain_of(row["url"]) if drop is None or drop.keep_content else "",
+                "harmful": drop is not None,
+            }
             for row, drop in zip(rows, drops, strict=True)
         ]
         for i, place in enumerate(asked):

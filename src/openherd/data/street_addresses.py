@@ -1,8 +1,11 @@
 """Street addresses by how they are written (paper 3.1.1 names personal data and no more).
 
-Each number of up to six digits is looked at with the words beside it: behind it a street as English writes it ("12 Long Lane"), before
-it one as most of Europe does ("Lange Straße 12", "rue de la Paix 3", "Kirchgasse 7a"), or the word for a box, a flat or a suite. What
-belongs to it joins: flat, postcode, state, town on the same or the next line. A street without a number, a town alone and a postcode
+Each number of up to six digits is looked at with the words beside it: behind it a street as English writes it ("12 Long Lane"),
+    before
+it one as most of Europe does ("Lange Straße 12", "rue de la Paix 3", "Kirchgasse 7a"), or the word for a box,
+    a flat or a suite. What
+belongs to it joins: flat, postcode, state, town on the same or the next line. A street without a number, a town alone and a
+postcode
 alone are not found: they are nobody's address.
 """
 
@@ -22,10 +25,12 @@ STREET_WORDS = (
 ORDINAL = r"\d{1,3}(?:st|nd|rd|th)"
 SIDE = r"(?:[NSEW]{1,2}\.?|North|South|East|West)"
 ENGLISH = re.compile(
-    rf"(?:[ ]\d{{1,5}})?[ ](?:{SIDE}[ ])?(?:(?:{NAME}|{ORDINAL})[ ]){{0,4}}?(?:{CAPITALISED}|{ORDINAL})[ ](?i:{STREET_WORDS})\b\.?(?:[ ]{SIDE}\b)?"
+    rf"(?:[ ]\d{{1,5}})?[ ](?:{SIDE}[ ])?(?:(?:{NAME}|{ORDINAL})[ ]){{0,4}}?(?:{CAPITALISED}|{ORDINAL})[ ]"
+    rf"(?i:{STREET_WORDS})\b\.?(?:[ ]{SIDE}\b)?"
 )
 FRENCH_BEHIND = re.compile(
-    rf",?[ ](?:bis[ ]|ter[ ])?(?i:rue|avenue|av\.|boulevard|bd\.?|place|chemin|allée|impasse|quai|route|cours|passage|square)[ ](?:{SMALL}|{CAPITALISED}[ ]){{0,4}}?{CAPITALISED}"
+    rf",?[ ](?:bis[ ]|ter[ ])?(?i:rue|avenue|av\.|boulevard|bd\.?|place|chemin|allée|impasse|quai|route|cours|passage|square)[ ]"
+    rf"(?:{SMALL}|{CAPITALISED}[ ]){{0,4}}?{CAPITALISED}"
 )
 FIRST = (
     "rua|avenida|av\\.|travessa|praça|largo|estrada|rodovia|calle|c/|paseo|plaza|carrera|camino|ronda|via|viale|corso|piazza|piazzale|vicolo|largo"
@@ -38,15 +43,19 @@ LAST = (
 )
 LAST_WORD = re.compile(rf"\w*(?:{LAST}),?", re.IGNORECASE)
 BEFORE = re.compile(
-    rf"(?:\d{{1,6}}[ ])?(?:\b(?i:{FIRST})[ ](?:{SMALL}|{CAPITALISED}[ ]){{0,4}}?{CAPITALISED}|(?:{CAPITALISED}[ ]){{0,3}}{CAPITALISED}?[ ]?(?i:{LAST}))"
+    rf"(?:\d{{1,6}}[ ])?(?:\b(?i:{FIRST})[ ](?:{SMALL}|{CAPITALISED}[ ]){{0,4}}?{CAPITALISED}"
+    rf"|(?:{CAPITALISED}[ ]){{0,3}}{CAPITALISED}?[ ]?(?i:{LAST}))"
     r",?[ ](?i:nr\.?[ ]|no\.?[ ]|n[º°]\.?[ ]?)?\Z"
 )
-UNIT = re.compile(r"\b(?i:apt|apartment|suite|ste|p\.?[ ]?o\.?[ ]?box|postfach|psc[ ]\d+,?[ ]box|cmr[ ]\d+,?[ ]box|unit[ ]\d+,?[ ]box)\.?[ ]#?\Z")
+UNIT = re.compile(
+    r"\b(?i:apt|apartment|suite|ste|p\.?[ ]?o\.?[ ]?box|postfach|psc[ ]\d+,?[ ]box|cmr[ ]\d+,?[ ]box|unit[ ]\d+,?[ ]box)\.?[ ]#?\Z"
+)
 # What follows an address: a flat; a town with state or postcode.
 AND_UNIT = re.compile(r"[,]?\s{1,3}(?:apt|apartment|suite|ste|unit|flat|p\.?o\.?[ ]box)\.?[ ]#?[\w-]{1,6}", re.IGNORECASE)
 POSTCODE = r"(?:[A-Z]{1,2}-?)?\d{4,5}(?:-\d{3,4})?|[A-Z]{1,2}\d[A-Z\d]?[ ]\d[A-Z]{2}|[A-Z]\d[A-Z][ ]\d[A-Z]\d|\d{3}[ ]\d{2}"
 AND_TOWN = re.compile(
-    rf"[,]?\s{{1,3}}(?:(?:{POSTCODE})[ ](?:[^\W\d_a-z][\w'’.-]*[ ]?){{1,3}}|(?:[^\W\d_a-z][\w'’.-]*[ ]?){{1,3}}\n?,?\s{{1,2}}(?:[A-Z]{{2,3}}[ ,]\s?)?(?:{POSTCODE})\b)"
+    rf"[,]?\s{{1,3}}(?:(?:{POSTCODE})[ ](?:{CAPITALISED}[ ]?){{1,3}}|(?:{CAPITALISED}[ ]?){{1,3}}"
+    rf"\n?,?\s{{1,2}}(?:[A-Z]{{2,3}}[ ,]\s?)?(?:{POSTCODE})\b)"
 )
 
 
@@ -80,6 +89,10 @@ def address_at(text: str, start: int, end: int, done: int) -> tuple[int, int] | 
     if box := UNIT.search(text, max(before, start - 24), start):
         return box.start(), end
     words = text[before:start].rpartition("\n")[2].split()
-    if words and (words[-1][0].isupper() or LAST_WORD.fullmatch(words[-1]) or words[-1].lower() in ("nr", "nr.", "no.", "nº")) and (street := BEFORE.search(text, before, start)):
+    if (
+        words
+        and (words[-1][0].isupper() or LAST_WORD.fullmatch(words[-1]) or words[-1].lower() in ("nr", "nr.", "no.", "nº"))
+        and (street := BEFORE.search(text, before, start))
+    ):
         return street.start(), end
     return None

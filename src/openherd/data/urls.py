@@ -19,7 +19,8 @@ PERCENT = re.compile(r"%([0-9A-Fa-f]{2})")
 UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 NUMBER = re.compile(r"0[xX][0-9A-Fa-f]*|[0-9]+")
 # Parameters that say where a reader came from, or name a session, not a page. From the documentation of the tools that set them:
-# Google Analytics and Ads, Facebook, Microsoft, Mailchimp, HubSpot, Matomo, Yandex, Instagram, TikTok, Twitter; PHP and Java sessions.
+# Google Analytics and Ads, Facebook, Microsoft, Mailchimp, HubSpot, Matomo, Yandex, Instagram, TikTok, Twitter; PHP and Java
+# sessions.
 TRACKING_PARAMETERS = (
     "utm_*", "gclid", "gclsrc", "dclid", "gbraid", "wbraid", "_ga", "_gl", "fbclid", "fb_*", "msclkid", "mc_cid", "mc_eid",
     "_hsenc", "_hsmi", "mtm_*", "pk_campaign", "pk_kwd", "yclid", "igshid", "ttclid", "twclid", "phpsessid", "jsessionid",
@@ -29,7 +30,8 @@ TRACKING_PARAMETERS = (
 def normalise(url: str) -> str:
     """An address without what does not change the page.
 
-    Fragment, user and default port go; scheme and host are in lower case, the host in punycode without a final dot, or an IP address
+    Fragment, user and default port go; scheme and host are in lower case, the host in punycode without a final dot, or an IP
+    address
     in its usual form; escapes of characters that need none are undone; "." and ".." are gone from the path. What is no address is
     returned without blanks around it.
     """
@@ -103,7 +105,9 @@ def ip_of(host: str) -> IPv4Address | IPv6Address | None:
     if len(labels) > 4 or not all(NUMBER.fullmatch(label) for label in labels):
         return None
     try:
-        numbers = [int(label, 16 if label[:2] in ("0x", "0X") else 8 if len(label) > 1 and label[0] == "0" else 10) for label in labels]
+        numbers = [
+            int(label, 16 if label[:2] in ("0x", "0X") else 8 if len(label) > 1 and label[0] == "0" else 10) for label in labels
+        ]
         last = numbers.pop()
         if any(number > 255 for number in numbers) or last >= 256 ** (4 - len(numbers)):
             return None
