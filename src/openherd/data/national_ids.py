@@ -298,7 +298,7 @@ _LETTER_FORMS = [(rule, re.compile(rule.form), None) for rule in LETTER_IDS]
 _TAILED_FORMS = [
     (rule, re.compile(rule.form), re.compile(rule.context, re.IGNORECASE) if rule.context else None) for rule in TAILED_IDS
 ]
-_LETTER_START = re.compile(r"(?<![A-Za-z0-9_])[A-Z]{1,6}[ -]?\d")
+_LETTER_START = re.compile(r"[A-Z]{1,6}[ -]?\d")
 _SEPARATORS = str.maketrans("", "", " .-+/")
 
 
@@ -331,6 +331,9 @@ def tailed_id(text: str, start: int, end: int) -> NationalId | None:
 def letter_ids(text: str) -> Iterator[tuple[int, int, NationalId]]:
     """(start, end, kind) of ids that begin with a letter."""
     for match in _LETTER_START.finditer(text):
+        before = text[match.start() - 1 : match.start()]
+        if before.isalnum() or before == "_":
+            continue
         for rule, form, _ in _LETTER_FORMS:
             found = form.match(text, match.start())
             if found and not text[found.end() : found.end() + 1].isalnum() and rule.check(found[0].translate(_SEPARATORS)):

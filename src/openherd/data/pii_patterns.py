@@ -11,7 +11,7 @@ given regions; or where a word before it says so ("tel", "call", "mobile", ...),
 import re
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
-from ipaddress import IPv4Address, ip_address
+from ipaddress import ip_address
 from typing import NamedTuple
 
 import phonenumbers
@@ -55,35 +55,34 @@ def find_emails(text: str) -> Iterator[Span]:
         yield from (Span(match.start(), match.end(), "email", "veiled") for match in VEILED.finditer(text))
 
 
-IPV4 = re.compile(r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?!\.?\w)")
-IPV6 = re.compile(r"(?<![\w:.])[23][0-9A-Fa-f]{3}:[0-9A-Fa-f:]{2,34}(?::(?:\d{1,3}\.){3}\d{1,3})?(?![\w:])")
+# Patterns begin with what is rare in a text, so that the search skips the rest; what must not stand before is asked afterwards.
+IPV4 = re.compile(r"\d{1,3}(?:\.\d{1,3}){3}(?!\.?\w)")
+IPV6 = re.compile(r"[23][0-9A-Fa-f]{3}:[0-9A-Fa-f:]{2,34}(?::(?:\d{1,3}\.){3}\d{1,3})?(?![\w:])")
+IPV6_ANY = re.compile(r"[0-9A-Fa-f]{0,4}:[0-9A-Fa-f:]{1,34}(?::(?:\d{1,3}\.){3}\d{1,3})?(?![\w:])")
 VERSION = re.compile(r"(?:\bv|version|release|update|build|section|§|\bfile)[ .:]{0,3}\Z", re.IGNORECASE)
+
+
+def stands_free(text: str, start: int, signs: str) -> bool:
+    """Whether neither a letter, digit or "_" nor one of the signs stands before a place."""
+    before = text[start - 1] if start else " "
+    return not (before.isalnum() or before == "_" or before in signs)
 
 
 def find_ips(text: str, only_public: bool = True) -> Iterator[Span]:
     """IP addresses, of the public internet alone where asked; not the numbers of versions, which look alike."""
-    for match in IPV4.finditer(text):
+    for match in (*IPV4.finditer(text), *(IPV6 if only_public else IPV6_ANY).finditer(text)):
+        written = match[0] if match[0].endswith("::") else match[0].rstrip(":")
+        if not stands_free(text, match.start(), ".:" if ":" in written else "."):
+            continue
         if VERSION.search(text, max(0, match.start() - 12), match.start()):
             continue
         try:
-            address = IPv4Address(match[0])
+            address = ip_address(written)
         except ValueError:
             continue
-        if (address.is_global and not address.is_multicast) or not only_public:
-            yield Span(match.start(), match.end(), "ip")
-    pattern = IPV6 if only_public else IPV6_ANY
-    for match in pattern.finditer(text):
-        try:
-            address_6 = ip_address(match[0].rstrip(":") if not match[0].endswith("::") else match[0])
-        except ValueError:
-            continue
-        if address_6.is_global or not only_public:
-            yield Span(
-                match.start(), match.start() + len(match[0].rstrip(":")) if not match[0].endswith("::") else match.end(), "ip"
-            )
+        if not address.is_unspecified and ((address.is_global and not address.is_multicast) or not only_public):
+            yield Span(match.start(), match.start() + len(written), "ip")
 
-
-IPV6_ANY = re.compile(r"(?<![\w:.])[0-9A-Fa-f]{1,4}:[0-9A-Fa-f:]{2,34}(?::(?:\d{1,3}\.){3}\d{1,3})?(?![\w:])")
 
 # Lengths of IBANs by country (SWIFT's registry, release 99).
 IBAN_LENGTHS = {
@@ -101,16 +100,17 @@ IBAN_LENGTHS = {
     "SO": 23,
     "ST": 25, "SV": 28, "TL": 23, "TN": 24, "TR": 26, "UA": 29, "VA": 22, "VG": 24, "XK": 20, "YE": 30,
 }  # fmt: skip
-IBAN_START = re.compile(r"(?<![^\W_])[A-Za-z]{2}\d{2}(?=[ -]?[A-Za-z0-9]{4})")
+IBAN_DIGITS = re.compile(r"\d\d(?=[ -]?[A-Za-z0-9]{4})")  # the check digits, behind the country
 
 
 def find_ibans(text: str) -> Iterator[Span]:
     """International bank account numbers: the country's length, and the remainder modulo 97 is one (ISO 13616)."""
-    for match in IBAN_START.finditer(text):
-        length = IBAN_LENGTHS.get(match[0][:2].upper())
-        if not length:
+    for match in IBAN_DIGITS.finditer(text):
+        start = match.start() - 2
+        length = IBAN_LENGTHS.get(text[max(start, 0) : start + 2].upper())
+        if not length or not stands_free(text, start, ""):
             continue
-        compact, place = "", match.start()
+        compact, place = "", start
         while place < len(text) and len(compact) < length:
             character = text[place]
             if character.isascii() and character.isalnum():
@@ -121,7 +121,7 @@ def find_ibans(text: str) -> Iterator[Span]:
         if len(compact) == length and not text[place : place + 1].isalnum():
             moved = compact[4:] + compact[:4]
             if int("".join(str(int(c, 36)) for c in moved)) % 97 == 1:
-                yield Span(match.start(), place, "iban")
+                yield Span(start, place, "iban")
 
 
 # Issuers' first digits and lengths (ISO/IEC 7812; the issuers' own pages): Visa, Mastercard twice, American Express, Discover,
@@ -155,7 +155,7 @@ def is_card(digits: str, has_word: bool) -> bool:
 
 
 # What one search finds: digits, and what people put between and around them.
-NUMBER = re.compile(r"(?<![\w.])\+?\(?\d(?:[ .()/–-]{0,3}\d){5,}")
+NUMBER = re.compile(r"[+(\d](?:[ .()/–-]{0,3}\d){5,}")
 TAIL = re.compile(r"[ -]?[A-Z](?:\d{3}[\dA-Y])?(?!\w)|-[kK](?!\w)|(?<=\d{6})[A-FU-Y]\d{3}[\dA-Y](?!\w)")
 BETWEEN = re.compile(r" [/–-] |  +")
 _DAY, _MONTH, _YEAR = r"(?:0?[1-9]|[12]\d|3[01])", r"(?:0?[1-9]|1[0-2])", r"(?:19|20)\d\d"
@@ -177,6 +177,7 @@ PHONE_WORDS = re.compile(
     r"|☎|📞|📱|电话|電話|手机|携帯|전화|телефон|тел\b|моб\b|τηλ|โทร|फ़?ोन|هاتف|טל",
     re.IGNORECASE,
 )
+FEWEST_DIGITS = 6  # of a group that is looked at
 PHONE_CONTEXT, PHONE_CONTEXT_BEHIND = 40, 25  # characters
 SHORTEST_PHONE, LONG_PHONE, LONGEST_PHONE = 7, 9, 15  # digits; the most is E.164's
 NOT_PHONE = re.compile(
@@ -243,7 +244,9 @@ def find_numbers(text: str, kinds: Iterable[str], regions: tuple[str, ...] = REG
     wanted = frozenset(kinds)
     phone_end = -100
     for match in NUMBER.finditer(text):
-        start, end = match.span()
+        start, end = free_start(text, *match.span()), match.end()
+        if start == end:
+            continue
         if "card" in wanted and end - start >= 12 and (cards := list(find_cards(text, start, end))):
             yield from cards
             continue
@@ -263,6 +266,16 @@ def find_numbers(text: str, kinds: Iterable[str], regions: tuple[str, ...] = REG
                 if is_phone(text, first, last, regions, first - phone_end < 8):
                     phone_end = extension.end() if extension else last
                     yield Span(first, phone_end, "phone")
+
+
+def free_start(text: str, start: int, end: int) -> int:
+    """Where a group of digits begins that does not hang on a word: behind its first blank where it does; its end where nowhere."""
+    if stands_free(text, start, "."):
+        return start
+    blank = text.find(" ", start, end)
+    while 0 <= blank < end - 1 and not (text[blank + 1].isdigit() or text[blank + 1] in "(+"):
+        blank += 1
+    return blank + 1 if blank >= 0 and sum(c.isdigit() for c in text[blank + 1 : end]) >= FEWEST_DIGITS else end
 
 
 def find_cards(text: str, start: int, end: int) -> Iterator[Span]:

@@ -14,8 +14,8 @@ from collections.abc import Iterator
 
 from openherd.data.pii_patterns import Span
 
-NUMBER = re.compile(r"(?<![\w.,:/$€£#%+*=-])\d{1,6}(?:[-/]\d{1,4})?[A-Za-z]?(?![\w%$€£:=*+/]|[.,]\d)")
-CAPITALISED = r"[^\W\d_a-z][\w'’.-]*"
+NUMBER = re.compile(r"\d{1,6}(?:[-/]\d{1,4})?[A-Za-z]?(?![\w%$€£:=*+/]|[.,]\d)")
+CAPITALISED = r"[^\W\d_a-z][\w'’.-]{0,30}"
 NAME = rf"(?:{CAPITALISED}|of|the|de|la|del|du|van|von|den|der)"
 SMALL = r"(?:(?:de|du|des|da|do|dos|das|del|della|dei|di|la|le|les|las|los|el|aux|à|et|e|y|en|sur|am|an|der|den|dem)[ ]|[dl]['’])"
 STREET_WORDS = (
@@ -64,7 +64,8 @@ def find_addresses(text: str) -> Iterator[Span]:
     done = 0
     for match in NUMBER.finditer(text):
         start, end = match.span()
-        if start < done:
+        before = text[start - 1] if start else " "
+        if start < done or before.isalnum() or before in "_.,:/$€£#%+*=-":
             continue
         if found := address_at(text, start, end, done):
             start, end = found
