@@ -1,12 +1,12 @@
-"""Personal data: recall and precision on presidio's synthetic set, and documents a CPU-second, beside presidio's pattern recognizers.
+"""Personal data: recall and precision on presidio's synthetic set, documents a CPU-second, beside presidio's pattern recognizers.
 
-Quality is on ../shared/data/presidio_pii (750 of its 1,500 sentences, made from 209 templates), by halves of the templates: "even" ones
-were looked at while the patterns were written, "odd" ones were not; the tagger of names is trained on neither. A span counts as met
-where any of its characters lies in a span of its kind; strictly, where both ends are right. Names are scored as the stage reports them,
-that is after overlaps with addresses and e-mail are resolved, and alone.
+Quality is on ../shared/data/presidio_pii (750 of its 1,500 sentences, made from 209 templates), by halves of the templates: "even"
+ones were looked at while the patterns were written, "odd" ones were not; the tagger of names is trained on neither. A span counts
+as met where any of its characters lies in a span of its kind; strictly, where both ends are right. Names are scored as the stage
+reports them, that is after overlaps with addresses and e-mail are resolved, and alone.
 
-Speed is on real articles (the texts of ../shared/data/article_extraction), a sentence of the set added to every third. presidio runs where
-`.venv-presidio` has presidio-analyzer 2.2: its recognizers of the six kinds with a form, without a language model.
+Speed is on real articles (the texts of ../shared/data/article_extraction), a sentence of the set added to every third. presidio
+runs where `.venv-presidio` has presidio-analyzer 2.2: its recognizers of the six kinds with a form, without a language model.
 """
 
 import json
@@ -33,7 +33,8 @@ PEER_PROGRAM = """
 import json, sys, time
 from presidio_analyzer import predefined_recognizers as p
 given = json.load(sys.stdin)
-recognizers = [p.EmailRecognizer(), p.PhoneRecognizer(), p.IpRecognizer(), p.CreditCardRecognizer(), p.IbanRecognizer(), p.UsSsnRecognizer()]
+kinds = p.EmailRecognizer, p.PhoneRecognizer, p.IpRecognizer, p.CreditCardRecognizer, p.IbanRecognizer, p.UsSsnRecognizer
+recognizers = [kind() for kind in kinds]
 def find(text):
     return [(r.start, r.end, r.entity_type) for one in recognizers for r in one.analyze(text, one.supported_entities, None)]
 find(given["articles"][0])
@@ -54,7 +55,9 @@ def rows() -> list[dict[str, Any]]:
         {
             "text": row["full_text"],
             "half": "odd" if row["template_id"] % 2 else "even",
-            "spans": [(s["start_position"], s["end_position"], KINDS[s["entity_type"]]) for s in row["spans"] if s["entity_type"] in KINDS],
+            "spans": [
+                (s["start_position"], s["end_position"], KINDS[s["entity_type"]]) for s in row["spans"] if s["entity_type"] in KINDS
+            ],
         }
         for row in found
     ]

@@ -12,6 +12,7 @@ Two different entries share a hash once in 10^13 comparisons with a list of a mi
 
 import re
 from array import array
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
@@ -19,7 +20,6 @@ from typing import NamedTuple
 
 import fsspec
 import numpy as np
-import numpy.typing as npt
 import xxhash
 
 from openherd.core.errors import InputError
@@ -86,23 +86,21 @@ def hash_of(name: str) -> int:
 class Names:
     """Names by their hashes, sorted, each with the number of its category."""
 
-    hashes: npt.NDArray[np.uint64]
-    categories: npt.NDArray[np.uint16]
+    hashes: "array[int]"  # of 8 bytes: the standard library's bisection is five times as quick on these as numpy's for one value
+    categories: "array[int]"
 
     @classmethod
-    def of(cls, hashes: Iterable[int], categories: Iterable[int]) -> "Names":
+    def of(cls, hashes: "array[int]", categories: "array[int]") -> "Names":
         """Sorted, each name once, with the first category that it was given."""
-        given = np.array(hashes, np.uint64)
-        unique, first = np.unique(given, return_index=True)
-        return cls(unique, np.array(categories, np.uint16)[first])
+        unique, first = np.unique(np.frombuffer(hashes, np.uint64) if hashes else np.empty(0, np.uint64), return_index=True)
+        kept = np.frombuffer(categories, np.uint16)[first] if categories else np.empty(0, np.uint16)
+        return cls(array("Q", unique.tobytes()), array("H", kept.tobytes()))
 
     def find(self, name: str) -> int:
         """The number of a name's category, or -1."""
-        if not len(self.hashes):
-            return -1
-        value = np.uint64(hash_of(name))
-        place = int(self.hashes.searchsorted(value))
-        return int(self.categories[place]) if place < len(self.hashes) and self.hashes[place] == value else -1
+        value = hash_of(name)
+        place = bisect_left(self.hashes, value)
+        return self.categories[place] if place < len(self.hashes) and self.hashes[place] == value else -1
 
 
 @dataclass
@@ -186,17 +184,16 @@ class AddressRules:
     def __len__(self) -> int:
         return len(self.denied.hashes) + len(self.allowed.hashes)
 
-    def find(self, address: str) -> tuple[Found | None, bool]:
+    def find(self, address: str, host: str | None = None) -> tuple[Found | None, bool]:
         """The entry that decides over a normalised address, and whether it allows it; no entry: (None, False)."""
-        if not len(self):
-            return None, False
-        for name in self.candidates(address):
-            for names, is_allowed in ((self.allowed, True), (self.denied, False)):
+        asked = [(names, is_allowed) for names, is_allowed in ((self.allowed, True), (self.denied, False)) if names.hashes]
+        for name in self.candidates(address, host_of(address) if host is None else host) if asked else ():
+            for names, is_allowed in asked:
                 if (category := names.find(name)) >= 0:
                     return Found(name, self.categories[category]), is_allowed
         return None, False
 
-    def candidates(self, address: str) -> Iterator[str]:
+    def candidates(self, address: str, host: str) -> Iterator[str]:
         """What an entry for an address may be, longest first: it cut at each "/" and before its query, then its host's domains."""
         if self.has_paths:
             rest = beginning(address)
@@ -204,4 +201,4 @@ class AddressRules:
                 yield rest
                 cut = max(rest.rfind("/"), rest.rfind("?"))
                 rest = rest[:cut]
-        yield from domains_of(host_of(address))
+        yield from domains_of(host)

@@ -125,13 +125,13 @@ class UrlRules:
             return None
         if self._illegal and hashlib.sha256(address.encode()).hexdigest() in self._illegal:
             return Drop("illegal address", keep_content=False)
-        found, is_allowed = self._lists.find(address)
+        host = host_of(address)
+        found, is_allowed = self._lists.find(address, host)
         if found and not is_allowed:
             return Drop("denied domain" if "/" not in found.name else "denied address", ", ".join(filter(None, found)))
-        return None if is_allowed else self._by_words(address)
+        return None if is_allowed else self._by_words(address, host)
 
-    def _by_words(self, address: str) -> Drop | None:
-        host = host_of(address)
+    def _by_words(self, address: str, host: str) -> Drop | None:
         if self._drop_ip_hosts and host and ip_of(host):
             return Drop("IP address as host", host)
         words = words_of(address)

@@ -101,6 +101,8 @@ def ip_of(host: str) -> IPv4Address | IPv6Address | None:
             return ip_address(host.strip("[]"))
         except ValueError:
             return None
+    if not host[-1:].isdigit() and host[-1:].lower() not in "abcdefx":
+        return None
     labels = host.split(".")
     if len(labels) > 4 or not all(NUMBER.fullmatch(label) for label in labels):
         return None
