@@ -1,8 +1,8 @@
 """Addresses: filtering by a list of a million domains and by words, registrable domains, and deduplication in bounded memory.
 
 Addresses are made (hosts of two hundred thousand sites, paths of words); the list holds other hosts, so that nothing ends early.
-The peer runs where `.venv-presidio` has tldextract 5.4 (with its bundled list). `dedup-urls` runs as a stage, in a process of its own,
-over pages whose addresses repeat three times, and says its peak memory.
+The peer runs where `.venv-presidio` has tldextract 5.4 (with its bundled list). `dedup-urls` runs as a stage, in a process of its
+own, over pages whose addresses repeat three times, and says its peak memory.
 """
 
 import json

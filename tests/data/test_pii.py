@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from openherd.core.config import load_config
-from openherd.core.errors import ConfigError
+from openherd.core.errors import ConfigError, InputError
 from openherd.core.records import read_parquet
-from openherd.data.documents import DROPPED, LANGUAGE_SCHEMA
+from openherd.data.documents import DROPPED, LANGUAGE_SCHEMA, PAGE_SCHEMA
 from openherd.data.pii import (
     KINDS,
     MEASURES,
@@ -146,6 +146,27 @@ def test_a_batch_keeps_its_other_columns_and_pages_without_rows_tell_the_schema(
     assert judged.batch.schema == schema
     assert judged.batch.to_pylist()[0] == {**batch.to_pylist()[0], "text": "<EMAIL>"}
     assert prepare_pii(PiiConfig())(batch.slice(0, 0)).batch.schema == schema
+
+
+def test_what_is_only_reported_hides_nothing_that_goes():
+    text = "Send it to 12 Maria Schmidt Street, please."
+    from openherd.data.name_tagger import NameTagger
+
+    class Maria(NameTagger):
+        def find(self, text, threshold=0.5):
+            yield text.index("Maria"), text.index("Maria") + 13
+
+    tagger = Maria(*vars(NameTagger.load()).values())
+    assert [span.kind for span in find(text, PiiConfig(name="report"), tagger)] == ["address"]
+    (left,), drop, counts = judge_texts([text], PiiConfig(name="replace"), tagger)
+    assert (left, drop, counts) == ("Send it to 12 <NAME> Street, please.", None, {"address": 1})
+    assert judge_texts([text], PiiConfig(name="drop"), tagger)[1].detail == "name 1"
+
+
+def test_pages_are_refused(documents_run, run_stage):
+    page = {**row(1, ""), "content_type": "", "content": b"x"}
+    with pytest.raises(InputError, match="pages without text"):
+        run_stage(pii, PiiConfig(), documents=documents_run([page], PAGE_SCHEMA))
 
 
 def test_an_unknown_kind_is_refused():

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 import pyarrow as pa
 from pydantic import Field
 
-from openherd.core.errors import ConfigError
+from openherd.core.errors import ConfigError, InputError
 from openherd.core.records import ParquetWriter
 from openherd.core.rundir import Output, Run
 from openherd.data.documents import Drop, Judge, Judged
@@ -86,6 +86,11 @@ def resolve(spans: Iterable[Span]) -> list[Span]:
 
 def find(text: str, config: PiiConfig, tagger: NameTagger | None = None) -> list[Span]:
     """All personal data of the kinds that are not off, disjoint and in order."""
+    return resolve(suspects(text, config, tagger))
+
+
+def suspects(text: str, config: PiiConfig, tagger: NameTagger | None = None) -> list[Span]:
+    """The same as each finder says it; spans of two kinds may overlap."""
     wanted = {kind for kind, mode in config.modes.items() if mode != "off"}
     spans: list[Span] = []
     if "email" in wanted:
@@ -102,7 +107,7 @@ def find(text: str, config: PiiConfig, tagger: NameTagger | None = None) -> list
         spans += find_addresses(text)
     if "name" in wanted and tagger:
         spans += (Span(start, end, "name") for start, end in tagger.find(text, config.min_name_score))
-    return resolve(spans)
+    return spans
 
 
 def redact(text: str, spans: Sequence[Span], placeholders: Mapping[str, str] = PLACEHOLDERS) -> str:
@@ -117,18 +122,27 @@ def redact(text: str, spans: Sequence[Span], placeholders: Mapping[str, str] = P
 def judge_texts(
     texts: Sequence[str], config: PiiConfig, tagger: NameTagger | None = None
 ) -> tuple[list[str], Drop | None, Counter[str]]:
-    """A document's texts as they go on, why it goes if it does, and how much of each kind was found."""
-    found = [find(text, config, tagger) for text in texts]
+    """A document's texts as they go on, why it goes if it does, and how much of each kind was found.
+
+    What is replaced, and what drops, is not hidden by a finding of a kind that is only reported.
+    """
+    said = [suspects(text, config, tagger) for text in texts]
+    found = [resolve(spans) for spans in said]
     counts = Counter(span.kind for spans in found for span in spans)
     placeholders = {**PLACEHOLDERS, **config.placeholders}
-    condemning = {kind: counts[kind] for kind, mode in config.modes.items() if mode == "drop" and counts[kind]}
-    if sum(condemning.values()) < config.drop_at:
-        replaced = [[span for span in spans if config.modes[span.kind] == "replace"] for spans in found]
-        return [redact(text, spans, placeholders) for text, spans in zip(texts, replaced, strict=True)], None, counts
-    drop = Drop("personal data", ", ".join(f"{kind} {n}" for kind, n in condemning.items()), config.dropped_text != "none")
-    if config.dropped_text != "redact":
-        return list(texts), drop, counts
-    return [redact(text, spans, placeholders) for text, spans in zip(texts, found, strict=True)], drop, counts
+
+    def of_mode(mode: Mode) -> list[list[Span]]:
+        return [resolve(span for span in spans if config.modes[span.kind] == mode) for spans in said]
+
+    def redacted(by: list[list[Span]]) -> list[str]:
+        return [redact(text, spans, placeholders) for text, spans in zip(texts, by, strict=True)]
+
+    condemning = Counter(span.kind for spans in of_mode("drop") for span in spans)
+    if condemning.total() < config.drop_at:
+        return redacted(of_mode("replace")), None, counts
+    told = ", ".join(f"{kind} {condemning[kind]}" for kind in KINDS if condemning[kind])
+    drop = Drop("personal data", told, keep_content=config.dropped_text != "none")
+    return redacted(found) if config.dropped_text == "redact" else list(texts), drop, counts
 
 
 def domain_of(url: str | None) -> str:
@@ -148,6 +162,8 @@ def prepare_pii(config: PiiConfig, *, names: Path | None = None) -> Judge:
 
     def judge(batch: pa.RecordBatch) -> Judged:
         columns = [name for name in TEXTS if name in batch.schema.names]
+        if "text" not in columns:
+            raise InputError("pii", "pages without text", do="give it what extraction or a later stage wrote")
         texts = [[text or "" for text in batch.column(name).to_pylist()] for name in columns]
         judged = [judge_texts(row, config, tagger) for row in zip(*texts, strict=True)]
         made = batch
