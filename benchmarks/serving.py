@@ -2,11 +2,11 @@
 
 A model of 251M parameters with random weights, in bf16, 64 requests at once, 16 tokens of prompt and 128 to write each. `engine`:
 tokens written a second by the engine alone. `whole` and `stream`: by a server on loopback, asked by a client in another process;
-`overhead_*` is what is lost, as a share of the engine's. `processor_overhead_*` is the same of the serving process's processor time,
-which the client has no part in: what HTTP, streaming and the loop add to the engine's own. Both are medians over turns; `fastest_*` is
-of the fastest turn of each, which other work on the machine disturbs least.
-`first_unloaded_s`, `first_loaded_s`: time to the first token of a stream,
-median alone, and 95th percentile while eight other streams are written; `first_ratio` is one over the other.
+`overhead_*` is what is lost, as a share of the engine's. `processor_overhead_*` is the same of the serving process's processor
+time, which the client has no part in: what HTTP, streaming and the loop add to the engine's own. Both are medians over turns;
+`fastest_*` is of the fastest turn of each, which other work on the machine disturbs least. `first_unloaded_s`, `first_loaded_s`:
+time to the first token of a stream, median alone, and 95th percentile while eight other streams are written; `first_ratio` is one
+over the other.
 
     benchmarks/serving.py [--quick] [--threads N] [--repeats N]
 """
@@ -119,7 +119,9 @@ def main() -> None:
 
     from openherd.inference.engine import Engine
     from openherd.inference.sampling import Sampling
-    from openherd.serving.server import Served, Server, ServerConfig, create_app, listen
+    from openherd.serving.served import Served
+    from openherd.serving.server import Server, create_app, listen
+    from openherd.serving.service import ServerConfig
 
     torch.set_num_threads(asked.threads)
     most, repeats = (16, 1) if asked.quick else (WRITTEN, asked.repeats)

@@ -89,7 +89,9 @@ def command_serve(arguments: list[str]) -> None:
         if not equals or not name.strip() or not name.isprintable() or name in directories:
             raise ConfigError("--model", f"{pair!r}", allowed="NAME=DIR, each name once")
         directories[name] = Path(directory)
-    from openherd.serving.server import Served, ServerConfig, serve
+    from openherd.serving.served import Served
+    from openherd.serving.server import serve
+    from openherd.serving.service import ServerConfig
 
     config = ServerConfig(
         host=given.host,

@@ -21,6 +21,14 @@ class Parser(argparse.ArgumentParser):
         self.exit(EXIT_ERROR, f"{self.prog}: {message}; see '{self.prog} --help'\n")
 
 
+def new_file(text: str) -> Path:
+    """A file to be written: its folder is there, so that nothing is computed for a page that cannot be."""
+    path = Path(text)
+    if path.is_dir() or not path.parent.is_dir():
+        raise argparse.ArgumentTypeError(f"{text!r} is a folder" if path.is_dir() else f"{str(path.parent)!r} is no folder")
+    return path
+
+
 def count(text: str) -> float:
     """A number as a person writes it: 3.8e25, 8B, 15T."""
     scale = {"K": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}.get(text[-1:].upper(), 1.0)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from openherd.cli.arguments import Parser, model_directory
+from openherd.cli.arguments import Parser, model_directory, new_file
 from openherd.cli.running import run_stage
 
 
@@ -45,7 +45,7 @@ def command_tokenizer_compare(arguments: list[str]) -> None:
     parser.add_argument("second", type=Path, metavar="B", help="another")
     on = "the text: .parquet or .jsonl with 'text' and perhaps 'language', .txt, a folder of .txt by language, or a run directory"
     parser.add_argument("--on", type=Path, required=True, metavar="DATA", help=on)
-    parser.add_argument("--page", type=Path, metavar="FILE", help="also write a page with a picture")
+    parser.add_argument("--page", type=new_file, metavar="FILE", help="also write a page with a picture")
     given = parser.parse_args(arguments)
     from openherd.tokenizer.compare import compare
 

@@ -4,7 +4,7 @@ import json
 import sys
 from pathlib import Path
 
-from openherd.cli.arguments import EXIT_DIFFERS, Parser, check_least
+from openherd.cli.arguments import EXIT_DIFFERS, Parser, check_least, count, new_file
 from openherd.core.errors import ConfigError
 
 
@@ -28,7 +28,7 @@ def command_plan(arguments: list[str]) -> int:
     parser.add_argument("--engine", default="llama3", metavar="NAME", help=engines)
     parser.add_argument("--seq", type=int, default=8_192, metavar="TOKENS", help="of a sequence (default 8192)")
     parser.add_argument("--batch-tokens", type=int, default=16_777_216, metavar="TOKENS", help="of a step (default 16777216)")
-    parser.add_argument("--tokens", type=float, default=15.6e12, metavar="TOKENS", help="of the run (default 15.6e12)")
+    parser.add_argument("--tokens", type=count, default=15.6e12, metavar="TOKENS", help="of the run (default 15.6e12)")
     parser.add_argument(
         "--layout",
         default="",
@@ -40,7 +40,7 @@ def command_plan(arguments: list[str]) -> int:
     parser.add_argument("--export", default="", metavar="FORMAT", help=exports)
     parser.add_argument("--constants", type=Path, metavar="FILE", help="what 'openherd plan calibrate --out FILE' wrote")
     parser.add_argument("--json", action="store_true", help="everything, in bytes and seconds, as JSON")
-    parser.add_argument("--page", type=Path, metavar="FILE", help="also write pictures of memory and time by part")
+    parser.add_argument("--page", type=new_file, metavar="FILE", help="also write pictures of memory and time by part")
     money = parser.add_argument_group("energy, carbon, money and failures; prices are rough defaults of ours: give your own")
     money.add_argument(
         "--power-w", type=float, metavar="W", help="of a GPU with its share of the server (default: the server's rating)"
@@ -77,7 +77,7 @@ def command_plan_check(arguments: list[str]) -> None:
     parser.add_argument("--half", choices=("all", "fitted", "held-out"), default="all", help="of the rows (default all)")
     parser.add_argument("--constants", type=Path, metavar="FILE", help="what 'openherd plan calibrate --out FILE' wrote")
     parser.add_argument("--rows", type=int, default=0, metavar="N", help="also the N rows that are most off, on stderr")
-    parser.add_argument("--page", type=Path, metavar="FILE", help="also write a picture: predicted against measured")
+    parser.add_argument("--page", type=new_file, metavar="FILE", help="also write a picture: predicted against measured")
     given = parser.parse_args(arguments)
     from openherd.planning.command import check_files
 
@@ -95,7 +95,7 @@ def command_plan_calibrate(arguments: list[str]) -> None:
         description="Fit the planner's constants to measured runs, on every second row, and say how far off the others are.",
     )
     parser.add_argument("files", type=Path, nargs="+", metavar="FILE", help="CSV of any kind that 'openherd plan check' knows")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write the constants (TOML) for --constants")
+    parser.add_argument("--out", type=new_file, metavar="FILE", help="write the constants (TOML) for --constants")
     parser.add_argument("--from-nothing", action="store_true", help="do not begin with the planner's own constants")
     given = parser.parse_args(arguments)
     from openherd.planning.command import calibrate_files
@@ -155,10 +155,14 @@ def command_plan_failures(arguments: list[str]) -> None:
     parser.add_argument("--runs", type=int, default=10_000, help="simulated (default 10000)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--no-compare", action="store_true", help="leave out the best interval and what one change buys")
-    parser.add_argument("--page", type=Path, metavar="FILE.html", help="write the pictures as one page")
+    parser.add_argument("--page", type=new_file, metavar="FILE.html", help="write the pictures as one page")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args(arguments)
     check_least({"--runs": (given.runs, 100)})
+    if given.days is not None and given.work_days is not None:
+        raise ConfigError("openherd plan failures", "--days and --work-days", allowed="one of them")
+    if given.log is None and (given.log_nodes or given.log_days):
+        raise ConfigError("--log-nodes, --log-days", "without --log", allowed="with --log LOG.csv")
     from openherd.planning.causes import Cause, published, read_log
     from openherd.planning.failures import RunPlan
     from openherd.planning.reliability import assess, reliability_text

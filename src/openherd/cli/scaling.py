@@ -5,7 +5,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from openherd.cli.arguments import EXIT_DIFFERS, Parser, check_least, count, counts
+from openherd.cli.arguments import EXIT_DIFFERS, Parser, check_least, count, counts, new_file
 from openherd.core.errors import ConfigError, OpenherdError
 
 
@@ -53,7 +53,7 @@ def command_scaling_fit(arguments: list[str]) -> int:
         "--noise", type=float, default=0.002, metavar="NATS", help="isoflop: of a loss between seeds (default 0.002, Porian et al.)"
     )
     fitting_arguments(parser)
-    parser.add_argument("--page", type=Path, metavar="FILE.html", help="write the pictures of the fit as one page")
+    parser.add_argument("--page", type=new_file, metavar="FILE.html", help="write the pictures of the fit as one page")
     parser.add_argument("--json", action="store_true", help="one object a line, one for each group")
     given = parser.parse_args(arguments)
     check_least({"--draws": (given.draws, 100), "--drop-highest": (given.drop_highest or 0, 0)})
@@ -123,7 +123,7 @@ def command_scaling_advise(arguments: list[str]) -> None:
         low, high, allowed = POSSIBLE[option]
         if (value := getattr(given, option)) is not None and not low <= value <= high:
             raise ConfigError(f"--{option}", f"{value:g}", allowed=allowed)
-    if given.served_tokens < 0:
+    if not 0 <= given.served_tokens < float("inf"):
         raise ConfigError("--served-tokens", f"{given.served_tokens:g}", allowed="0 or more")
     if given.law == "llama3" and not given.runs:
         if model or given.served_tokens:
@@ -201,12 +201,17 @@ def command_scaling_ladder(arguments: list[str]) -> None:
     parser.add_argument(
         "--set", action="append", default=[], metavar="SETTING=VALUE", help="of every run; or STAGE.SETTING=VALUE, of a data stage"
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="RECIPE.toml", help="the recipe to write")
+    parser.add_argument("--out", type=new_file, required=True, metavar="RECIPE.toml", help="the recipe to write")
     given = parser.parse_args(arguments)
     for option in ("batch_tokens", "learning_rates", "rate_sizes"):
         if len(getattr(given, option)) != 2:
             raise ConfigError(f"--{option.replace('_', '-')}", f"{len(getattr(given, option))} numbers", allowed="two: A,B")
     check_least({"--sizes-per-budget": (given.sizes_per_budget, 4), "--sequence-length": (given.sequence_length, 8)})
+    for option in ("flops", "held_out", "batch_tokens", "learning_rates", "rate_sizes", "tokens_per_parameter"):
+        values = getattr(given, option)
+        for value in values if isinstance(values, tuple) else (values,):
+            if not 0 < value < float("inf"):
+                raise ConfigError(f"--{option.replace('_', '-')}", f"{value:g}", allowed="more than 0")
     from openherd.scaling.rungs import ladder_recipe, recipe_text, rungs
 
     runs = rungs(
