@@ -57,7 +57,7 @@ CASES = st.lists(st.tuples(st.sampled_from(["a.test", "b.test", "c.co.uk", ""]),
 SHARES = st.sampled_from([0.0, 0.34, 0.5, 1.0])
 
 
-@settings(max_examples=20)
+@settings(max_examples=10)
 @given(CASES, st.integers(1, 3), st.integers(1, 4), SHARES, SHARES)
 def test_as_sums_in_a_dictionary(tmp_path_factory, cases, min_findings, min_documents, share, harm):
     folder = tmp_path_factory.mktemp("sums")

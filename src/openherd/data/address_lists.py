@@ -172,14 +172,11 @@ class Found(NamedTuple):
     category: str
 
 
-@dataclass(frozen=True)
 class AddressRules:
     """Lists of denied and allowed domains and addresses; the longest entry that fits decides, of equal ones the allowed."""
 
-    denied: Names
-    allowed: Names
-    categories: tuple[str, ...]
-    has_paths: bool
+    def __init__(self, denied: Names, allowed: Names, categories: tuple[str, ...], has_paths: bool) -> None:
+        self.denied, self.allowed, self.categories, self.has_paths = denied, allowed, categories, has_paths
 
     def __len__(self) -> int:
         return len(self.denied.hashes) + len(self.allowed.hashes)
