@@ -1,8 +1,8 @@
 """Of the versions of one page the newest stays (paper 3.1.1: URL-level deduplication keeps the most recent version).
 
-Two addresses are one page where `same_page` (data/urls.py) spells them alike. The newest is the one with the latest date,
-    and of equal
-dates the first of the input. A document without an address that names a host is left alone: a row's number or name is no address.
+Two addresses are one page where `same_page` (data/urls.py) spells them alike. The newest is the one with the latest date, and
+of equal dates the first of the input. A document without an address that names a host is left alone: a row's number or name is
+no address.
 
 Memory is bounded: sixteen bytes of an address's hash, the date and the place of each document go through DuckDB with a limit, which
 spills into the run directory; addresses and contents do not. Two different addresses share a hash once in 10^18 among 20 billion.

@@ -1,11 +1,10 @@
 """Dropping whole domains by what the corpus itself shows of them (paper 3.1.1: domains with much personal data, and harmful ones).
 
 Two passes. The first adds up, for each registrable domain (data/urls.py: of `ann.github.io` and `bob.github.io` each its own),
-    what the
-stages before counted for each document: `pii` its findings by kind, `safety-filter` what it dropped or found harmful. The second
-drops the
-documents of domains over a threshold. The paper publishes neither threshold nor the ranking of harm; ours are settings. A domain of
-few documents is left alone, since one page says little. The sums run through DuckDB with a memory limit.
+what the stages before counted for each document: `pii` its findings by kind, `safety-filter` what it dropped or found harmful.
+The second drops the documents of domains over a threshold. The paper publishes neither threshold nor the ranking of harm; ours
+are settings. A domain of few documents is left alone, since one page says little. The sums run through DuckDB with a memory
+limit.
 
 `domains.parquet` has every domain with its counts and the verdict; `denied_domains.txt` is a list as `url-filter` takes it.
 """

@@ -1,12 +1,10 @@
 """Known-illegal content, domains of phishing and spam, and harmful text by classifiers (paper 3.1.1: unsafe and adult content).
 
 Known-illegal content is told by the SHA-256 of a page's bytes, of a document's text, or of its text as `plain_text` spells it,
-from a list
-of one's own. Of such a document nothing is kept but its id and the reason: no text, title, address or score. It is asked first.
-Then come
-lists of domains (data/address_lists.py), then classifiers that were trained elsewhere (`classifiers/`,
-    or a fastText file): a folder's model
-gives each text a probability, and a document over the threshold goes, or is counted alone in mode "report".
+from a list of one's own. Of such a document nothing is kept but its id and the reason: no text, title, address or score. It is
+asked first. Then come lists of domains (data/address_lists.py), then classifiers that were trained elsewhere (`classifiers/`,
+or a fastText file): a folder's model gives each text a probability, and a document over the threshold goes, or is counted alone
+in mode "report".
 
 `safety.parquet` has the domain, the scores and the verdict of each document: `domain-filter` adds them up.
 """
@@ -51,8 +49,7 @@ class SafetyFilterConfig:
         tuple[str, ...], Field(description="categories of the input `domains` that are used; empty: all of them")
     ] = ()
     # A probability of a calibrated classifier: from 0.5 on it is more likely so than not. Web text has few such pages: 0.9 keeps
-    # discussions
-    # of the subject, which a lower limit loses first.
+    # discussions of the subject, which a lower limit loses first.
     toxicity_threshold: Annotated[float, Field(description="probability from which on a document is toxic", ge=0, le=1)] = 0.9
     adult_threshold: Annotated[float, Field(description="probability from which on a document is adult", ge=0, le=1)] = 0.9
     toxicity_label: Annotated[str, Field(description="the classifier's label for toxic text; empty: the second of two")] = ""

@@ -25,27 +25,23 @@ from openherd.data.engine import EngineConfig, judge_documents
 from openherd.data.lists import read_list
 from openherd.data.urls import host_of, ip_of, normalise, plain_host, words_of
 
-# Words that name adult or spam pages and little else, in the four kinds that such filters have had since RefinedWeb (Penedo et al.
-# 2023, appendix G.1): one word is enough; two different ones are; a part of a host is enough. The words are ours, chosen thus: no
-# word of
-# medicine, law, sexual education or of plain names ("porn" stands in Thai first names, "sex" in Essex, "cum" in Latin), no brand
-# but
-# those of pornography, no language but English. A test holds the traps.
+# Words that name adult or spam pages and little else, in the three kinds that such filters have (RefinedWeb's, datatrove's): one word
+# is enough; several different ones are; a part of a host is. The words are ours, chosen thus: no word of medicine, law, sexual
+# education or of plain names ("porn" stands in Thai first names, "sex" in Essex, "cum" in Latin), no brand but those of pornography,
+# no language but English. A test holds the traps.
 ADULT_AND_SPAM_WORDS = (
-    "porn", "porno", "pornhub", "pornstar", "pornstars", "xxx", "xvideos", "xhamster", "redtube", "youporn", "hentai", "camgirl",
-    "camgirls", "escorts", "blowjob", "cumshot", "gangbang", "milf", "milfs", "casino", "viagra", "cialis",
+    "porn", "porno", "pornhub", "pornstar", "pornstars", "xxx", "xvideos", "xhamster", "redtube", "youporn", "hentai",
+    "camgirl", "camgirls", "escorts", "blowjob", "cumshot", "gangbang", "milf", "milfs", "casino", "viagra", "cialis",
 )  # fmt: skip
 SOFT_WORDS = (
     "adult", "amateur", "anal", "bet", "betting", "bonus", "cams", "cheap", "dating", "erotic", "fetish", "free", "gambling",
-    "girls",
-    "hookup", "hot", "jackpot", "loan", "loans", "naked", "nude", "nudes", "payday", "pharmacy", "pills", "poker", "replica",
-    "roulette",
-    "sex", "sexy", "slots", "teen", "teens", "tits", "torrent", "warez", "webcam",
+    "girls", "hookup", "hot", "jackpot", "loan", "loans", "naked", "nude", "nudes", "payday", "pharmacy", "pills", "poker",
+    "replica", "roulette", "sex", "sexy", "slots", "teen", "teens", "tits", "torrent", "warez", "webcam",
 )  # fmt: skip
 HOST_PARTS = (
     "freeporn", "pornhub", "pornstar", "pornvideo", "sexporn", "xvideos", "xhamster", "livesex", "sexcam", "sexchat", "camgirl",
-    "camsex",
-    "hentai", "blowjob", "onlinecasino", "casinoonline", "casinobonus", "buyviagra", "viagraonline", "buycialis", "paydayloan",
+    "camsex", "hentai", "blowjob", "onlinecasino", "casinoonline", "casinobonus", "buyviagra", "viagraonline", "buycialis",
+    "paydayloan",
 )  # fmt: skip
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -61,9 +57,7 @@ class UrlFilterConfig:
     soft_words: Annotated[
         tuple[str, ...], Field(description="whole words of an address that say little alone; `min_soft_words` of them are enough")
     ] = SOFT_WORDS
-    # RefinedWeb scores such words and publishes no limit. Two: "cheap flights", "free software" and "adult education" are fine
-    # pages,
-    # and so are "free adult education" and "cheap hot meals".
+    # datatrove's filter asks for two of its words. Of ours three: "free adult education" and "cheap hot meals" are fine pages.
     min_soft_words: Annotated[int, Field(description="different soft words that drop a page; 0 asks for none", ge=0)] = 3
     deny_host_parts: Annotated[
         tuple[str, ...], Field(description="letters in a row of a host, hyphens left out; one is enough")

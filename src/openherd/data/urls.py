@@ -31,9 +31,8 @@ def normalise(url: str) -> str:
     """An address without what does not change the page.
 
     Fragment, user and default port go; scheme and host are in lower case, the host in punycode without a final dot, or an IP
-    address
-    in its usual form; escapes of characters that need none are undone; "." and ".." are gone from the path. What is no address is
-    returned without blanks around it.
+    address in its usual form; escapes of characters that need none are undone; "." and ".." are gone from the path. What is no
+    address is returned without blanks around it.
     """
     url = url.strip()
     try:
