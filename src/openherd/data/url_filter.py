@@ -25,10 +25,10 @@ from openherd.data.engine import EngineConfig, judge_documents
 from openherd.data.lists import read_list
 from openherd.data.urls import host_of, ip_of, normalise, plain_host, words_of
 
-# Words that name adult or spam pages and little else, in the three kinds that such filters have (RefinedWeb's, datatrove's): one word
-# is enough; several different ones are; a part of a host is. The words are ours, chosen thus: no word of medicine, law, sexual
-# education or of plain names ("porn" stands in Thai first names, "sex" in Essex, "cum" in Latin), no brand but those of pornography,
-# no language but English. A test holds the traps.
+# Words that name adult or spam pages and little else, in the three kinds that such filters have (RefinedWeb's, datatrove's): one
+# word is enough; several different ones are; a part of a host is. The words are ours, chosen thus: no word of medicine, law, sexual
+# education or of plain names ("porn" stands in Thai first names, "sex" in Essex, "cum" in Latin), no brand but those of
+# pornography, no language but English. A test holds the traps.
 ADULT_AND_SPAM_WORDS = (
     "porn", "porno", "pornhub", "pornstar", "pornstars", "xxx", "xvideos", "xhamster", "redtube", "youporn", "hentai",
     "camgirl", "camgirls", "escorts", "blowjob", "cumshot", "gangbang", "milf", "milfs", "casino", "viagra", "cialis",
