@@ -17,3 +17,24 @@ def command_data_explain(arguments: list[str]) -> None:
 
     found = stories(curated(open_runs(given.run), given.run), given.key)
     print("\n\n".join(map(story_text, found)))
+
+
+def command_data_page(arguments: list[str]) -> None:
+    """`openherd data page`"""
+    parser = Parser(prog="openherd data page", description="One page about what curation kept and dropped, to browse.")
+    parser.add_argument("run", type=Path, metavar="RUN", help="a run, or the directory of one of its stages")
+    parser.add_argument("--out", type=new_file, required=True, metavar="FILE", help="the page to write")
+    from openherd.core.config import load_config, parse_value, settings_of
+    from openherd.data.browsing import BrowsingConfig, data_page
+    from openherd.runner import open_runs
+
+    settings = settings_of(BrowsingConfig)
+    for setting in settings:
+        option = f"--{setting.name.replace('_', '-')}"
+        parser.add_argument(option, metavar="N", help=f"{setting.description} (default: {setting.default})")
+    given = parser.parse_args(arguments)
+    values = {s.name: parse_value(s, text) for s in settings if (text := getattr(given, s.name)) is not None}
+    config = load_config(BrowsingConfig, values, "openherd data page")
+    page = data_page(config, open_runs(given.run), given.run)
+    given.out.write_text(page, encoding="utf-8")
+    print(f"{given.out}: {len(page.encode()) / 1e6:.1f} MB")
