@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from openherd.cli.arguments import Parser, new_file
+from openherd.cli.arguments import Parser, check_least, new_file
+from openherd.core.errors import ConfigError
 
 
 def command_data_explain(arguments: list[str]) -> None:
@@ -38,3 +39,25 @@ def command_data_page(arguments: list[str]) -> None:
     page = data_page(config, open_runs(given.run), given.run)
     given.out.write_text(page, encoding="utf-8")
     print(f"{given.out}: {len(page.encode()) / 1e6:.1f} MB")
+
+
+def command_data_diff(arguments: list[str]) -> None:
+    """`openherd data diff`"""
+    description = "Which documents one curation keeps and another drops, by stage and reason; texts that differ; changed settings."
+    parser = Parser(prog="openherd data diff", description=description)
+    parser.add_argument("first", type=Path, metavar="A", help="a run, a run file of a sweep, or the directory of a stage")
+    parser.add_argument("second", type=Path, metavar="B")
+    parser.add_argument("--examples", type=int, default=3, metavar="N", help="documents named of each kind (default 3)")
+    parser.add_argument("--memory-gb", type=float, default=1.0, metavar="GB", help="memory of the comparison (default 1)")
+    given = parser.parse_args(arguments)
+    check_least({"--examples": (given.examples, 0)})
+    if given.memory_gb <= 0:
+        raise ConfigError("--memory-gb", f"{given.memory_gb:g}", allowed="more than 0")
+    from openherd.data.comparison import changed_settings, compare, comparison_text
+    from openherd.data.curated import curated
+    from openherd.runner import open_runs
+
+    first, second = (curated(open_runs(path), path) for path in (given.first, given.second))
+    found = compare(first, second, given.examples, given.memory_gb)
+    settings = changed_settings(*({stage.name: stage.run for stage in stages} for stages in (first, second)))
+    print(comparison_text(found, settings, first, second))

@@ -16,12 +16,13 @@ def measure_bars(
     """Kept and dropped documents by a measure, on a logarithmic axis, with a line at each limit that lies in the picture."""
     middles = [(low + high) / 2 for low, high in zip(edges[:-1], edges[1:], strict=True)]
     drawing = go.Figure()
-    for label, counts, colour, shape in (("kept", kept, BLUE, ""), ("dropped by this stage", dropped, VERMILION, "/")):
+    looks = (("kept", kept, BLUE, "", 1.0), ("dropped by this stage", dropped, VERMILION, "/", 0.6))  # narrower: none hides the other
+    for label, counts, colour, shape, share in looks:
         drawing.add_bar(
             name=label,
             x=middles,
             y=[n or None for n in counts],  # a logarithmic axis has no zero
-            width=[high - low for low, high in zip(edges[:-1], edges[1:], strict=True)],
+            width=[share * (high - low) for low, high in zip(edges[:-1], edges[1:], strict=True)],
             marker={"color": colour, "pattern": {"shape": shape, **HATCH}},
             customdata=[f"{low:.4g} to {high:.4g}" for low, high in zip(edges[:-1], edges[1:], strict=True)],
             hovertemplate=f"{label}: %{{y:,}}<br>%{{customdata}}<extra></extra>",
