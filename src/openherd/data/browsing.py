@@ -80,6 +80,7 @@ def shares_section(connection: Any, key: Key, stages: Sequence[Curated], most: i
     order = [name for name in (*chosen, "others", "none") if any(share.key == name for share in found)]
     if not chosen:
         return paragraph(f"No document has a {key}.")
+    n_keys = keys(connection, key)
     rows, left, went = [], [], []
     for name in order:
         own = [share for share in found if share.key == name]
@@ -97,7 +98,7 @@ def shares_section(connection: Any, key: Key, stages: Sequence[Curated], most: i
         "domain": "A registered domain is what one owner registered under a public suffix: example.co.uk, ann.github.io.",
     }[key]
     return join([
-        paragraph(f"{keys(connection, key):,} {key}s; those with the most documents at the end are told one by one. {note}"),
+        paragraph(f"{n_keys:,} {key}{"s" * (n_keys != 1)}; those with the most documents at the end are told one by one. {note}"),
         figure(share_bars(order, left, went, "documents"), f"Documents by {key}: kept to the end, dropped on the way"),
         table(f"Documents kept by each stage, by {key}", head, rows, right=range(1, len(head))),
     ])  # fmt: skip
@@ -157,7 +158,7 @@ def samples_of(title: str, n: int, file: Path, places: Sequence[int], characters
             names = join([code(shown["id"]), element("pre", address(shown["url"] or ""))])
             about_it = prose("\n".join(excerpt(str(line), 2 * characters) for line in about if line))
             rows.append((names, beginning(shown, characters), about_it))
-    summary = f"{title} ({n:,} documents, {len(rows)} shown)"
+    summary = f"{title} ({n:,} document{'s' * (n != 1)}, {len(rows)} shown)"
     return details(summary, table(summary, HEAD, rows, stacked=True))
 
 
