@@ -35,7 +35,9 @@ def corpus() -> list[dict[str, Any]]:
     rows = [row_of(i, text_of(i)) for i in range(20)]
     rows.append(row_of(0x20, "too short to stay"))
     rows.append(row_of(0x21, text_of(3).replace(" ", "  ") + "\nof one word more"))
-    rows.append(row_of(0x22, f"Write to ann.example@example.org or call.\n{text_of(31)}", url="https://a.org/u?mail=bob@example.org"))
+    rows.append(
+        row_of(0x22, f"Write to ann.example@example.org or call.\n{text_of(31)}", url="https://a.org/u?mail=bob@example.org")
+    )
     rows.append(row_of(0x23, f"{HOSTILE}\n{text_of(32)}", url=f"https://evil.example/{HOSTILE}", language="fr"))
     rows.append(row_of(0x24, "secret secret", language="fr"))
     return rows

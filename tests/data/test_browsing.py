@@ -97,7 +97,11 @@ def test_shares_are_those_of_a_plain_count(small_curation):
                     for row in read_parquet(file):
                         value = (row["language"] or "") if key == "language" else registrable_domain(host_of(row["url"] or ""))
                         names |= {value} - {""}
-                        place = (value if value in chosen else "others" if value else "none", number, file.name == "documents.parquet")
+                        place = (
+                            value if value in chosen else "others" if value else "none",
+                            number,
+                            file.name == "documents.parquet",
+                        )
                         n, size = wanted.get(place, (0, 0))
                         wanted[place] = (n + 1, size + len((row["text"] or "").encode()))
             assert found == wanted

@@ -81,6 +81,7 @@ def shares_section(connection: Any, key: Key, stages: Sequence[Curated], most: i
     if not chosen:
         return paragraph(f"No document has a {key}.")
     n_keys = keys(connection, key)
+    plural = key if n_keys == 1 else f"{key}s"
     rows, left, went = [], [], []
     for name in order:
         own = [share for share in found if share.key == name]
@@ -98,7 +99,7 @@ def shares_section(connection: Any, key: Key, stages: Sequence[Curated], most: i
         "domain": "A registered domain is what one owner registered under a public suffix: example.co.uk, ann.github.io.",
     }[key]
     return join([
-        paragraph(f"{n_keys:,} {key}{"s" * (n_keys != 1)}; those with the most documents at the end are told one by one. {note}"),
+        paragraph(f"{n_keys:,} {plural}; those with the most documents at the end are told one by one. {note}"),
         figure(share_bars(order, left, went, "documents"), f"Documents by {key}: kept to the end, dropped on the way"),
         table(f"Documents kept by each stage, by {key}", head, rows, right=range(1, len(head))),
     ])  # fmt: skip
@@ -113,7 +114,7 @@ def measures_section(stage: Curated, seed: int) -> Iterator[Html]:
             continue
         yield element("h3", f"{stage.name}: {path.name}")
         yield paragraph(
-            "Documents by measure, the axis of documents logarithmic; blue: kept, hatched: dropped by this stage, for whatever reason; "
+            "Documents by measure, the axis of documents logarithmic; blue: kept, hatched: dropped by this stage for any reason; "
             "dashed: the limit. The outermost bars hold all that lies beyond. Measures that are the same for all are left out."
         )
         yield side_by_side(*(measure_figure(one) for one in found))

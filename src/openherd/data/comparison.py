@@ -68,7 +68,9 @@ def fill_fates(connection: "duckdb.DuckDBPyConnection", name: str, stages: Seque
     A document that is kept on one way and dropped on another is kept.
     """
     table = f"fates_{name}"
-    connection.execute(f"CREATE TABLE {table}_all (id VARCHAR, url VARCHAR, stage VARCHAR, reason VARCHAR, detail VARCHAR, text UBIGINT)")
+    connection.execute(
+        f"CREATE TABLE {table}_all (id VARCHAR, url VARCHAR, stage VARCHAR, reason VARCHAR, detail VARCHAR, text UBIGINT)"
+    )
     last = {stage.name for stage in last_stages(list(stages))}
     for stage in stages:
         if path := stage.output(DROPPED):

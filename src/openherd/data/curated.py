@@ -39,7 +39,9 @@ class Curated:
     @property
     def measures(self) -> list[Path]:
         """The tables of what it measured, by id."""
-        tables = [self.run.file(name) for name in self.run.manifest["outputs"] if name.endswith(".parquet") and name not in NO_MEASURES]
+        tables = [
+            self.run.file(name) for name in self.run.manifest["outputs"] if name.endswith(".parquet") and name not in NO_MEASURES
+        ]
         return [path for path in tables if "id" in pq.read_schema(path).names]
 
     @property

@@ -1,4 +1,4 @@
-"""How the numbers that a stage measured are spread, kept and dropped documents apart: two readings of the table, column by column."""
+"""How the numbers that a stage measured are spread, kept and dropped documents apart: the table is read in batches."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -60,7 +60,9 @@ def _columns(path: Path, names: list[str]) -> Iterator[tuple[str, npt.NDArray[np
     has_reason = "reason" in columns_of(path)
     with pq.ParquetFile(path) as file:
         for batch in file.iter_batches(10_000, columns=[*names, *(["reason"] if has_reason else [])]):
-            reasons = np.array([bool(r) for r in batch.column("reason").to_pylist()] if has_reason else np.zeros(len(batch)), np.bool_)
+            reasons = np.array(
+                [bool(r) for r in batch.column("reason").to_pylist()] if has_reason else np.zeros(len(batch)), np.bool_
+            )
             for name in names:
                 values = batch.column(name).to_numpy(zero_copy_only=False).astype(np.float64)
                 there = np.isfinite(values)

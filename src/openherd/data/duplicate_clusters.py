@@ -70,7 +70,9 @@ def clusters_section(stages: Sequence[Curated], most: int, characters: int, seed
         rows = [(f"{size:,}", f"{n:,}", f"{size * n:,}") for size, n in sorted(sizes.items())][:20]
         parts += [
             element("h3", stage.name),
-            paragraph(f"{sizes.total():,} clusters; of each one document stays. The largest has {max(sizes, default=0):,} documents."),
+            paragraph(
+                f"{sizes.total():,} clusters; of each one document stays. The largest has {max(sizes, default=0):,} documents."
+            ),
             table("Clusters by size", ("documents in a cluster", "clusters", "documents"), rows, right=(0, 1, 2)),
             paragraph("Some whose documents differ, with the lines that do: - stands in the one that is kept, + in its duplicate.")
             if chosen

@@ -23,7 +23,7 @@ def plain(text: str) -> str:
 
 
 def excerpt(text: str, characters: int, begin: int = 0) -> str:
-    """At most `characters` of the text from `begin` on, or a little more where a finding would be cut; "..." for what is left out."""
+    """At most `characters` of the text from `begin` on, or more where a finding would be cut; "..." for what is left out."""
     first = max(begin - BESIDE, 0)
     window = text[first : begin + characters + BESIDE]
     start, end = begin - first, min(begin - first + characters, len(window))

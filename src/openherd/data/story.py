@@ -13,7 +13,7 @@ from openherd.data.curated import Curated, numbers_of, told
 from openherd.data.dedup_documents import DUPLICATES
 from openherd.data.documents import LINEAGE
 from openherd.data.excerpts import address, excerpt
-from openherd.data.found_rows import batches, columns_of, rows_with
+from openherd.data.found_rows import batches, rows_with
 from openherd.data.urls import normalise
 from openherd.report.text_changes import Change, line_changes
 
@@ -165,7 +165,11 @@ def verdict(step: Step) -> str:
         size = f"{before[1]:,} to {after[1]:,} bytes"
     if step.drop is None:
         return f"kept, {size}"
-    return f"DROPPED: {step.drop}" + (f" ({excerpt(step.row['detail'], LINE_CHARACTERS)})" if step.row.get("detail") else "") + f"; {size}"
+    return (
+        f"DROPPED: {step.drop}"
+        + (f" ({excerpt(step.row['detail'], LINE_CHARACTERS)})" if step.row.get("detail") else "")
+        + f"; {size}"
+    )
 
 
 def particulars(step: Step) -> Iterator[str]:

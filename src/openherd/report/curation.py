@@ -3,8 +3,9 @@
 The numbers are the metrics of each curation run; the samples are from its `dropped.parquet`. A document can also shrink and stay
 (markup or repeated lines taken out): its lost bytes are a part of the funnel of their own.
 
-Tokens before the tokenizer are estimated: the bytes of text, divided by the bytes per token that the run's own tokenizer reached, or
-by 4 where it has none (the paper's reaches 3.94 characters per token of English). Pages are mostly markup: no tokens are told of them.
+Tokens before the tokenizer are estimated: the bytes of text, divided by the bytes per token that the run's own tokenizer
+reached, or by 4 where it has none (the paper's reaches 3.94 characters per token of English). Pages are mostly markup: no tokens
+are told of them.
 """
 
 import html

@@ -1,6 +1,7 @@
 """Pictures of what curation measured: pure functions from numbers to Plotly figures."""
 
 import html
+import itertools
 from collections.abc import Sequence
 
 import plotly.graph_objects as go
@@ -14,17 +15,20 @@ def measure_bars(
     name: str, edges: Sequence[float], kept: Sequence[int], dropped: Sequence[int], limits: Sequence[float | None]
 ) -> go.Figure:
     """Kept and dropped documents by a measure, on a logarithmic axis, with a line at each limit that lies in the picture."""
-    middles = [(low + high) / 2 for low, high in zip(edges[:-1], edges[1:], strict=True)]
+    middles = [(low + high) / 2 for low, high in itertools.pairwise(edges)]
     drawing = go.Figure()
-    looks = (("kept", kept, BLUE, "", 1.0), ("dropped by this stage", dropped, VERMILION, "/", 0.6))  # narrower: none hides the other
+    looks = (
+        ("kept", kept, BLUE, "", 1.0),
+        ("dropped by this stage", dropped, VERMILION, "/", 0.6),
+    )  # narrower: none hides the other
     for label, counts, colour, shape, share in looks:
         drawing.add_bar(
             name=label,
             x=middles,
             y=[n or None for n in counts],  # a logarithmic axis has no zero
-            width=[share * (high - low) for low, high in zip(edges[:-1], edges[1:], strict=True)],
+            width=[share * (high - low) for low, high in itertools.pairwise(edges)],
             marker={"color": colour, "pattern": {"shape": shape, **HATCH}},
-            customdata=[f"{low:.4g} to {high:.4g}" for low, high in zip(edges[:-1], edges[1:], strict=True)],
+            customdata=[f"{low:.4g} to {high:.4g}" for low, high in itertools.pairwise(edges)],
             hovertemplate=f"{label}: %{{y:,}}<br>%{{customdata}}<extra></extra>",
         )
     for limit in limits:

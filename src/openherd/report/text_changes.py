@@ -9,7 +9,7 @@ MOST_COMPARED = 4_000_000  # pairs of lines; more are told apart by counting equ
 
 
 class Change(NamedTuple):
-    """One line that went ("-") or came ("+"); `begin` is where it first differs from the line that it replaces or that replaced it."""
+    """One line that went ("-") or came ("+"); `begin` is where it first differs from the line that it stands for."""
 
     sign: str
     line: str
