@@ -21,6 +21,9 @@ WITH_EXAMPLES = {
     "interchange.md", "planning.md", "recipes.md", "run-directories.md", "scaling.md", "serving.md", "tokenizer.md", "tour.md",
     "chat-page.md", "continued-pretraining.md", "data-dedup.md", "dialogs.md", "errors.md", "failures.md", "inference.md", "interchange.md",
     "planning.md", "recipes.md", "run-directories.md", "scaling.md", "serving.md", "tokenizer.md", "tour.md",
+    "chat-page.md", "continued-pretraining.md", "data-privacy.md", "data-sources.md", "data-urls.md", "dialogs.md", "errors.md",
+    "failures.md", "inference.md", "interchange.md", "planning.md", "recipes.md", "run-directories.md", "scaling.md", "serving.md",
+    "tokenizer.md", "tour.md",
 }  # fmt: skip
 
 

@@ -86,7 +86,9 @@ def test_folders_of_categories(tmp_path):
 
 
 def test_the_longest_entry_decides_and_of_equal_ones_the_allowed(tmp_path):
-    found = rules(tmp_path, {"spam.txt": "||bad.example^\n@@||good.bad.example^\nequal.example\n"}, allowed="equal.example\n").build()
+    found = rules(
+        tmp_path, {"spam.txt": "||bad.example^\n@@||good.bad.example^\nequal.example\n"}, allowed="equal.example\n"
+    ).build()
     assert verdict(found.find("https://bad.example/")) == ("bad.example", "spam", False)
     assert verdict(found.find("https://x.good.bad.example/")) == ("good.bad.example", "spam", True)
     assert verdict(found.find("https://equal.example/")) == ("equal.example", "allowed", True)

@@ -38,7 +38,7 @@ def test_of_one_address_the_newest_stays_and_of_equal_ones_the_first(documents_r
     assert sorted(os.listdir(made.path)) == ["config.toml", "documents.parquet", "dropped.parquet", "manifest.json"]
 
 
-@settings(max_examples=20)
+@settings(max_examples=8)
 @given(st.lists(st.tuples(st.sampled_from("abc7"), st.sampled_from(["", "2026-01-01", "2026-02-01"])), max_size=12))
 def test_as_a_dictionary_would(documents_run, run_stage, rows_of, cases):
     pages = [page(f"http://{name}.test/" if name != "7" else "7", date, str(i).encode()) for i, (name, date) in enumerate(cases)]

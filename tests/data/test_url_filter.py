@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from openherd.core.errors import InputError
 from openherd.core.rundir import Outside
 from openherd.data.documents import DROPPED, PAGE_SCHEMA
-from openherd.data.url_filter import Denied, UrlFilterConfig, prepare_url_filter, read_rules, url_filter
+from openherd.data.url_filter import Denied, UrlFilterConfig, UrlRules, read_rules, url_filter
 
 
 def page(url, date="2026-01-01T00:00:00Z", content=b"a page"):
@@ -91,7 +91,7 @@ def test_nothing_of_an_illegal_page_is_kept_but_its_id(filtered, tmp_path):
 
 def judged(url, config=None, **lists):
     config = config or UrlFilterConfig()
-    drop = prepare_url_filter(config, lists=read_rules(config, None, None).build(), **lists)(url)
+    drop = UrlRules(config, read_rules(config, None, None).build(), **lists).judge(url)
     return drop and drop.reason
 
 

@@ -6,7 +6,16 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from openherd.data.urls import TRACKING_PARAMETERS, domains_of, host_of, ip_of, is_public_suffix, normalise, registrable_domain, same_page
+from openherd.data.urls import (
+    TRACKING_PARAMETERS,
+    domains_of,
+    host_of,
+    ip_of,
+    is_public_suffix,
+    normalise,
+    registrable_domain,
+    same_page,
+)
 
 TRACKING = frozenset(TRACKING_PARAMETERS)
 

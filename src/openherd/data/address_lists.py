@@ -1,10 +1,10 @@
 """Lists of addresses to drop or to keep, in the forms in which people publish them (paper 3.1.1: adult, spam, harmful domains).
 
-Read are, mixed as they come: one domain a line; hosts files (`0.0.0.0 bad.example`); adblock-style lists (`||bad.example^`, exceptions
-`@@||good.example^`); addresses (`bad.example/folder`, `https://...`), which stand for all that begin so; and folders as the
-University of Toulouse's block lists have them (`adult/domains`, `adult/urls`). A domain stands for its subdomains. The category of an
-entry is its file's name, or its folder's in such a folder. What cannot be judged from a page's address (rules for parts of pages,
-wildcards, regular expressions) is passed over and counted.
+Read are, mixed as they come: one domain a line; hosts files (`0.0.0.0 bad.example`); adblock-style lists (`||bad.example^`,
+exceptions `@@||good.example^`); addresses (`bad.example/folder`, `https://...`), which stand for all that begin so; and folders as
+the University of Toulouse's block lists have them (`adult/domains`, `adult/urls`). A domain stands for its subdomains. The category
+of an entry is its file's name, or its folder's in such a folder. What cannot be judged from a page's address (rules for parts of
+pages, wildcards, regular expressions) is passed over and counted.
 
 Held in memory are eight bytes for each entry's hash and two for its category: five million entries take 50 MB, in each process.
 Two different entries share a hash once in 10^13 comparisons with a list of a million.
@@ -12,6 +12,7 @@ Two different entries share a hash once in 10^13 comparisons with a list of a mi
 
 import re
 from array import array
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
@@ -19,7 +20,6 @@ from typing import NamedTuple
 
 import fsspec
 import numpy as np
-import numpy.typing as npt
 import xxhash
 
 from openherd.core.errors import InputError
@@ -44,7 +44,7 @@ class Entry(NamedTuple):
 def parse_line(line: str) -> list[Entry] | None:
     """The entries of a line: none for a comment, None for what cannot be judged from an address."""
     line = line.strip()
-    if not line or line[0] in "!#" and not COSMETIC.match(line) or line[0] == "[" and not line.startswith("[" + "::"):
+    if not line or (line[0] in "!#" and not COSMETIC.match(line)) or re.match(r"\[[^:]*\]\Z", line):
         return []
     if COSMETIC.search(line):
         return None
@@ -86,23 +86,21 @@ def hash_of(name: str) -> int:
 class Names:
     """Names by their hashes, sorted, each with the number of its category."""
 
-    hashes: npt.NDArray[np.uint64]
-    categories: npt.NDArray[np.uint16]
+    hashes: "array[int]"  # of 8 bytes: the standard library's bisection is five times as quick on these as numpy's for one value
+    categories: "array[int]"
 
     @classmethod
-    def of(cls, hashes: Iterable[int], categories: Iterable[int]) -> "Names":
+    def of(cls, hashes: "array[int]", categories: "array[int]") -> "Names":
         """Sorted, each name once, with the first category that it was given."""
-        given = np.array(hashes, np.uint64)
-        unique, first = np.unique(given, return_index=True)
-        return cls(unique, np.array(categories, np.uint16)[first])
+        unique, first = np.unique(np.frombuffer(hashes, np.uint64) if hashes else np.empty(0, np.uint64), return_index=True)
+        kept = np.frombuffer(categories, np.uint16)[first] if categories else np.empty(0, np.uint16)
+        return cls(array("Q", unique.tobytes()), array("H", kept.tobytes()))
 
     def find(self, name: str) -> int:
         """The number of a name's category, or -1."""
-        if not len(self.hashes):
-            return -1
-        value = np.uint64(hash_of(name))
-        place = int(self.hashes.searchsorted(value))
-        return int(self.categories[place]) if place < len(self.hashes) and self.hashes[place] == value else -1
+        value = hash_of(name)
+        place = bisect_left(self.hashes, value)
+        return self.categories[place] if place < len(self.hashes) and self.hashes[place] == value else -1
 
 
 @dataclass
@@ -145,7 +143,9 @@ class Builder:
                 ) from None
             if n_read and not n_understood:
                 raise InputError(
-                    name, "no line of it is a domain, an address or a rule for domains", do="give a list of addresses, or leave it out"
+                    name,
+                    "no line of it is a domain, an address or a rule for domains",
+                    do="give a list of addresses, or leave it out",
                 )
             self.n_passed_over += n_read - n_understood
 
@@ -172,29 +172,25 @@ class Found(NamedTuple):
     category: str
 
 
-@dataclass(frozen=True)
 class AddressRules:
-    """Lists of denied and allowed domains and addresses; the longest entry that fits an address decides, and of two allowed wins."""
+    """Lists of denied and allowed domains and addresses; the longest entry that fits decides, of equal ones the allowed."""
 
-    denied: Names
-    allowed: Names
-    categories: tuple[str, ...]
-    has_paths: bool
+    def __init__(self, denied: Names, allowed: Names, categories: tuple[str, ...], has_paths: bool) -> None:
+        self.denied, self.allowed, self.categories, self.has_paths = denied, allowed, categories, has_paths
 
     def __len__(self) -> int:
         return len(self.denied.hashes) + len(self.allowed.hashes)
 
-    def find(self, address: str) -> tuple[Found | None, bool]:
+    def find(self, address: str, host: str | None = None) -> tuple[Found | None, bool]:
         """The entry that decides over a normalised address, and whether it allows it; no entry: (None, False)."""
-        if not len(self):
-            return None, False
-        for name in self.candidates(address):
-            for names, is_allowed in ((self.allowed, True), (self.denied, False)):
+        asked = [(names, is_allowed) for names, is_allowed in ((self.allowed, True), (self.denied, False)) if names.hashes]
+        for name in self.candidates(address, host_of(address) if host is None else host) if asked else ():
+            for names, is_allowed in asked:
                 if (category := names.find(name)) >= 0:
                     return Found(name, self.categories[category]), is_allowed
         return None, False
 
-    def candidates(self, address: str) -> Iterator[str]:
+    def candidates(self, address: str, host: str) -> Iterator[str]:
         """What an entry for an address may be, longest first: it cut at each "/" and before its query, then its host's domains."""
         if self.has_paths:
             rest = beginning(address)
@@ -202,4 +198,4 @@ class AddressRules:
                 yield rest
                 cut = max(rest.rfind("/"), rest.rfind("?"))
                 rest = rest[:cut]
-        yield from domains_of(host_of(address))
+        yield from domains_of(host)

@@ -1,7 +1,8 @@
 """Of the versions of one page the newest stays (paper 3.1.1: URL-level deduplication keeps the most recent version).
 
-Two addresses are one page where `same_page` (data/urls.py) spells them alike. The newest is the one with the latest date, and of equal
-dates the first of the input. A document without an address that names a host is left alone: a row's number or name is no address.
+Two addresses are one page where `same_page` (data/urls.py) spells them alike. The newest is the one with the latest date, and
+of equal dates the first of the input. A document without an address that names a host is left alone: a row's number or name is
+no address.
 
 Memory is bounded: sixteen bytes of an address's hash, the date and the place of each document go through DuckDB with a limit, which
 spills into the run directory; addresses and contents do not. Two different addresses share a hash once in 10^18 among 20 billion.
@@ -83,7 +84,8 @@ OLDER = """
         SELECT versions.high, versions.low, min(place) AS place, arg_min(id, place) AS id
         FROM versions JOIN newest USING (high, low, date) GROUP BY versions.high, versions.low
     )
-    SELECT versions.place, kept.id FROM versions JOIN kept USING (high, low) WHERE versions.place <> kept.place ORDER BY versions.place
+    SELECT versions.place, kept.id FROM versions JOIN kept USING (high,
+        low) WHERE versions.place <> kept.place ORDER BY versions.place
 """
 
 
@@ -96,18 +98,20 @@ def older_versions(database: "duckdb.DuckDBPyConnection") -> Iterator[tuple[int,
 
 def dedup_urls(config: DedupUrlsConfig, *, documents: Run, out: Output) -> dict[str, Any]:
     """Keep the newest version of each page. Takes pages and documents."""
-    with tempfile.TemporaryDirectory(prefix=".spill", suffix=".tmp", dir=out.path) as folder:
-        with connect(Path(folder), config.memory_gb, config.threads) as database:
-            fill(config, documents, database)
-            older = older_versions(database)
+    with (
+        tempfile.TemporaryDirectory(prefix=".spill", suffix=".tmp", dir=out.path) as folder,
+        connect(Path(folder), config.memory_gb, config.threads) as database,
+    ):
+        fill(config, documents, database)
+        older = older_versions(database)
 
-            def decide(rows: Iterable[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], Drop | None]]:
-                place, kept = next(older, (-1, ""))
-                for number, row in enumerate(rows):
-                    if number == place:
-                        yield row, Drop("older version", f"kept: {kept}")
-                        place, kept = next(older, (-1, ""))
-                    else:
-                        yield row, None
+        def decide(rows: Iterable[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], Drop | None]]:
+            place, kept = next(older, (-1, ""))
+            for number, row in enumerate(rows):
+                if number == place:
+                    yield row, Drop("older version", f"kept: {kept}")
+                    place, kept = next(older, (-1, ""))
+                else:
+                    yield row, None
 
-            return curate("dedup-urls", documents, out, pq.read_schema(documents.file(DOCUMENTS)), decide)
+        return curate("dedup-urls", documents, out, pq.read_schema(documents.file(DOCUMENTS)), decide)

@@ -1,15 +1,18 @@
 """Dropping pages by address (paper 3.1.1): domains and words of unsafe or adult sites, known-illegal addresses.
 
 Meta's lists are not public. The built-in words are small and only a start: real runs give their own files as inputs. Addresses
-are compared after `normalise` (data/urls.py); the forms of lists are in data/address_lists.py. What decides, in this order: a digest
-of an illegal address; the longest entry of the lists that fits, where of equal ones the allowed wins and an allowed address is asked
+are compared after `normalise` (data/urls.py); the forms of lists are in data/address_lists.py. What decides,
+    in this order: a digest
+of an illegal address; the longest entry of the lists that fits, where of equal ones the allowed wins and an allowed address is
+asked
 nothing more; an IP address as host; words. A page without an address stays.
 """
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -17,26 +20,28 @@ from pydantic import Field
 from openherd.core.errors import InputError
 from openherd.core.rundir import Output, Outside, Run
 from openherd.data.address_lists import AddressRules, Builder, Entry
-from openherd.data.documents import PAGE_SCHEMA, Drop, curate
+from openherd.data.documents import Drop, Judge, Judged
+from openherd.data.engine import EngineConfig, judge_documents
 from openherd.data.lists import read_list
 from openherd.data.urls import host_of, ip_of, normalise, plain_host, words_of
 
-# Words that name adult or spam pages and little else, in the four kinds that such filters have had since RefinedWeb (Penedo et al.
-# 2023, appendix G.1): one word is enough; two different ones are; a part of a host is enough. The words are ours, chosen thus: no word of
-# medicine, law, sexual education or of plain names ("porn" stands in Thai first names, "sex" in Essex, "cum" in Latin), no brand but
-# those of pornography, no language but English. A test holds the traps.
+# Words that name adult or spam pages and little else, in the three kinds that such filters have (RefinedWeb's, datatrove's): one
+# word is enough; several different ones are; a part of a host is. The words are ours, chosen thus: no word of medicine, law, sexual
+# education or of plain names ("porn" stands in Thai first names, "sex" in Essex, "cum" in Latin), no brand but those of
+# pornography, no language but English. A test holds the traps.
 ADULT_AND_SPAM_WORDS = (
-    "porn", "porno", "pornhub", "pornstar", "pornstars", "xxx", "xvideos", "xhamster", "redtube", "youporn", "hentai", "camgirl",
-    "camgirls", "escorts", "blowjob", "cumshot", "gangbang", "milf", "milfs", "casino", "viagra", "cialis",
+    "porn", "porno", "pornhub", "pornstar", "pornstars", "xxx", "xvideos", "xhamster", "redtube", "youporn", "hentai",
+    "camgirl", "camgirls", "escorts", "blowjob", "cumshot", "gangbang", "milf", "milfs", "casino", "viagra", "cialis",
 )  # fmt: skip
 SOFT_WORDS = (
-    "adult", "amateur", "anal", "bet", "betting", "bonus", "cams", "cheap", "dating", "erotic", "fetish", "free", "gambling", "girls",
-    "hookup", "hot", "jackpot", "loan", "loans", "naked", "nude", "nudes", "payday", "pharmacy", "pills", "poker", "replica", "roulette",
-    "sex", "sexy", "slots", "teen", "teens", "tits", "torrent", "warez", "webcam",
+    "adult", "amateur", "anal", "bet", "betting", "bonus", "cams", "cheap", "dating", "erotic", "fetish", "free", "gambling",
+    "girls", "hookup", "hot", "jackpot", "loan", "loans", "naked", "nude", "nudes", "payday", "pharmacy", "pills", "poker",
+    "replica", "roulette", "sex", "sexy", "slots", "teen", "teens", "tits", "torrent", "warez", "webcam",
 )  # fmt: skip
 HOST_PARTS = (
-    "freeporn", "pornhub", "pornstar", "pornvideo", "sexporn", "xvideos", "xhamster", "livesex", "sexcam", "sexchat", "camgirl", "camsex",
-    "hentai", "blowjob", "onlinecasino", "casinoonline", "casinobonus", "buyviagra", "viagraonline", "buycialis", "paydayloan",
+    "freeporn", "pornhub", "pornstar", "pornvideo", "sexporn", "xvideos", "xhamster", "livesex", "sexcam", "sexchat", "camgirl",
+    "camsex", "hentai", "blowjob", "onlinecasino", "casinoonline", "casinobonus", "buyviagra", "viagraonline", "buycialis",
+    "paydayloan",
 )  # fmt: skip
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -46,13 +51,13 @@ class UrlFilterConfig:
     """Settings of `url-filter`, which add to its lists; the paper publishes none, the words are ours."""
 
     deny_words: Annotated[
-        tuple[str, ...], Field(description="whole words, or words in a row, of an address; one is enough; the built-in list is small")
+        tuple[str, ...],
+        Field(description="whole words, or words in a row, of an address; one is enough; the built-in list is small"),
     ] = ADULT_AND_SPAM_WORDS
     soft_words: Annotated[
         tuple[str, ...], Field(description="whole words of an address that say little alone; `min_soft_words` of them are enough")
     ] = SOFT_WORDS
-    # RefinedWeb scores such words and publishes no limit. Two: "cheap flights", "free software" and "adult education" are fine pages,
-    # and so are "free adult education" and "cheap hot meals".
+    # datatrove's filter asks for two of its words. Of ours three: "free adult education" and "cheap hot meals" are fine pages.
     min_soft_words: Annotated[int, Field(description="different soft words that drop a page; 0 asks for none", ge=0)] = 3
     deny_host_parts: Annotated[
         tuple[str, ...], Field(description="letters in a row of a host, hyphens left out; one is enough")
@@ -95,7 +100,9 @@ def checked_digests(digests: Iterable[str], what: str = "illegal addresses", of:
 class UrlRules:
     """Everything that is asked of an address; built from plain values, so that a worker process can build it."""
 
-    def __init__(self, config: UrlFilterConfig, lists: AddressRules, words: Iterable[str] = (), illegal: Iterable[str] = ()) -> None:
+    def __init__(
+        self, config: UrlFilterConfig, lists: AddressRules, words: Iterable[str] = (), illegal: Iterable[str] = ()
+    ) -> None:
         self._lists = lists
         self._denied = Denied((*config.deny_words, *words))
         self._soft = set(config.soft_words)
@@ -112,13 +119,13 @@ class UrlRules:
             return None
         if self._illegal and hashlib.sha256(address.encode()).hexdigest() in self._illegal:
             return Drop("illegal address", keep_content=False)
-        found, is_allowed = self._lists.find(address)
+        host = host_of(address)
+        found, is_allowed = self._lists.find(address, host)
         if found and not is_allowed:
             return Drop("denied domain" if "/" not in found.name else "denied address", ", ".join(filter(None, found)))
-        return None if is_allowed else self._by_words(address)
+        return None if is_allowed else self._by_words(address, host)
 
-    def _by_words(self, address: str) -> Drop | None:
-        host = host_of(address)
+    def _by_words(self, address: str, host: str) -> Drop | None:
         if self._drop_ip_hosts and host and ip_of(host):
             return Drop("IP address as host", host)
         words = words_of(address)
@@ -133,9 +140,10 @@ class UrlRules:
 
 def prepare_url_filter(
     config: UrlFilterConfig, *, lists: AddressRules, words: tuple[str, ...] = (), illegal: tuple[str, ...] = ()
-) -> Callable[[str], Drop | None]:
-    """The judgement over one address."""
-    return UrlRules(config, lists, words, illegal).judge
+) -> Judge:
+    """The judgement over batches of pages or documents."""
+    rules = UrlRules(config, lists, words, illegal)
+    return lambda batch: Judged(batch, [rules.judge(url or "") for url in batch.column("url").to_pylist()])
 
 
 def read_rules(config: UrlFilterConfig, domains: Outside | None, allowed: Outside | None) -> Builder:
@@ -160,13 +168,9 @@ def url_filter(
     illegal: Outside | None = None,
     out: Output,
 ) -> dict[str, Any]:
-    """Drop pages by their address; a page without one stays. The lists `domains`, `allowed`, `words` and `illegal` add to the settings'."""
+    """Drop pages by their address; a page without one stays. The lists given as inputs add to the settings'."""
     builder = read_rules(config, domains, allowed)
     lists = builder.build()
-    judge = prepare_url_filter(config, lists=lists, words=tuple(read_list(words)), illegal=tuple(read_list(illegal)))
-
-    def decide(rows: Iterable[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], Drop | None]]:
-        return ((row, judge(row["url"])) for row in rows)
-
-    metrics = curate("url-filter", documents, out, PAGE_SCHEMA, decide)
+    prepare = partial(prepare_url_filter, config, lists=lists, words=tuple(read_list(words)), illegal=tuple(read_list(illegal)))
+    metrics = judge_documents("url-filter", prepare, documents, out, EngineConfig())
     return metrics | {"list_entries": len(lists), "list_lines_passed_over": builder.n_passed_over}

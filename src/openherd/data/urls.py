@@ -19,7 +19,8 @@ PERCENT = re.compile(r"%([0-9A-Fa-f]{2})")
 UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 NUMBER = re.compile(r"0[xX][0-9A-Fa-f]*|[0-9]+")
 # Parameters that say where a reader came from, or name a session, not a page. From the documentation of the tools that set them:
-# Google Analytics and Ads, Facebook, Microsoft, Mailchimp, HubSpot, Matomo, Yandex, Instagram, TikTok, Twitter; PHP and Java sessions.
+# Google Analytics and Ads, Facebook, Microsoft, Mailchimp, HubSpot, Matomo, Yandex, Instagram, TikTok, Twitter; PHP and Java
+# sessions.
 TRACKING_PARAMETERS = (
     "utm_*", "gclid", "gclsrc", "dclid", "gbraid", "wbraid", "_ga", "_gl", "fbclid", "fb_*", "msclkid", "mc_cid", "mc_eid",
     "_hsenc", "_hsmi", "mtm_*", "pk_campaign", "pk_kwd", "yclid", "igshid", "ttclid", "twclid", "phpsessid", "jsessionid",
@@ -29,9 +30,9 @@ TRACKING_PARAMETERS = (
 def normalise(url: str) -> str:
     """An address without what does not change the page.
 
-    Fragment, user and default port go; scheme and host are in lower case, the host in punycode without a final dot, or an IP address
-    in its usual form; escapes of characters that need none are undone; "." and ".." are gone from the path. What is no address is
-    returned without blanks around it.
+    Fragment, user and default port go; scheme and host are in lower case, the host in punycode without a final dot, or an IP
+    address in its usual form; escapes of characters that need none are undone; "." and ".." are gone from the path. What is no
+    address is returned without blanks around it.
     """
     url = url.strip()
     try:
@@ -99,11 +100,15 @@ def ip_of(host: str) -> IPv4Address | IPv6Address | None:
             return ip_address(host.strip("[]"))
         except ValueError:
             return None
+    if not host[-1:].isdigit() and host[-1:].lower() not in "abcdefx":
+        return None
     labels = host.split(".")
     if len(labels) > 4 or not all(NUMBER.fullmatch(label) for label in labels):
         return None
     try:
-        numbers = [int(label, 16 if label[:2] in ("0x", "0X") else 8 if len(label) > 1 and label[0] == "0" else 10) for label in labels]
+        numbers = [
+            int(label, 16 if label[:2] in ("0x", "0X") else 8 if len(label) > 1 and label[0] == "0" else 10) for label in labels
+        ]
         last = numbers.pop()
         if any(number > 255 for number in numbers) or last >= 256 ** (4 - len(numbers)):
             return None
@@ -145,6 +150,18 @@ def registrable_domain(host: str) -> str:
 def is_public_suffix(domain: str) -> bool:
     """Whether many owners stand under a domain: `com`, `co.uk`, `github.io`."""
     return bool(suffixes().publicsuffix(domain) == domain)
+
+
+@cache
+def is_known_suffix(label: str) -> bool:
+    """Whether a last label is a top-level domain of the list: `com`, `рф`; not what only looks like one, as `png` does."""
+    return strict_suffixes().publicsuffix(plain_host(label)) is not None
+
+
+@cache
+def strict_suffixes() -> PublicSuffixList:
+    """The list without its rule that any unknown last label is a suffix."""
+    return PublicSuffixList(accept_unknown=False)
 
 
 def same_page(address: str, tracking: frozenset[str] = frozenset(), ignore_scheme: bool = True, ignore_www: bool = False) -> str:
