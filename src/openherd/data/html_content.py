@@ -1,0 +1,227 @@
+"""Which blocks of a page are its content."""
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from itertools import accumulate
+
+from openherd.data.html_blocks import HEADINGS, LISTS, Block, Page
+
+UNLIKELY = frozenset(
+    "ad ads adsense advert advertisement adbox adslot advertising dfp sponsor sponsored sponsors promo promos promotion promoted "
+    "banner banners cookie cookies gdpr consent newsletter newsletters subscribe subscription subscriptions signup optin paywall "
+    "share sharing shares sharebar sharedaddy addthis addtoany sharethis social socials facebook twitter pinterest whatsapp "
+    "related relatedposts recommend recommended recommendation recommendations recirc recirculation outbrain taboola zergnet "
+    "trending popular mostread "
+    "breadcrumb breadcrumbs crumbs pagination pager pagenavi paging nav navbar navigation menu menus submenu sidemenu toolbar topbar "
+    "masthead footer foot colophon copyright sidebar sidebars widget widgets "
+    "comment comments commentlist disqus respond replies discussion livefyre "
+    "tags taglist tagcloud hashtags categories byline bylines author authors authorbox dateline timestamp datetime pubdate "
+    "skip skiplink login signin register search searchform modal popup overlay lightbox tooltip dropdown "
+    "carousel slideshow gallery rating ratings vote votes poll jp toc-toggle editsection noprint navbox catlinks toolbox".split()
+)
+UNLIKELY_TAGS = frozenset(("nav", "aside", "footer", "form", "menu", "dialog", "search", "noscript"))
+UNLIKELY_ROLES = frozenset(("navigation", "banner", "contentinfo", "complementary", "search", "dialog", "alertdialog", "menubar", "toolbar"))
+COMMENTS = frozenset(("comment", "comments", "commentlist", "respond", "replies", "disqus"))
+ENOUGH = 400  # characters of running text
+DEFINITIONS = frozenset(("dt", "dd"))
+SPECIAL = DEFINITIONS | {"th", "td", "tr"}
+NEVER_NAMED = frozenset(("html", "body", "main", "article", "blockquote", "table", "tbody", "tr", "pre", "figure", "dl"))
+SENTENCE_END = re.compile(r"[.!?…。！？।؟:;”\"')\]]\s*\Z")  # noqa: RUF001
+PUNCTUATION = re.compile(r"[,.;:!?、。，！？।؟،]")  # noqa: RUF001
+
+
+def mass(block: Block) -> float:
+    """Characters of running text: what makes a page worth reading."""
+    n = len(block.text)
+    if n < 25 or block.kind in HEADINGS or block.kind == "figcaption" or block.link > 0.5 * n:
+        return 0.0
+    own = n - block.link
+    if block.code:
+        return own
+    wide = len(block.text.encode()) / n >= 2.5  # Chinese and the like say as much with a third of the characters
+    if own < (25 if wide else 80) and not (own >= 40 and SENTENCE_END.search(block.text)):
+        return 0.0
+    return own * (2.5 if wide else 1.0)
+
+
+def inside(page: Page, masses: Sequence[float]) -> list[float]:
+    """The mass in each element and all that it holds."""
+    own = [0.0] * len(page.elements)
+    for block, m in zip(page.blocks, masses, strict=True):
+        own[block.element] += m
+    sums = [0.0, *accumulate(own)]
+    return [sums[element.last + 1] - sums[i] for i, element in enumerate(page.elements)]
+
+
+def unlikely(page: Page, within: Sequence[float]) -> list[bool]:
+    """For each element whether it, or one around it, is named as something that is no content.
+
+    A name is not believed of what holds a large part of the page's text; comments often outweigh what they comment on, so their
+    name is believed wherever there is something else to read.
+    """
+    found: list[bool] = []
+    comments: list[int] = []
+    total = within[0]
+    for i, element in enumerate(page.elements):
+        if element.parent >= 0 and found[element.parent]:
+            found.append(True)
+            continue
+        named = element.tag in UNLIKELY_TAGS or not element.words.isdisjoint(UNLIKELY)
+        if element.tag in NEVER_NAMED or within[i] > 0.4 * total:
+            named = False
+        found.append(named)
+        if not named and element.tag not in NEVER_NAMED and not element.words.isdisjoint(COMMENTS) and not (
+            comments and i <= page.elements[comments[-1]].last
+        ):
+            comments.append(i)
+    if total - sum(within[i] for i in comments) >= ENOUGH:
+        for i in comments:
+            for j in range(i, page.elements[i].last + 1):
+                found[j] = True
+    return found
+
+
+def container(page: Page, within: Sequence[float], bad: Sequence[bool]) -> int:
+    """The innermost element that holds most of the running text."""
+    best = 0
+    children: dict[int, list[int]] = {}
+    for i, element in enumerate(page.elements):
+        if i:
+            children.setdefault(element.parent, []).append(i)
+    while True:
+        inner = [i for i in children.get(best, ()) if not bad[i]]
+        if not inner:
+            return best
+        heaviest = max(inner, key=within.__getitem__)
+        if within[heaviest] < 0.75 * within[best] or within[heaviest] == 0:
+            return best
+        best = heaviest
+
+
+def alike(page: Page, top: int, within: Sequence[float], bad: Sequence[bool]) -> list[int]:
+    """The container, and the elements beside it that are its continuation: of the same kind and names, with running text."""
+    found = [top]
+    at = top
+    for _ in range(4):
+        element = page.elements[at]
+        if element.parent < 0:
+            break
+        others = [i for i in range(element.parent + 1, page.elements[element.parent].last + 1) if page.elements[i].parent == element.parent]
+        for i in others:
+            other = page.elements[i]
+            if i != at and not bad[i] and within[i] and other.tag == element.tag and (
+                other.words == element.words or len(other.words & element.words) >= 0.5 * len(other.words | element.words)
+            ) and (other.words or other.tag == "section"):
+                found.append(i)
+        at = element.parent
+    return found
+
+
+def technical(page: Page, kept: Sequence[Block]) -> bool:
+    """Whether a page is of the kind that has code, definitions, tables or formulas: there short lines and captions are content."""
+    n = sum(len(block.text) for block in kept) or 1
+    rows = Counter(block.row for block in kept if block.row >= 0 and len(block.text) < 200)
+    special = sum(
+        len(block.text)
+        for block in kept
+        if block.code or block.math or block.kind in DEFINITIONS or (rows[block.row] > 1 and block.link < 0.5 * len(block.text))
+    )
+    return special >= 0.1 * n
+
+
+def widened(page: Page, top: int, bad: Sequence[bool]) -> int:
+    """The element that says that it is the main one, or has the page's first heading, around a container."""
+    at, first = top, next((block.element for block in page.blocks if block.kind == "h1" and not bad[block.element]), -1)
+    while at > 0:
+        element = page.elements[at]
+        if element.tag in ("main", "body") or "main" in element.words or at <= first <= element.last:
+            return at if element.tag != "body" or at <= first <= element.last else top
+        at = element.parent
+    return top
+
+
+def link_lists(page: Page) -> set[int]:
+    """Lists and tables that are made of links."""
+    sums: dict[int, list[int]] = {}
+    for block in page.blocks:
+        at = block.element
+        for _ in range(8):
+            if at <= 0:
+                break
+            if page.elements[at].tag in LISTS or page.elements[at].tag == "table":
+                counts = sums.setdefault(at, [0, 0])
+                counts[0] += len(block.text)
+                counts[1] += block.link
+            at = page.elements[at].parent
+    return {i for i, (n, link) in sums.items() if link > 0.75 * n}
+
+
+def choose(page: Page, mode: str) -> None:
+    """Set `keep` of each block."""
+    blocks = page.blocks
+    masses = [mass(block) for block in blocks]
+    within = inside(page, masses)
+    bad = unlikely(page, within)
+    masses = [0.0 if bad[block.element] else m for block, m in zip(blocks, masses, strict=True)]
+    within = inside(page, masses)
+    top = container(page, within, bad)
+    for block, m in zip(blocks, masses, strict=True):
+        block.mass = m
+    wide = widened(page, top, bad)
+    page.technical = technical(page, [b for b in blocks if wide <= b.element <= page.elements[wide].last and not bad[b.element]])
+    if page.technical:
+        reference(page, wide, bad)
+    else:
+        article(page, alike(page, top, within, bad), bad, mode)
+
+
+def reference(page: Page, top: int, bad: Sequence[bool]) -> None:
+    """Keep what stands in the main element of a page with code, definitions, tables or formulas, but for lists of links."""
+    last = page.elements[top].last
+    lists = link_lists(page)
+    for block in page.blocks:
+        block.keep = top <= block.element <= last and not bad[block.element]
+        if block.keep and block.link > 0.5 * len(block.text) and not block.code:
+            at, steps = block.element, 0
+            while at > top and steps < 8 and at not in lists:
+                at = page.elements[at].parent
+                steps += 1
+            block.keep = block.kind in SPECIAL and at not in lists
+    end_headings(page)
+
+
+def end_headings(page: Page) -> None:
+    """Drop headings that nothing follows."""
+    below = 7
+    for block in reversed(page.blocks):
+        if not block.keep:
+            continue
+        if block.kind in HEADINGS:
+            level = int(block.kind[1])
+            if below == 7 or level >= below > 0:
+                block.keep = below != 7 and level < below
+            if block.keep:
+                below = level
+        else:
+            below = 0
+
+
+def article(page: Page, tops: Sequence[int], bad: Sequence[bool], mode: str) -> None:
+    """Keep the running text of the container, from its first paragraph to its last."""
+    blocks = page.blocks
+    ranges = [(i, page.elements[i].last) for i in tops]
+    for block in blocks:
+        n = len(block.text)
+        block.keep = any(first <= block.element <= last for first, last in ranges) and not bad[block.element]
+        if block.keep and not block.mass and block.link > (0.5 if mode != "precise" else 0.3) * n:
+            block.keep = False
+        if block.kind == "figcaption" and mode == "precise":
+            block.keep = False
+    solid = [i for i, block in enumerate(blocks) if block.keep and block.mass]
+    if not solid:
+        return
+    for i, block in enumerate(blocks):
+        if i < solid[0] or i > solid[-1]:
+            block.keep = False
+    end_headings(page)
