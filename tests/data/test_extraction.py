@@ -11,11 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from openherd.data.documents import DROPPED, PAGE_SCHEMA
-from openherd.data.extraction import ExtractionConfig, decode, extract, extraction, tidy, without_markers
+from openherd.data.encodings import decode
+from openherd.data.extraction import ExtractionConfig, extract, extraction, tidy
+from openherd.data.markdown import without_markers
 
 ARTICLES = Path(__file__).parents[3] / "shared" / "data" / "article_extraction"
 ALL = ExtractionConfig(mode="all")
-MAIN = ExtractionConfig()
+FAST = ExtractionConfig()
 
 CODE = "def f(x):\n    if x:\n\n        return  1\n\treturn 2  # tab"
 PAGE = f"""<!DOCTYPE html><html><head><title> On
@@ -40,7 +42,7 @@ def markdown(text, **settings):
 
 
 def test_main_content_keeps_code_and_formulas_and_leaves_menus():
-    title, text = extract(row(PAGE), MAIN)
+    title, text = extract(row(PAGE), FAST)
     assert title == "On bridges"
     assert CODE in text
     assert "many ways to build one; this page" in text
@@ -112,7 +114,7 @@ def test_tidy_lines(text):
 
 def test_text_passes_as_it_is():
     text = "# not a heading\n  * point\n\n\n\n<b>bold</b> & **more**\n"
-    assert extract(row(text, "text/plain"), MAIN) == ("", "# not a heading\n  * point\n\n<b>bold</b> & **more**")
+    assert extract(row(text, "text/plain"), FAST) == ("", "# not a heading\n  * point\n\n<b>bold</b> & **more**")
 
 
 @pytest.mark.parametrize(
@@ -154,7 +156,7 @@ def test_only_markers_go(source):
 @pytest.mark.parametrize("piece", ["<div>", "<dl><dd>", "<table><tr><td>", "<b><i>", "&nbsp;", "<a href='", "<!-- "])
 def test_hostile_pages_end(piece):
     extract(row(piece * 20_000 + "end"), ALL)
-    extract(row(piece * 1_000 + "end"), MAIN)
+    extract(row(piece * 1_000 + "end"), FAST)
 
 
 @pytest.mark.parametrize("piece", ["![", "[a](", "*a ", "**", "_a ", "`a ``", "> ", "# ", "* ", "\\", "[a]["])
@@ -168,7 +170,7 @@ def test_a_page_without_text_is_dropped_and_lineage_stays(documents_run, run_sta
         row("<html><body><script>x()</script> &nbsp; </body></html>", id="2" * 32),
         row("", id="3" * 32),
     ]
-    run = run_stage(extraction, MAIN, documents=documents_run(pages, PAGE_SCHEMA))
+    run = run_stage(extraction, FAST, documents=documents_run(pages, PAGE_SCHEMA))
     kept = rows_of(run)
     assert [(r["id"], r["offset"], r["file"], r["title"]) for r in kept] == [("1" * 32, 7, "a.warc", "On bridges")]
     dropped = rows_of(run, DROPPED)

@@ -37,7 +37,8 @@ LINE_NUMBERS = frozenset(("lineno", "linenos", "linenumber", "linenumbers", "lin
 HIDDEN_STYLE = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden", re.IGNORECASE)
 PRE_STYLE = re.compile(r"white-space\s*:\s*(?:pre|break-spaces)(?![-\w]*line)", re.IGNORECASE)
 
-UNSEEN = frozenset(("sr-only", "visually-hidden", "screen-reader-text", "screen-reader", "visuallyhidden", *LINE_NUMBERS))
+ANCHORS = frozenset(("headerlink", "anchor-link", "anchorjs-link", "hash-link", "permalink", "header-anchor", "anchor"))
+UNSEEN = frozenset(("mw-editsection", "sr-only", "visually-hidden", "screen-reader-text", "screen-reader", "visuallyhidden", *LINE_NUMBERS))
 NO_WORDS: frozenset[str] = frozenset()
 MATHS = frozenset(("math", "script", "mjx-container"))
 MATH_CLASS = re.compile(r"(?:^|\s)(?:katex|MathJax|mwe-math|mjx-|ltx_Math)")
@@ -145,6 +146,7 @@ class Walk:
         self.link = 0  # characters in links, of `pieces`
         self.links = 0  # open links
         self.open = 0  # index of the innermost open element
+        self.has_math = False
         self.pre = 0  # open elements whose white space counts
         self.rows: list[int] = []  # open table rows
         self.cells: list[int] = []
@@ -156,6 +158,7 @@ class Walk:
         text = "".join(self.pieces)
         self.pieces.clear()
         link, self.link = self.link, 0
+        math, self.has_math = self.has_math, False
         if self.pre:
             text = text.replace(BREAK, "\n").replace("\r\n", "\n").strip("\n")
         else:
@@ -167,7 +170,7 @@ class Walk:
             row = self.rows[-1] if self.rows else -1
             kind = self.page.elements[self.open].tag
             self.page.blocks.append(
-                Block(text.replace("\xa0", " "), kind, self.open, link, row, self.cells[-1] if row >= 0 else 0, bool(self.pre))
+                Block(text.replace("\xa0", " "), kind, self.open, link, row, self.cells[-1] if row >= 0 else 0, bool(self.pre), math)
             )
 
     def text(self, node: Any) -> None:
@@ -208,6 +211,7 @@ class Walk:
             self.pieces.append(f"${tex}$" if "katex-display" in names and not tex.startswith("$$") else tex)
         else:
             return False
+        self.has_math = True
         return True
 
     def image(self, attributes: dict[str, Any]) -> None:
@@ -241,6 +245,9 @@ class Walk:
         if attributes and hidden(attributes):
             return False, 0
         if tag == "a":
+            names = attributes.get("class")
+            if names and not words_of(names).isdisjoint(ANCHORS):
+                return False, 0
             self.links += 1
             return True, LINK
         if tag not in BLOCKS:

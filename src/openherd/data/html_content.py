@@ -157,7 +157,7 @@ def link_lists(page: Page) -> set[int]:
     return {i for i, (n, link) in sums.items() if link > 0.75 * n}
 
 
-def choose(page: Page, mode: str) -> None:
+def choose(page: Page, mode: str, titles: bool = False) -> None:
     """Set `keep` of each block."""
     blocks = page.blocks
     masses = [mass(block) for block in blocks]
@@ -174,6 +174,20 @@ def choose(page: Page, mode: str) -> None:
         reference(page, wide, bad)
     else:
         article(page, alike(page, top, within, bad), bad, mode)
+        if titles:
+            keep_title(page)
+
+
+def keep_title(page: Page) -> None:
+    """Keep the heading, before all that is kept, whose words the page's title repeats."""
+    said = set(re.findall(r"\w+", page.title.lower()))
+    for block in page.blocks:
+        words = set(re.findall(r"\w+", block.text.lower()))
+        if block.keep:
+            return
+        if block.kind in HEADINGS and words and len(words & said) >= 0.8 * len(words):
+            block.keep = True
+            return
 
 
 def reference(page: Page, top: int, bad: Sequence[bool]) -> None:

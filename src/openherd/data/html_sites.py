@@ -1,0 +1,103 @@
+"""Pages of kinds that say by their markup where their content is: questions and answers, repositories, encyclopedias.
+
+The names are those that the software behind such sites writes, so they hold for all sites that run it, not for one host.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from openherd.data.html_blocks import Block, Page
+
+POSTS = frozenset(("js-post-body", "post-text", "s-prose"))  # StackExchange and what imitates it
+DISCUSSIONS = frozenset(("js-comment-body", "comment-body", "note-text", "cooked"))  # GitHub, GitLab, Discourse
+ENCYCLOPEDIA = frozenset(("mw-parser-output", "mw-content-text", "mw-body-content"))
+NOT_ENCYCLOPEDIC = frozenset(
+    "navbox vertical-navbox noprint mw-editsection catlinks toc reflist metadata ambox hatnote sistersitebox printfooter mw-jump-link "
+    "authority-control navigation-not-searchable mw-references-wrap".split()
+)
+FENCE_NAMES = frozenset(("blob-code", "lines-code", "blob-content", "highlighttable", "rouge-table"))
+
+
+def ranges(page: Page, wanted: Callable[[Any], bool]) -> list[tuple[int, int]]:
+    """The outermost elements of a kind, as ranges of elements."""
+    found: list[tuple[int, int]] = []
+    for i, element in enumerate(page.elements):
+        if (not found or i > found[-1][1]) and wanted(element):
+            found.append((i, element.last))
+    return found
+
+
+def keep(page: Page, within: Sequence[tuple[int, int]], title: bool) -> None:
+    """Keep the blocks within elements, and the page's first heading."""
+    first = next((block for block in page.blocks if block.kind == "h1"), None) if title else None
+    for block in page.blocks:
+        block.keep = block is first or any(start <= block.element <= last for start, last in within)
+
+
+def questions(page: Page) -> bool:
+    """Questions and answers: the title, the question, the answers; no votes, user cards and comments."""
+    said = any("QAPage" in str(element.attributes.get("itemtype")) for element in page.elements)
+    posts = ranges(
+        page,
+        lambda element: not element.words.isdisjoint(POSTS) or (said and element.attributes.get("itemprop") == "text"),
+    )
+    named = said or any(not element.words.isdisjoint(("question", "answer")) for element in page.elements)
+    if not posts or not named:
+        return False
+    keep(page, posts, title=True)
+    return True
+
+
+def repository(page: Page) -> bool:
+    """A file, a description or a discussion of a repository."""
+    for text in page.data:
+        if '"rawLines"' in text:
+            lines = raw_lines(text)
+            if lines:
+                page.blocks.append(Block("\n".join(lines), "pre", 0, 0, code=True))
+                for block in page.blocks:
+                    block.keep = block is page.blocks[-1]
+                return True
+    talk = ranges(page, lambda element: not element.words.isdisjoint(DISCUSSIONS) and element.tag in ("div", "td", "section"))
+    described = ranges(page, lambda element: "markdown-body" in element.words or element.attributes.get("itemprop") == "programmingLanguage")
+    code = ranges(page, lambda element: not element.words.isdisjoint(FENCE_NAMES) and element.tag in ("div", "table", "td"))
+    if len(talk) > 1:
+        keep(page, talk, title=True)
+    elif described and (page.elements[described[0][0]].tag in ("article", "section") or code):
+        keep(page, described, title=False)
+    elif code and any("blob" in page.elements[start].words or "lines-code" in page.elements[start].words for start, _ in code):
+        keep(page, code, title=False)
+    else:
+        return False
+    return True
+
+
+def raw_lines(text: str) -> list[str]:
+    """The lines of a file in the data that a page of GitHub carries."""
+    try:
+        found: Any = json.loads(text)
+        for key in ("payload", "blob", "rawLines"):
+            found = found[key]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return []
+    return [line for line in found if isinstance(line, str)] if isinstance(found, list) else []
+
+
+def encyclopedia(page: Page) -> bool:
+    """A MediaWiki article, without its boxes of navigation and its notes."""
+    body = ranges(page, lambda element: not element.words.isdisjoint(ENCYCLOPEDIA))
+    if not body or not any(element.tag == "p" for element in page.elements[body[0][0] : body[0][1] + 1]):
+        return False
+    keep(page, body[:1], title=False)
+    for start, last in ranges(page, lambda element: not element.words.isdisjoint(NOT_ENCYCLOPEDIC)):
+        for block in page.blocks:
+            if start <= block.element <= last:
+                block.keep = False
+    return True
+
+
+def special(page: Page) -> bool:
+    """Set `keep` of a page of a known kind; False if it is none."""
+    page.technical = questions(page) or repository(page) or encyclopedia(page)
+    return page.technical
