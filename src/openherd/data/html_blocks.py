@@ -92,6 +92,7 @@ class Page:
     blocks: list[Block] = field(default_factory=list)
     elements: list[Element] = field(default_factory=list)
     data: list[str] = field(default_factory=list)  # JSON that the page carries
+    words: set[str] = field(default_factory=set)  # of all elements' classes, ids and roles
     technical: bool = False  # code, definitions, tables or formulas make much of it
 
 
@@ -162,10 +163,12 @@ class Walk:
         if self.pre:
             text = text.replace(BREAK, "\n").replace("\r\n", "\n").strip("\n")
         else:
-            text = SPACES.sub(" ", text)
             if BREAK in text:
-                text = BREAKS.sub("\n", text)
-            text = text.strip(" \n")
+                text = BREAKS.sub("\n", SPACES.sub(" ", text)).strip(" \n")
+            elif text.isascii():
+                text = " ".join(text.split())
+            else:
+                text = SPACES.sub(" ", text).strip(" ")
         if text and not text.isspace():
             row = self.rows[-1] if self.rows else -1
             kind = self.page.elements[self.open].tag
@@ -201,7 +204,7 @@ class Walk:
             if attributes.get("display") == "true" and not tex.startswith("$$"):
                 tex = f"${tex}$"
             self.pieces.append(tex)
-        elif MATH_CLASS.search(names):
+        elif ("ath" in names or "katex" in names or "mjx" in names) and MATH_CLASS.search(names):
             found = node.css_first("math")
             if "katex-html" in names or "MathJax" in names:  # the picture of what an annotation or script has said
                 return True
@@ -264,6 +267,7 @@ class Walk:
         """Open an element that makes blocks."""
         names = " ".join(filter(None, (attributes.get("class"), attributes.get("id"), attributes.get("role"))))
         words = words_of(names) if names else NO_WORDS
+        self.page.words |= words
         if self.rows and tag in ("td", "th"):
             if not words.isdisjoint(LINE_NUMBERS):
                 return NOTHING
@@ -277,7 +281,7 @@ class Walk:
             self.flush()
         self.page.elements.append(Element(tag, self.open, words, attributes))
         self.open = len(self.page.elements) - 1
-        if tag in PRE or "blob-code" in words or PRE_STYLE.search(attributes.get("style") or ""):
+        if tag in PRE or "blob-code" in words or ("style" in attributes and PRE_STYLE.search(attributes["style"] or "")):
             self.pre += 1
             return BLOCK | PREFORMATTED | (ROW if tag == "tr" else 0)
         return BLOCK | (ROW if tag == "tr" else 0)

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from itertools import accumulate
 
-from openherd.data.html_blocks import HEADINGS, LISTS, Block, Page
+from openherd.data.html_blocks import HEADINGS, LISTS, Block, Element, Page
 
 UNLIKELY = frozenset(
     "ad ads adsense advert advertisement adbox adslot advertising dfp sponsor sponsored sponsors promo promos promotion promoted "
@@ -20,6 +20,12 @@ UNLIKELY = frozenset(
     "skip skiplink login signin register search searchform modal popup overlay lightbox tooltip dropdown "
     "carousel slideshow gallery rating ratings vote votes poll jp toc-toggle editsection noprint navbox catlinks toolbox".split()
 )
+SECTION_NAMES = frozenset(  # words of headings, of which documentation makes the names of its sections
+    "copyright author authors categories tags menu menus search login register signin print vote votes rating ratings poll discussion "
+    "datetime timestamp gallery social navigation popup overlay tooltip dropdown banner banners promotion subscription "
+    "subscriptions widget widgets cookie cookies replies facebook twitter ad".split()
+)
+NO_SECTION = UNLIKELY - SECTION_NAMES
 UNLIKELY_TAGS = frozenset(("nav", "aside", "footer", "form", "menu", "dialog", "search", "noscript"))
 UNLIKELY_ROLES = frozenset(("navigation", "banner", "contentinfo", "complementary", "search", "dialog", "alertdialog", "menubar", "toolbar"))
 COMMENTS = frozenset(("comment", "comments", "commentlist", "respond", "replies", "disqus"))
@@ -67,7 +73,7 @@ def unlikely(page: Page, within: Sequence[float]) -> list[bool]:
         if element.parent >= 0 and found[element.parent]:
             found.append(True)
             continue
-        named = element.tag in UNLIKELY_TAGS or not element.words.isdisjoint(UNLIKELY)
+        named = element.tag in UNLIKELY_TAGS or not element.words.isdisjoint(UNLIKELY if element.tag != "section" else NO_SECTION)
         if element.tag in NEVER_NAMED or within[i] > 0.4 * total:
             named = False
         found.append(named)
@@ -99,6 +105,12 @@ def container(page: Page, within: Sequence[float], bad: Sequence[bool]) -> int:
         best = heaviest
 
 
+def same_names(one: Element, other: Element) -> bool:
+    """Whether two elements look like parts of the same series."""
+    common, all_words = one.words & other.words, one.words | other.words
+    return one.tag == other.tag and (len(common) >= 0.5 * len(all_words) if all_words else one.tag == "section")
+
+
 def alike(page: Page, top: int, within: Sequence[float], bad: Sequence[bool]) -> list[int]:
     """The container, and the elements beside it that are its continuation: of the same kind and names, with running text."""
     found = [top]
@@ -110,9 +122,7 @@ def alike(page: Page, top: int, within: Sequence[float], bad: Sequence[bool]) ->
         others = [i for i in range(element.parent + 1, page.elements[element.parent].last + 1) if page.elements[i].parent == element.parent]
         for i in others:
             other = page.elements[i]
-            if i != at and not bad[i] and within[i] and other.tag == element.tag and (
-                other.words == element.words or len(other.words & element.words) >= 0.5 * len(other.words | element.words)
-            ) and (other.words or other.tag == "section"):
+            if i != at and not bad[i] and within[i] and same_names(other, element):
                 found.append(i)
         at = element.parent
     return found
@@ -132,12 +142,35 @@ def technical(page: Page, kept: Sequence[Block]) -> bool:
 
 def widened(page: Page, top: int, bad: Sequence[bool]) -> int:
     """The element that says that it is the main one, or has the page's first heading, around a container."""
-    at, first = top, next((block.element for block in page.blocks if block.kind == "h1" and not bad[block.element]), -1)
+    headings = {block.kind: block.element for block in reversed(page.blocks) if block.kind in HEADINGS and not bad[block.element]}
+    at, first = top, headings[min(headings)] if headings else -1
     while at > 0:
         element = page.elements[at]
-        if element.tag in ("main", "body") or "main" in element.words or at <= first <= element.last:
-            return at if element.tag != "body" or at <= first <= element.last else top
+        if at <= first <= element.last or element.tag == "main" or "main" in element.words:
+            return at
+        if element.tag == "body":
+            break
         at = element.parent
+    return top
+
+
+def without_subsections(page: Page, top: int, within: Sequence[float], bad: Sequence[bool]) -> int:
+    """The element around a container that is only one of its sections."""
+    starts = {}
+    for block in page.blocks:
+        starts.setdefault(block.element, block)
+    while top > 0 and page.elements[top].parent > 0:
+        element, parent = page.elements[top], page.elements[top].parent
+        first = next((starts[i] for i in range(top, element.last + 1) if i in starts), None)
+        if first is None or first.kind not in HEADINGS or first.kind == "h1" or page.elements[parent].tag == "body":
+            break
+        others = [i for i in range(parent + 1, page.elements[parent].last + 1) if page.elements[i].parent == parent and i != top]
+        if not any(
+            within[i] and not bad[i] and (page.elements[i].tag in ("p", "pre", "section") or same_names(page.elements[i], element))
+            for i in others
+        ):
+            break
+        top = parent
     return top
 
 
@@ -165,7 +198,7 @@ def choose(page: Page, mode: str, titles: bool = False) -> None:
     bad = unlikely(page, within)
     masses = [0.0 if bad[block.element] else m for block, m in zip(blocks, masses, strict=True)]
     within = inside(page, masses)
-    top = container(page, within, bad)
+    top = without_subsections(page, container(page, within, bad), within, bad)
     for block, m in zip(blocks, masses, strict=True):
         block.mass = m
     wide = widened(page, top, bad)
@@ -198,10 +231,12 @@ def reference(page: Page, top: int, bad: Sequence[bool]) -> None:
         block.keep = top <= block.element <= last and not bad[block.element]
         if block.keep and block.link > 0.5 * len(block.text) and not block.code:
             at, steps = block.element, 0
-            while at > top and steps < 8 and at not in lists:
+            while at > top and steps < 8 and at not in lists and page.elements[at].tag not in ("table", *LISTS):
                 at = page.elements[at].parent
                 steps += 1
-            block.keep = block.kind in SPECIAL and at not in lists
+            if steps == 8:
+                at = top
+            block.keep = at not in lists and (at > top or block.link < 0.8 * len(block.text))
     end_headings(page)
 
 

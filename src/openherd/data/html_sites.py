@@ -16,7 +16,8 @@ NOT_ENCYCLOPEDIC = frozenset(
     "navbox vertical-navbox noprint mw-editsection catlinks toc reflist metadata ambox hatnote sistersitebox printfooter mw-jump-link "
     "authority-control navigation-not-searchable mw-references-wrap".split()
 )
-FENCE_NAMES = frozenset(("blob-code", "lines-code", "blob-content", "highlighttable", "rouge-table"))
+CODE_NAMES = frozenset(("blob-code", "lines-code", "blob-content", "highlighttable", "rouge-table"))
+KNOWN = POSTS | DISCUSSIONS | ENCYCLOPEDIA | CODE_NAMES | {"question", "answer", "questions", "answers", "markdown-body"}
 
 
 def ranges(page: Page, wanted: Callable[[Any], bool]) -> list[tuple[int, int]]:
@@ -37,13 +38,14 @@ def keep(page: Page, within: Sequence[tuple[int, int]], title: bool) -> None:
 
 def questions(page: Page) -> bool:
     """Questions and answers: the title, the question, the answers; no votes, user cards and comments."""
+    if page.words.isdisjoint(("question", "answer", "questions", "answers")):
+        return False
     said = any("QAPage" in str(element.attributes.get("itemtype")) for element in page.elements)
     posts = ranges(
         page,
         lambda element: not element.words.isdisjoint(POSTS) or (said and element.attributes.get("itemprop") == "text"),
     )
-    named = said or any(not element.words.isdisjoint(("question", "answer")) for element in page.elements)
-    if not posts or not named:
+    if not posts:
         return False
     keep(page, posts, title=True)
     return True
@@ -59,9 +61,11 @@ def repository(page: Page) -> bool:
                 for block in page.blocks:
                     block.keep = block is page.blocks[-1]
                 return True
+    if page.words.isdisjoint(KNOWN):
+        return False
     talk = ranges(page, lambda element: not element.words.isdisjoint(DISCUSSIONS) and element.tag in ("div", "td", "section"))
     described = ranges(page, lambda element: "markdown-body" in element.words or element.attributes.get("itemprop") == "programmingLanguage")
-    code = ranges(page, lambda element: not element.words.isdisjoint(FENCE_NAMES) and element.tag in ("div", "table", "td"))
+    code = ranges(page, lambda element: not element.words.isdisjoint(CODE_NAMES) and element.tag in ("div", "table", "td"))
     if len(talk) > 1:
         keep(page, talk, title=True)
     elif described and (page.elements[described[0][0]].tag in ("article", "section") or code):
@@ -86,7 +90,7 @@ def raw_lines(text: str) -> list[str]:
 
 def encyclopedia(page: Page) -> bool:
     """A MediaWiki article, without its boxes of navigation and its notes."""
-    body = ranges(page, lambda element: not element.words.isdisjoint(ENCYCLOPEDIA))
+    body = ranges(page, lambda element: not element.words.isdisjoint(ENCYCLOPEDIA)) if page.words & ENCYCLOPEDIA else []
     if not body or not any(element.tag == "p" for element in page.elements[body[0][0] : body[0][1] + 1]):
         return False
     keep(page, body[:1], title=False)
@@ -99,5 +103,7 @@ def encyclopedia(page: Page) -> bool:
 
 def special(page: Page) -> bool:
     """Set `keep` of a page of a known kind; False if it is none."""
+    if page.words.isdisjoint(KNOWN) and not page.data:
+        return False
     page.technical = questions(page) or repository(page) or encyclopedia(page)
     return page.technical
