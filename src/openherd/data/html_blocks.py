@@ -7,7 +7,7 @@ nesting (or of a tag's attributes) is cut off before.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -94,6 +94,15 @@ class Page:
     data: list[str] = field(default_factory=list)  # JSON that the page carries
     words: set[str] = field(default_factory=set)  # of all elements' classes, ids and roles
     technical: bool = False  # code, definitions, tables or formulas make much of it
+
+
+    def within(self, tops: Iterable[int]) -> bytearray:
+        """For each element whether it is one of `tops` or in one of them."""
+        found = bytearray(len(self.elements))
+        for top in tops:
+            last = self.elements[top].last
+            found[top : last + 1] = b"\1" * (last + 1 - top)
+        return found
 
 
 @lru_cache(maxsize=1 << 16)
@@ -268,6 +277,8 @@ class Walk:
         names = " ".join(filter(None, (attributes.get("class"), attributes.get("id"), attributes.get("role"))))
         words = words_of(names) if names else NO_WORDS
         self.page.words |= words
+        if "itemtype" in attributes and "QAPage" in (attributes["itemtype"] or ""):
+            self.page.words.add("question")
         if self.rows and tag in ("td", "th"):
             if not words.isdisjoint(LINE_NUMBERS):
                 return NOTHING

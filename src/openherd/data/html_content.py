@@ -32,6 +32,7 @@ COMMENTS = frozenset(("comment", "comments", "commentlist", "respond", "replies"
 ENOUGH = 400  # characters of running text
 DEFINITIONS = frozenset(("dt", "dd"))
 SPECIAL = DEFINITIONS | {"th", "td", "tr"}
+PROSE = HEADINGS | DEFINITIONS | {"p", "li", "pre", "blockquote"}  # a short line in anything else is a caption, a credit, a date
 NEVER_NAMED = frozenset(("html", "body", "main", "article", "blockquote", "table", "tbody", "tr", "pre", "figure", "dl"))
 SENTENCE_END = re.compile(r"[.!?…。！？।؟:;”\"')\]]\s*\Z")  # noqa: RUF001
 PUNCTUATION = re.compile(r"[,.;:!?、。，！？।؟،]")  # noqa: RUF001
@@ -256,20 +257,46 @@ def end_headings(page: Page) -> None:
             below = 0
 
 
+def teasers(page: Page, tops: Sequence[int], solid: Sequence[Block]) -> set[int]:
+    """Elements in the container whose running text is a row of short pieces in boxes of the same names: teasers of other pages."""
+    longest = max(len(block.text) for block in solid)
+    series: dict[tuple[int, str, frozenset[str]], list[Block]] = {}
+    for block in solid:
+        at = block.element
+        for _ in range(3):
+            element = page.elements[at]
+            if at in tops or element.parent < 0:
+                break
+            if element.words and element.tag in ("div", "li", "article", "section"):
+                series.setdefault((element.parent, element.tag, element.words), []).append(block)
+            at = element.parent
+    return {
+        block.element
+        for blocks in series.values()
+        if len(blocks) >= 3 and all(len(b.text) < 160 and b.link == 0 for b in blocks) and longest > 200
+        for block in blocks
+    }
+
+
 def article(page: Page, tops: Sequence[int], bad: Sequence[bool], mode: str) -> None:
     """Keep the running text of the container, from its first paragraph to its last."""
     blocks = page.blocks
-    ranges = [(i, page.elements[i].last) for i in tops]
+    among = page.within(tops)
     for block in blocks:
         n = len(block.text)
-        block.keep = any(first <= block.element <= last for first, last in ranges) and not bad[block.element]
+        block.keep = bool(among[block.element]) and not bad[block.element]
         if block.keep and not block.mass and block.link > (0.5 if mode != "precise" else 0.3) * n:
             block.keep = False
-        if block.kind == "figcaption" and mode == "precise":
+        if mode == "precise" and not block.mass and block.kind not in PROSE:
             block.keep = False
     solid = [i for i, block in enumerate(blocks) if block.keep and block.mass]
     if not solid:
         return
+    if mode == "precise":
+        boxed = teasers(page, tops, [blocks[i] for i in solid])
+        solid = [i for i in solid if blocks[i].element not in boxed] or solid
+        for block in blocks:
+            block.keep = block.keep and block.element not in boxed
     for i, block in enumerate(blocks):
         if i < solid[0] or i > solid[-1]:
             block.keep = False

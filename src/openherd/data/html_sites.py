@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from openherd.data.html_blocks import Block, Page
+from openherd.data.html_blocks import Block, Element, Page
 
 POSTS = frozenset(("js-post-body", "post-text", "s-prose"))  # StackExchange and what imitates it
 DISCUSSIONS = frozenset(("js-comment-body", "comment-body", "note-text", "cooked"))  # GitHub, GitLab, Discourse
@@ -20,20 +20,21 @@ CODE_NAMES = frozenset(("blob-code", "lines-code", "blob-content", "highlighttab
 KNOWN = POSTS | DISCUSSIONS | ENCYCLOPEDIA | CODE_NAMES | {"question", "answer", "questions", "answers", "markdown-body"}
 
 
-def ranges(page: Page, wanted: Callable[[Any], bool]) -> list[tuple[int, int]]:
-    """The outermost elements of a kind, as ranges of elements."""
-    found: list[tuple[int, int]] = []
+def outermost(page: Page, wanted: Callable[[Element], bool]) -> list[int]:
+    """The outermost elements of a kind."""
+    found: list[int] = []
     for i, element in enumerate(page.elements):
-        if (not found or i > found[-1][1]) and wanted(element):
-            found.append((i, element.last))
+        if (not found or i > page.elements[found[-1]].last) and wanted(element):
+            found.append(i)
     return found
 
 
-def keep(page: Page, within: Sequence[tuple[int, int]], title: bool) -> None:
+def keep(page: Page, tops: Sequence[int], title: bool) -> None:
     """Keep the blocks within elements, and the page's first heading."""
     first = next((block for block in page.blocks if block.kind == "h1"), None) if title else None
+    among = page.within(tops)
     for block in page.blocks:
-        block.keep = block is first or any(start <= block.element <= last for start, last in within)
+        block.keep = block is first or bool(among[block.element])
 
 
 def questions(page: Page) -> bool:
@@ -41,7 +42,7 @@ def questions(page: Page) -> bool:
     if page.words.isdisjoint(("question", "answer", "questions", "answers")):
         return False
     said = any("QAPage" in str(element.attributes.get("itemtype")) for element in page.elements)
-    posts = ranges(
+    posts = outermost(
         page,
         lambda element: not element.words.isdisjoint(POSTS) or (said and element.attributes.get("itemprop") == "text"),
     )
@@ -63,14 +64,14 @@ def repository(page: Page) -> bool:
                 return True
     if page.words.isdisjoint(KNOWN):
         return False
-    talk = ranges(page, lambda element: not element.words.isdisjoint(DISCUSSIONS) and element.tag in ("div", "td", "section"))
-    described = ranges(page, lambda element: "markdown-body" in element.words or element.attributes.get("itemprop") == "programmingLanguage")
-    code = ranges(page, lambda element: not element.words.isdisjoint(CODE_NAMES) and element.tag in ("div", "table", "td"))
+    talk = outermost(page, lambda element: not element.words.isdisjoint(DISCUSSIONS) and element.tag in ("div", "td", "section"))
+    described = outermost(page, lambda element: "markdown-body" in element.words or element.attributes.get("itemprop") == "programmingLanguage")
+    code = outermost(page, lambda element: not element.words.isdisjoint(CODE_NAMES) and element.tag in ("div", "table", "td"))
     if len(talk) > 1:
         keep(page, talk, title=True)
-    elif described and (page.elements[described[0][0]].tag in ("article", "section") or code):
+    elif described and (page.elements[described[0]].tag in ("article", "section") or code):
         keep(page, described, title=False)
-    elif code and any("blob" in page.elements[start].words or "lines-code" in page.elements[start].words for start, _ in code):
+    elif code and any("blob" in page.elements[i].words or "lines-code" in page.elements[i].words for i in code):
         keep(page, code, title=False)
     else:
         return False
@@ -90,14 +91,13 @@ def raw_lines(text: str) -> list[str]:
 
 def encyclopedia(page: Page) -> bool:
     """A MediaWiki article, without its boxes of navigation and its notes."""
-    body = ranges(page, lambda element: not element.words.isdisjoint(ENCYCLOPEDIA)) if page.words & ENCYCLOPEDIA else []
-    if not body or not any(element.tag == "p" for element in page.elements[body[0][0] : body[0][1] + 1]):
+    body = outermost(page, lambda element: not element.words.isdisjoint(ENCYCLOPEDIA)) if page.words & ENCYCLOPEDIA else []
+    if not body or not any(element.tag == "p" for element in page.elements[body[0] : page.elements[body[0]].last + 1]):
         return False
     keep(page, body[:1], title=False)
-    for start, last in ranges(page, lambda element: not element.words.isdisjoint(NOT_ENCYCLOPEDIC)):
-        for block in page.blocks:
-            if start <= block.element <= last:
-                block.keep = False
+    among = page.within(outermost(page, lambda element: not element.words.isdisjoint(NOT_ENCYCLOPEDIC)))
+    for block in page.blocks:
+        block.keep = block.keep and not among[block.element]
     return True
 
 
