@@ -38,25 +38,17 @@ def decode(content: bytes, content_type: str) -> str:
     if inside.lower().startswith("utf-16"):
         inside = "utf-8"  # a page whose head can be read as ASCII is none in UTF-16
     marked = next((name for mark, name in MARKS if content.startswith(mark)), "")
-    names = (marked, declared[1] if declared else "", inside)
-    named = [name for name in (map_encoding_to_html5(name, fallback_utf8=False) or name for name in names if name) if known(name)]
+    said = (map_encoding_to_html5(name, fallback_utf8=False) for name in (declared[1] if declared else "", inside) if name)
+    named = [name for name in (marked, *said) if name]
     several_bytes = [name for name in named if not ONE_BYTE.match(name)]
     for encoding in dict.fromkeys([*several_bytes, "utf-8", *named]):
         try:
             return content.decode(encoding).removeprefix("\ufeff")
-        except (UnicodeDecodeError, LookupError):
+        except (ValueError, LookupError):
             continue
     detected = detect_encoding(content)
     best = detected if named[:1] == ["utf-8"] and detected and mostly_readable(content, detected) else ""
     return bytes_to_str(content, best or (named[0] if named else "") or detected or "utf-8", fallback_encodings=(), errors="replace")
-
-
-def known(name: str) -> bool:
-    """Whether Python has the encoding."""
-    try:
-        return codecs.lookup(name) is not None
-    except LookupError:
-        return False
 
 
 def mostly_readable(content: bytes, encoding: str) -> bool:
@@ -64,6 +56,6 @@ def mostly_readable(content: bytes, encoding: str) -> bool:
     wrong = content.decode("utf-8", "replace").count("\ufffd")
     try:
         content.decode(encoding)
-    except (UnicodeDecodeError, LookupError):
+    except (ValueError, LookupError):
         return False
     return wrong > 3 + 0.02 * len(content)

@@ -15,7 +15,7 @@ UNLIKELY = frozenset(
     "trending popular mostread "
     "breadcrumb breadcrumbs crumbs pagination pager pagenavi paging nav navbar navigation menu menus submenu sidemenu toolbar topbar "
     "masthead footer foot colophon copyright sidebar sidebars widget widgets "
-    "comment comments commentlist disqus respond replies discussion livefyre "
+    "discussion livefyre "
     "tags taglist tagcloud hashtags categories byline bylines author authors authorbox dateline timestamp datetime pubdate "
     "skip skiplink login signin register search searchform modal popup overlay lightbox tooltip dropdown "
     "carousel slideshow gallery rating ratings vote votes poll jp toc-toggle editsection noprint navbox catlinks toolbox".split()
@@ -69,24 +69,30 @@ def unlikely(page: Page, within: Sequence[float]) -> list[bool]:
     """
     found: list[bool] = []
     comments: list[int] = []
-    total = within[0]
+    total = rest = within[0]
     for i, element in enumerate(page.elements):
         if element.parent >= 0 and found[element.parent]:
             found.append(True)
             continue
-        named = element.tag in UNLIKELY_TAGS or not element.words.isdisjoint(UNLIKELY if element.tag != "section" else NO_SECTION)
-        if element.tag in NEVER_NAMED or within[i] > 0.4 * total:
-            named = False
+        named = element.tag not in NEVER_NAMED and within[i] <= 0.4 * total and unlikely_name(element)
         found.append(named)
-        if not named and element.tag not in NEVER_NAMED and not element.words.isdisjoint(COMMENTS) and not (
-            comments and i <= page.elements[comments[-1]].last
-        ):
+        inner = bool(comments) and i <= page.elements[comments[-1]].last
+        if named:
+            rest -= 0 if inner else within[i]
+        elif not inner and element.tag not in NEVER_NAMED and not element.words.isdisjoint(COMMENTS):
             comments.append(i)
-    if total - sum(within[i] for i in comments) >= ENOUGH:
+    written = sum(within[i] for i in comments)
+    if rest - written >= ENOUGH or written <= 0.4 * total:
         for i in comments:
             for j in range(i, page.elements[i].last + 1):
                 found[j] = True
     return found
+
+
+def unlikely_name(element: Element) -> bool:
+    """Whether an element is named as something that is no content."""
+    names = UNLIKELY if element.tag != "section" else NO_SECTION
+    return element.tag in UNLIKELY_TAGS or element.attributes.get("role") in UNLIKELY_ROLES or not element.words.isdisjoint(names)
 
 
 def container(page: Page, within: Sequence[float], bad: Sequence[bool]) -> int:

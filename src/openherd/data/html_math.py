@@ -6,6 +6,8 @@ leaves out tables, fences, and half of the symbols.
 """
 
 import re
+import unicodedata
+from functools import lru_cache
 from typing import Any
 
 SYMBOLS = {
@@ -47,6 +49,11 @@ FUNCTIONS = frozenset(
     "arccos arcsin arctan arg cos cosh cot coth csc deg det dim exp gcd hom inf ker lg lim liminf limsup ln log max min Pr sec sin sinh "
     "sup tan tanh".split()
 )
+ALPHABETS = (
+    ("DOUBLE-STRUCK", "mathbb"), ("SCRIPT", "mathcal"), ("FRAKTUR", "mathfrak"), ("BLACK-LETTER", "mathfrak"),
+    ("MATHEMATICAL BOLD", "mathbf"), ("MATHEMATICAL SANS-SERIF", "mathsf"), ("MATHEMATICAL MONOSPACE", "mathtt"),
+    ("MATHEMATICAL ITALIC", "mathit"),
+)  # fmt: skip
 VARIANTS = {"double-struck": "mathbb", "bold": "mathbf", "script": "mathcal", "fraktur": "mathfrak", "sans-serif": "mathsf", "normal": "mathrm"}
 TEX = re.compile(r"(?:application/x-|text/|application/)?(?:la)?tex\b", re.IGNORECASE)
 COMMAND_END = re.compile(r"\\[A-Za-z]+\Z")
@@ -63,9 +70,24 @@ def joined(parts: list[str]) -> str:
     return out
 
 
+@lru_cache(maxsize=4096)
+def symbol(character: str) -> str:
+    """A character as LaTeX: a command where it has one, a letter of Unicode's mathematical alphabets in its alphabet."""
+    if character in SYMBOLS or character.isascii():
+        return SYMBOLS.get(character, character)
+    plain = unicodedata.normalize("NFKC", character)
+    name = unicodedata.name(character, "")
+    if len(plain) == 1 and plain != character:
+        plain = SYMBOLS.get(plain, plain)
+        alphabet = next((alphabet for words, alphabet in ALPHABETS if words in name), None)
+        if alphabet:
+            return f"\\{alphabet}{grouped(plain)}" if alphabet != "mathit" else plain
+    return character
+
+
 def symbols(text: str) -> str:
     """Characters as LaTeX."""
-    return joined([SYMBOLS.get(character, character) for character in text])
+    return joined([symbol(character) for character in text])
 
 
 def grouped(tex: str) -> str:
