@@ -31,9 +31,16 @@ from openherd.data.encodings import decode
         ("слова на русском".encode(), "text/html; charset=windows-1251", "слова на русском"),
         ("日本語の文章".encode("shift_jis"), "text/html; charset=Shift_JIS", "日本語の文章"),
         ("日本語の文章".encode("euc-jp"), "text/html; charset=x-euc-jp", "日本語の文章"),
-        (b'<?xml version="1.0" encoding="iso-8859-2"?>' + "žluť".encode("iso-8859-2"), "text/html",
-         '<?xml version="1.0" encoding="iso-8859-2"?>žluť'),
-        (b" " * 2000 + b'<meta charset="cp1250">' + "žluť".encode("cp1250"), "text/html", " " * 2000 + '<meta charset="cp1250">žluť'),
+        (
+            b'<?xml version="1.0" encoding="iso-8859-2"?>' + "žluť".encode("iso-8859-2"),
+            "text/html",
+            '<?xml version="1.0" encoding="iso-8859-2"?>žluť',
+        ),
+        (
+            b" " * 2000 + b'<meta charset="cp1250">' + "žluť".encode("cp1250"),
+            "text/html",
+            " " * 2000 + '<meta charset="cp1250">žluť',
+        ),
         ("mark €".encode("utf-32"), "text/html; charset=utf-8", "mark €"),
         (b'<meta charset="utf-16">plain', "text/html", '<meta charset="utf-16">plain'),
         ("\ufeffcafé".encode(), "text/html; charset=iso-8859-2", "café"),
@@ -44,7 +51,9 @@ def test_encodings(content, content_type, expected):
     assert decode(content, content_type) == expected
 
 
-@given(st.binary(max_size=200), st.sampled_from(["", "utf-8", "gbk", "utf-16", "nonsense", "undefined", "base64", "utf-7", "rot13"]))
+@given(
+    st.binary(max_size=200), st.sampled_from(["", "utf-8", "gbk", "utf-16", "nonsense", "undefined", "base64", "utf-7", "rot13"])
+)
 def test_any_bytes_are_text(content, name):
     text = decode(content, f"text/html; charset={name}" if name else "text/html")
     text.encode()

@@ -97,7 +97,9 @@ def test_hostile_pages_end(piece):
         extract(row(piece * 10_000 + "end"), ExtractionConfig(mode=mode))
 
 
-@pytest.mark.parametrize("page", ["<div " + " ".join(f"a{i}=1" for i in range(100_000)) + ">end", "<span>" * 50_000 + "<p>x</p>" * 20_000])
+@pytest.mark.parametrize(
+    "page", ["<div " + " ".join(f"a{i}=1" for i in range(100_000)) + ">end", "<span>" * 50_000 + "<p>x</p>" * 20_000]
+)
 def test_pages_that_take_lexbor_the_square_of_their_size_end(page):
     assert extract(row(page), ALL)[1].endswith("end" if page.endswith("end") else "x")
 
@@ -105,7 +107,9 @@ def test_pages_that_take_lexbor_the_square_of_their_size_end(page):
 def test_pages_beyond_the_limits_are_dropped_with_the_reason(documents_run, run_stage, rows_of):
     pages = [row(PAGE, id="1" * 32), row("<p>x</p>" * 30_000, id="2" * 32)]
     large = run_stage(extraction, ExtractionConfig(page_mb=0.1), documents=documents_run(pages, PAGE_SCHEMA))
-    assert [(r["id"], r["reason"], r["detail"]) for r in rows_of(large, DROPPED)] == [("2" * 32, "too much", "0.2 MB, more than 0.1")]
+    assert [(r["id"], r["reason"], r["detail"]) for r in rows_of(large, DROPPED)] == [
+        ("2" * 32, "too much", "0.2 MB, more than 0.1")
+    ]
     assert [r["id"] for r in rows_of(large)] == ["1" * 32]
     slow = run_stage(extraction, ExtractionConfig(page_s=1e-9), documents=documents_run(pages, PAGE_SCHEMA))
     assert {(r["reason"], r["detail"]) for r in rows_of(slow, DROPPED)} == {("too much", "takes more than 1e-09 s")}
@@ -113,7 +117,9 @@ def test_pages_beyond_the_limits_are_dropped_with_the_reason(documents_run, run_
 
 
 def test_the_heading_that_is_the_title():
-    page = f"<title>On bridges | A site</title><h1>On bridges</h1><p>{'A bridge carries a road over a river, or a valley. ' * 5}</p>"
+    page = (
+        f"<title>On bridges | A site</title><h1>On bridges</h1><p>{'A bridge carries a road over a river, or a valley. ' * 5}</p>"
+    )
     assert "On bridges" not in extract(row(page), FAST)[1]
     assert extract(row(page), ExtractionConfig(titles=True))[1].startswith("On bridges\n\nA bridge carries")
     assert extract(row(page), FAST)[0] == "On bridges | A site"

@@ -26,11 +26,11 @@ def around(body):
     ("extra", "words"),
     [
         ('<div class="share-bar">Tell your friends about it, right now, today.</div>', "friends"),
-        ('<aside>Read also what we wrote last year about tunnels, at length.</aside>', "tunnels"),
+        ("<aside>Read also what we wrote last year about tunnels, at length.</aside>", "tunnels"),
         ('<ul class="related-posts"><li><a href="/t">About tunnels and what they are for</a></ul>', "tunnels"),
         ('<div id="cookieConsent"><p>We use cookies, as everybody does, and you may agree or not.</p></div>', "cookies"),
-        ('<form><p>Subscribe to our letter, which comes every week, and no spam ever.</p></form>', "Subscribe"),
-        ('<p hidden>Not shown to anyone, but long enough to be a paragraph of text.</p>', "shown"),
+        ("<form><p>Subscribe to our letter, which comes every week, and no spam ever.</p></form>", "Subscribe"),
+        ("<p hidden>Not shown to anyone, but long enough to be a paragraph of text.</p>", "shown"),
         ('<h3>Read more</h3><ul><li><a href="/a">All of the other bridges</a><li><a href="/b">And ferries</a></ul>', "Read more"),
     ],
 )

@@ -64,13 +64,13 @@ def test_formulas_of_pages(page, expected):
         ("<mroot><mi>x</mi><mn>3</mn></mroot><msqrt><mi>y</mi><mi>z</mi></msqrt>", r"\sqrt[3]{x}\sqrt{yz}"),
         ("<munderover><mo>∑</mo><mi>i</mi><mi>n</mi></munderover><msub><mi>a</mi><mi>i</mi></msub>", r"\sum_{i}^{n}a_{i}"),
         ("<mover><mi>x</mi><mo>¯</mo></mover><mover><mi>v</mi><mo>→</mo></mover>", r"\bar{x}\vec{v}"),
-        ("<msup><mi>f</mi><mo>′</mo></msup>", "f'"),  # noqa: RUF001
+        ("<msup><mi>f</mi><mo>′</mo></msup>", "f'"),
         ("<mfenced><mi>a</mi><mi>b</mi></mfenced>", r"\left( a,b \right)"),
         ("<mtable><mtr><mtd><mn>1</mn></mtd><mtd><mn>0</mn></mtd></mtr><mtr><mtd><mn>0</mn></mtd><mtd><mn>1</mn></mtd></mtr></mtable>",
          r"\begin{matrix}1 & 0 \\ 0 & 1\end{matrix}"),
         ("<mmultiscripts><mi>U</mi><mprescripts/><mn>92</mn><mn>238</mn></mmultiscripts>", "{}_{92}^{238}U"),
         ("<mi>sin</mi><mo>&#x2061;</mo><mi>x</mi>", r"\sin x"),
-        ("<mi>ℝ</mi><mi>𝒜</mi><mi>𝑥</mi>", r"\mathbb{R}\mathcal{A}x"),  # noqa: RUF001
+        ("<mi>ℝ</mi><mi>𝒜</mi><mi>𝑥</mi>", r"\mathbb{R}\mathcal{A}x"),
         ('<mi mathvariant="bold">v</mi><mtext>if &amp; only</mtext>', r"\mathbf{v}\text{if & only}"),
         ("<msup><mrow><mo>(</mo><mi>a</mi><mo>)</mo></mrow><mn>2</mn></msup>", "{(a)}^{2}"),
         ("<mi>rank</mi>", r"\operatorname{rank}"),

@@ -47,12 +47,19 @@ def test_a_file_in_the_data_of_a_page():
 
 
 def test_a_file_in_a_table():
-    rows = "".join(f'<tr><td class="blob-num">{i}</td><td class="blob-code">{code}</td></tr>' for i, code in enumerate(["if x:", "    y()"]))
-    assert text(f'<body>{MENU}<div class="blob"><table class="blob-code">{rows}</table></div><p>12 lines</p></body>') == "if x:\n    y()"
+    rows = "".join(
+        f'<tr><td class="blob-num">{i}</td><td class="blob-code">{code}</td></tr>' for i, code in enumerate(["if x:", "    y()"])
+    )
+    assert (
+        text(f'<body>{MENU}<div class="blob"><table class="blob-code">{rows}</table></div><p>12 lines</p></body>')
+        == "if x:\n    y()"
+    )
 
 
 def test_a_discussion():
-    comments = "".join(f'<div class="comment"><div class="author">a</div><div class="comment-body">{x}</div></div>' for x in ("one", "two"))
+    comments = "".join(
+        f'<div class="comment"><div class="author">a</div><div class="comment-body">{x}</div></div>' for x in ("one", "two")
+    )
     assert text(f"<body>{MENU}<h1>It crashes</h1>{comments}<form>Leave a comment</form></body>") == "It crashes\n\none\n\ntwo"
 
 

@@ -48,7 +48,9 @@ def decode(content: bytes, content_type: str) -> str:
             continue
     detected = detect_encoding(content)
     best = detected if named[:1] == ["utf-8"] and detected and mostly_readable(content, detected) else ""
-    return bytes_to_str(content, best or (named[0] if named else "") or detected or "utf-8", fallback_encodings=(), errors="replace")
+    return bytes_to_str(
+        content, best or (named[0] if named else "") or detected or "utf-8", fallback_encodings=(), errors="replace"
+    )
 
 
 def mostly_readable(content: bytes, encoding: str) -> bool:

@@ -2,7 +2,8 @@
 Markdown markers.
 
 The paper has its own HTML parser, which is not public, tuned for precision in removing boilerplate and recall of content. Here a
-page is cut into blocks (html_blocks), which are judged together (html_content), or by what the markup of its kind says (html_sites).
+page is cut into blocks (html_blocks), which are judged together (html_content), or by what the markup of their kind of page says
+(html_sites).
 """
 
 import re
@@ -19,8 +20,9 @@ from openherd.core.rundir import Output, Run
 from openherd.data.documents import TEXT_SCHEMA, Drop, Judge, judge_rows
 from openherd.data.encodings import decode
 from openherd.data.engine import EngineConfig, EngineSetting, judge_documents
-from openherd.data.html_blocks import Page, page_blocks, shallow
+from openherd.data.html_blocks import Page, page_blocks
 from openherd.data.html_content import choose
+from openherd.data.html_depth import shallow
 from openherd.data.html_sites import special
 from openherd.data.html_text import text_of
 from openherd.data.markdown import without_markers
@@ -41,14 +43,16 @@ class ExtractionConfig:
         ),
     ] = "fast"
     alt_texts: Annotated[bool, Field(description="keep images' alternative text (paper: yes, it is often mathematics)")] = True
-    titles: Annotated[bool, Field(description="keep the heading that a page's title repeats also in articles; it is the column `title`")] = False
+    titles: Annotated[
+        bool, Field(description="keep the heading that a page's title repeats also in articles; it is the column `title`")
+    ] = False
     markdown_markers: Annotated[bool, Field(description="keep the markers of Markdown pages (paper: no, they hurt)")] = False
     page_mb: Annotated[float, Field(gt=0, description="MB of a page that are still read; a larger one is dropped")] = 20.0
     page_s: Annotated[float, Field(gt=0, description="processor seconds for a page; one that takes longer is dropped")] = 10.0
     engine: EngineSetting = field(default_factory=EngineConfig)
 
 
-class TooMuch(Exception):
+class TooMuchError(Exception):
     """A page that is too large or takes too long; its text is the reason."""
 
 
@@ -60,12 +64,12 @@ def tidy(text: str) -> str:
 
 
 def html_text(page: str, config: ExtractionConfig) -> tuple[str, str]:
-    """Title and text of an HTML page; raises TooMuch."""
+    """Title and text of an HTML page; raises TooMuchError."""
     end = time.thread_time() + config.page_s
 
     def deadline() -> None:
         if time.thread_time() > end:
-            raise TooMuch(f"takes more than {config.page_s:g} s")
+            raise TooMuchError(f"takes more than {config.page_s:g} s")
 
     found = page_blocks(page, alt_texts=config.alt_texts, deadline=deadline)
     if config.mode != "all" and not special(found):
@@ -92,9 +96,9 @@ def add_lines(page: Page, lines: set[str]) -> None:
 
 
 def extract(row: dict[str, Any], config: ExtractionConfig) -> tuple[str, str]:
-    """Title and text of a page; raises TooMuch."""
+    """Title and text of a page; raises TooMuchError."""
     if len(row["content"]) > config.page_mb * 1e6:
-        raise TooMuch(f"{len(row['content']) / 1e6:.1f} MB, more than {config.page_mb:g}")
+        raise TooMuchError(f"{len(row['content']) / 1e6:.1f} MB, more than {config.page_mb:g}")
     kind = row["content_type"].split(";")[0].strip()
     text = decode(row["content"], row["content_type"])
     if kind == "text/html":
@@ -109,7 +113,7 @@ def prepare_extraction(config: ExtractionConfig) -> Judge:
     def decide(row: dict[str, Any]) -> tuple[dict[str, Any], Drop | None]:
         try:
             title, text = extract(row, config)
-        except TooMuch as error:
+        except TooMuchError as error:
             return {**row, "title": "", "text": ""}, Drop("too much", str(error))
         if text.strip():
             return {**row, "title": title, "text": text}, None

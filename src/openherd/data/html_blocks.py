@@ -14,6 +14,7 @@ from typing import Any
 
 from selectolax.lexbor import LexborHTMLParser
 
+from openherd.data.html_depth import shallow
 from openherd.data.html_math import delimited, formula
 
 BREAK = "\x0b"  # a line break while white space is squeezed; no text may hold it
@@ -21,15 +22,17 @@ SPACES = re.compile(r"[ \t\n\r\f]+")
 BREAKS = re.compile(f" ?{BREAK} ?")
 WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+")
 
-SKIPPED = frozenset(
+SKIPPED_TAGS = (
     "script style template iframe object embed svg canvas audio video map head noframes select textarea datalist input "
-    "progress meter button dialog".split()
+    "progress meter button dialog"
 )
-BLOCKS = frozenset(
+SKIPPED = frozenset(SKIPPED_TAGS.split())
+BLOCK_TAGS = (
     "html body address article aside blockquote center dd details dialog dir div dl dt fieldset figcaption figure footer form frameset h1 "
     "h2 h3 h4 h5 h6 header hgroup hr legend li main menu nav noscript ol optgroup option p pre listing xmp plaintext search section "
-    "summary table caption colgroup thead tbody tfoot tr td th ul".split()
+    "summary table caption colgroup thead tbody tfoot tr td th ul"
 )
+BLOCKS = frozenset(BLOCK_TAGS.split())
 HEADINGS = frozenset(("h1", "h2", "h3", "h4", "h5", "h6"))
 PRE = frozenset(("pre", "listing", "xmp", "plaintext"))
 LISTS = frozenset(("ul", "ol", "dl", "menu", "dir"))
@@ -38,7 +41,9 @@ HIDDEN_STYLE = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden", re.IGNO
 PRE_STYLE = re.compile(r"white-space\s*:\s*(?:pre|break-spaces)(?![-\w]*line)", re.IGNORECASE)
 
 ANCHORS = frozenset(("headerlink", "anchor-link", "anchorjs-link", "hash-link", "permalink", "header-anchor", "anchor"))
-UNSEEN = frozenset(("mw-editsection", "sr-only", "visually-hidden", "screen-reader-text", "screen-reader", "visuallyhidden", *LINE_NUMBERS))
+UNSEEN = frozenset(
+    ("mw-editsection", "sr-only", "visually-hidden", "screen-reader-text", "screen-reader", "visuallyhidden", *LINE_NUMBERS)
+)
 NO_WORDS: frozenset[str] = frozenset()
 MATHS = frozenset(("math", "script", "mjx-container"))
 MATH_CLASS = re.compile(r"(?:^|\s)(?:katex|MathJax|mwe-math|mjx-|ltx_Math)")
@@ -46,15 +51,6 @@ IMAGE_OF_TEX = re.compile(r"(?:^|\s)(?:tex|latex|math|ee_img|mathtex|texrender)(
 TEX_SOURCE = re.compile(r"latex\.codecogs\.com|/cgi-bin/(?:mathtex|mimetex)|latex\.php\?|chart\?cht=tx")
 JSON_KIND = re.compile(r"json", re.IGNORECASE)
 LINK, BLOCK, ROW, PREFORMATTED, NOTHING = 1, 2, 4, 8, 16
-
-DEEPEST = 512  # open elements, as in Chromium; lexbor looks through all of them at a block: 40,000 levels take it 5 to 20 seconds
-MANY_TAGS = 5_000  # as many nested ones take lexbor 0.1 s: pages with fewer are not looked at
-LONGEST_TAG = 30_000  # characters; lexbor compares each attribute with all before it
-TAG = re.compile(r"<(/?)([a-zA-Z][a-zA-Z0-9:-]*)[^<>]*>")
-LONG_TAG = re.compile(r"<[a-zA-Z][^<>]{%d,}>" % LONGEST_TAG)
-MANY_ATTRIBUTES = 1_000
-VOID = frozenset("area base br col embed hr img input link meta param source track wbr".split())
-CLOSES_ITSELF = frozenset("p li dd dt option tr td th a".split())
 
 
 @dataclass(slots=True)
@@ -95,7 +91,6 @@ class Page:
     words: set[str] = field(default_factory=set)  # of all elements' classes, ids and roles
     technical: bool = False  # code, definitions, tables or formulas make much of it
 
-
     def within(self, tops: Iterable[int]) -> bytearray:
         """For each element whether it is one of `tops` or in one of them."""
         found = bytearray(len(self.elements))
@@ -109,32 +104,6 @@ class Page:
 def words_of(names: str) -> frozenset[str]:
     """The words of a class or id, in small letters: `relatedPosts post-list` is related, posts, post, list; the names too."""
     return frozenset(word.lower() for word in WORDS.findall(names)) | frozenset(names.lower().split())
-
-
-def shallow(page: str) -> str:
-    """The page without tags that lie deeper than `DEEPEST`, and without those of thousands of attributes."""
-    if len(page) > LONGEST_TAG:
-        page = LONG_TAG.sub(lambda match: match[0] if len(match[0].split(None, MANY_ATTRIBUTES)) <= MANY_ATTRIBUTES else "", page)
-    if page.count("<") - page.count("</") < MANY_TAGS:
-        return page
-    opened: list[str] = []
-
-    def decide(match: re.Match[str]) -> str:
-        name = match[2].lower()
-        if name in VOID:
-            return match[0]
-        if not match[1]:
-            if name in CLOSES_ITSELF and opened and opened[-1] == name:
-                return match[0]
-            opened.append(name)
-            return match[0] if len(opened) <= DEEPEST else "\n"
-        too_deep = len(opened) > DEEPEST
-        if name in opened[-20:]:
-            while opened.pop() != name:
-                pass
-        return "\n" if too_deep else match[0]
-
-    return TAG.sub(decide, page)
 
 
 def hidden(attributes: dict[str, Any]) -> bool:
@@ -182,7 +151,9 @@ class Walk:
             row = self.rows[-1] if self.rows else -1
             kind = self.page.elements[self.open].tag
             self.page.blocks.append(
-                Block(text.replace("\xa0", " "), kind, self.open, link, row, self.cells[-1] if row >= 0 else 0, bool(self.pre), math)
+                Block(
+                    text.replace("\xa0", " "), kind, self.open, link, row, self.cells[-1] if row >= 0 else 0, bool(self.pre), math
+                )
             )
 
     def text(self, node: Any) -> None:
@@ -244,9 +215,8 @@ class Walk:
             self.pieces.append(BREAK)
             return False, 0
         attributes = node.attributes
-        if tag in MATHS or ("class" in attributes and tag in ("span", "div", "p")):
-            if self.math(node, attributes, tag):
-                return False, 0
+        if (tag in MATHS or ("class" in attributes and tag in ("span", "div", "p"))) and self.math(node, attributes, tag):
+            return False, 0
         if tag in SKIPPED:
             if tag == "script" and JSON_KIND.search(attributes.get("type") or ""):
                 self.page.data.append(node.text(deep=True))

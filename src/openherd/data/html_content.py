@@ -1,4 +1,10 @@
-"""Which blocks of a page are its content."""
+"""Which blocks of a page are its content.
+
+Running text has mass, links have none. The content is the innermost element that holds most of the mass which is in nothing that
+is named as a menu, an advertisement, or comments. On a page of code, definitions, tables or formulas all of its main element is
+content but lists of links; on any other, what stands between its first paragraph and its last. Nothing here knows a language: only
+lengths, marks of punctuation, and what is a link.
+"""
 
 import re
 from collections import Counter
@@ -6,36 +12,13 @@ from collections.abc import Sequence
 from itertools import accumulate
 
 from openherd.data.html_blocks import HEADINGS, LISTS, Block, Element, Page
+from openherd.data.html_names import unlikely
 
-UNLIKELY = frozenset(
-    "ad ads adsense advert advertisement adbox adslot advertising dfp sponsor sponsored sponsors promo promos promotion promoted "
-    "banner banners cookie cookies gdpr consent newsletter newsletters subscribe subscription subscriptions signup optin paywall "
-    "share sharing shares sharebar sharedaddy addthis addtoany sharethis social socials facebook twitter pinterest whatsapp "
-    "related relatedposts recommend recommended recommendation recommendations recirc recirculation outbrain taboola zergnet "
-    "trending popular mostread "
-    "breadcrumb breadcrumbs crumbs pagination pager pagenavi paging nav navbar navigation menu menus submenu sidemenu toolbar topbar "
-    "masthead footer foot colophon copyright sidebar sidebars widget widgets "
-    "discussion livefyre "
-    "tags taglist tagcloud hashtags categories byline bylines author authors authorbox dateline timestamp datetime pubdate "
-    "skip skiplink login signin register search searchform modal popup overlay lightbox tooltip dropdown "
-    "carousel slideshow gallery rating ratings vote votes poll jp toc-toggle editsection noprint navbox catlinks toolbox".split()
-)
-SECTION_NAMES = frozenset(  # words of headings, of which documentation makes the names of its sections
-    "copyright author authors categories tags menu menus search login register signin print vote votes rating ratings poll discussion "
-    "datetime timestamp gallery social navigation popup overlay tooltip dropdown banner banners promotion subscription "
-    "subscriptions widget widgets cookie cookies replies facebook twitter ad".split()
-)
-NO_SECTION = UNLIKELY - SECTION_NAMES
-UNLIKELY_TAGS = frozenset(("nav", "aside", "footer", "form", "menu", "dialog", "search", "noscript"))
-UNLIKELY_ROLES = frozenset(("navigation", "banner", "contentinfo", "complementary", "search", "dialog", "alertdialog", "menubar", "toolbar"))
-COMMENTS = frozenset(("comment", "comments", "commentlist", "respond", "replies", "disqus"))
-ENOUGH = 400  # characters of running text
 DEFINITIONS = frozenset(("dt", "dd"))
 SPECIAL = DEFINITIONS | {"th", "td", "tr"}
 PROSE = HEADINGS | DEFINITIONS | {"p", "li", "pre", "blockquote"}  # a short line in anything else is a caption, a credit, a date
-NEVER_NAMED = frozenset(("html", "body", "main", "article", "blockquote", "table", "tbody", "tr", "pre", "figure", "dl"))
-SENTENCE_END = re.compile(r"[.!?…。！？।؟:;”\"')\]]\s*\Z")  # noqa: RUF001
-PUNCTUATION = re.compile(r"[,.;:!?、。，！？।؟،]")  # noqa: RUF001
+SENTENCE_END = re.compile(r"[.!?…。！？।؟:;”\"')\]]\s*\Z")
+PUNCTUATION = re.compile(r"[,.;:!?、。，！？।؟،]")
 
 
 def mass(block: Block) -> float:
@@ -59,40 +42,6 @@ def inside(page: Page, masses: Sequence[float]) -> list[float]:
         own[block.element] += m
     sums = [0.0, *accumulate(own)]
     return [sums[element.last + 1] - sums[i] for i, element in enumerate(page.elements)]
-
-
-def unlikely(page: Page, within: Sequence[float]) -> list[bool]:
-    """For each element whether it, or one around it, is named as something that is no content.
-
-    A name is not believed of what holds a large part of the page's text; comments often outweigh what they comment on, so their
-    name is believed wherever there is something else to read.
-    """
-    found: list[bool] = []
-    comments: list[int] = []
-    total = rest = within[0]
-    for i, element in enumerate(page.elements):
-        if element.parent >= 0 and found[element.parent]:
-            found.append(True)
-            continue
-        named = element.tag not in NEVER_NAMED and within[i] <= 0.4 * total and unlikely_name(element)
-        found.append(named)
-        inner = bool(comments) and i <= page.elements[comments[-1]].last
-        if named:
-            rest -= 0 if inner else within[i]
-        elif not inner and element.tag not in NEVER_NAMED and not element.words.isdisjoint(COMMENTS):
-            comments.append(i)
-    written = sum(within[i] for i in comments)
-    if rest - written >= ENOUGH or written <= 0.4 * total:
-        for i in comments:
-            for j in range(i, page.elements[i].last + 1):
-                found[j] = True
-    return found
-
-
-def unlikely_name(element: Element) -> bool:
-    """Whether an element is named as something that is no content."""
-    names = UNLIKELY if element.tag != "section" else NO_SECTION
-    return element.tag in UNLIKELY_TAGS or element.attributes.get("role") in UNLIKELY_ROLES or not element.words.isdisjoint(names)
 
 
 def container(page: Page, within: Sequence[float], bad: Sequence[bool]) -> int:
@@ -126,7 +75,11 @@ def alike(page: Page, top: int, within: Sequence[float], bad: Sequence[bool]) ->
         element = page.elements[at]
         if element.parent < 0:
             break
-        others = [i for i in range(element.parent + 1, page.elements[element.parent].last + 1) if page.elements[i].parent == element.parent]
+        others = [
+            i
+            for i in range(element.parent + 1, page.elements[element.parent].last + 1)
+            if page.elements[i].parent == element.parent
+        ]
         for i in others:
             other = page.elements[i]
             if i != at and not bad[i] and within[i] and same_names(other, element):

@@ -10,6 +10,21 @@ import unicodedata
 from functools import lru_cache
 from typing import Any
 
+MATHEMATICAL = (
+    "ΘΛΞΠΣΥΦΨΩϑϕϖϱϵ∇∈∉∋∏∐∑±∓×÷⋅·∗∘∙√∝∞∠∣∤∥∦∧∨∩∪∫∬∭∮∴∵∼≃≅≈≠≡≤≥≪≫≺≻⊂⊃⊄⊆⊇⊈"
+    "⊊⊕⊖⊗⊘⊙⊢⊣⊤⊥⊨⋀⋁⋂⋃⋆⋮⋯⋰⋱…←↑→↓↔↦⇐⇒⇔⟵⟶⟷⟸⟹⟺⟨⟩⌈⌉⌊⌋‖ℏℓℑℜ℘ℵ†‡′″∖≔↪↠⇌△□◊♯♭⊔⊓⟦⟧"
+)
+COMMANDS = (
+    "Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega vartheta phi varpi varrho epsilon nabla in notin ni prod coprod sum pm mp "
+    "times div cdot cdot ast circ bullet surd propto infty angle mid nmid parallel nparallel wedge vee cap cup int iint iiint "
+    "oint therefore because sim simeq cong approx neq equiv leq geq ll gg prec succ subset supset nsubset subseteq supseteq "
+    "nsubseteq subsetneq oplus ominus otimes oslash odot vdash dashv top bot models bigwedge bigvee bigcap bigcup star vdots "
+    "cdots iddots ddots ldots leftarrow uparrow rightarrow downarrow leftrightarrow mapsto Leftarrow Rightarrow "
+    "Leftrightarrow longleftarrow longrightarrow longleftrightarrow Longleftarrow Longrightarrow Longleftrightarrow langle "
+    "rangle lceil rceil lfloor rfloor | hbar ell Im Re wp aleph dagger ddagger prime prime\\prime setminus coloneqq "
+    "hookrightarrow twoheadrightarrow rightleftharpoons triangle square lozenge sharp flat sqcup sqcap llbracket "
+    "rrbracket"
+)
 SYMBOLS = {
     **{
         chr(start + i): "\\" + name
@@ -24,16 +39,8 @@ SYMBOLS = {
     **{
         symbol: "\\" + name
         for symbol, name in zip(
-            "ΘΛΞΠΣΥΦΨΩϑϕϖϱϵ∇∈∉∋∏∐∑±∓×÷⋅·∗∘∙√∝∞∠∣∤∥∦∧∨∩∪∫∬∭∮∴∵∼≃≅≈≠≡≤≥≪≫≺≻⊂⊃⊄⊆⊇⊈⊊⊕⊖⊗⊘⊙⊢⊣⊤⊥⊨⋀⋁⋂⋃⋆⋮⋯⋰⋱…←↑→↓↔↦⇐⇒⇔⟵⟶⟷⟸⟹⟺⟨⟩⌈⌉⌊⌋‖ℏℓℑℜ℘ℵ†‡′″∖≔↪↠⇌△□◊♯♭⊔⊓⟦⟧",  # noqa: RUF001
-            "Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega vartheta phi varpi varrho epsilon nabla in notin ni prod coprod sum pm mp "
-            "times div cdot cdot ast circ bullet surd propto infty angle mid nmid parallel nparallel wedge vee cap cup int iint iiint "
-            "oint therefore because sim simeq cong approx neq equiv leq geq ll gg prec succ subset supset nsubset subseteq supseteq "
-            "nsubseteq subsetneq oplus ominus otimes oslash odot vdash dashv top bot models bigwedge bigvee bigcap bigcup star vdots "
-            "cdots iddots ddots ldots leftarrow uparrow rightarrow downarrow leftrightarrow mapsto Leftarrow Rightarrow "
-            "Leftrightarrow longleftarrow longrightarrow longleftrightarrow Longleftarrow Longrightarrow Longleftrightarrow langle "
-            "rangle lceil rceil lfloor rfloor | hbar ell Im Re wp aleph dagger ddagger prime prime\\prime setminus coloneqq "
-            "hookrightarrow twoheadrightarrow rightleftharpoons triangle square lozenge sharp flat sqcup sqcap llbracket "
-            "rrbracket".split(),
+            MATHEMATICAL,
+            COMMANDS.split(),
             strict=True,
         )
     },
@@ -45,16 +52,24 @@ OVER = {
     "˙": "dot", ".": "dot", "¨": "ddot", "⏞": "overbrace", "ˇ": "check", "˘": "breve",
 }  # fmt: skip
 UNDER = {"⏟": "underbrace", "_": "underline", "̲": "underline", "‾": "underline"}
-FUNCTIONS = frozenset(
+FUNCTION_NAMES = (
     "arccos arcsin arctan arg cos cosh cot coth csc deg det dim exp gcd hom inf ker lg lim liminf limsup ln log max min Pr sec sin sinh "
-    "sup tan tanh".split()
+    "sup tan tanh"
 )
+FUNCTIONS = frozenset(FUNCTION_NAMES.split())
 ALPHABETS = (
     ("DOUBLE-STRUCK", "mathbb"), ("SCRIPT", "mathcal"), ("FRAKTUR", "mathfrak"), ("BLACK-LETTER", "mathfrak"),
     ("MATHEMATICAL BOLD", "mathbf"), ("MATHEMATICAL SANS-SERIF", "mathsf"), ("MATHEMATICAL MONOSPACE", "mathtt"),
     ("MATHEMATICAL ITALIC", "mathit"),
 )  # fmt: skip
-VARIANTS = {"double-struck": "mathbb", "bold": "mathbf", "script": "mathcal", "fraktur": "mathfrak", "sans-serif": "mathsf", "normal": "mathrm"}
+VARIANTS = {
+    "double-struck": "mathbb",
+    "bold": "mathbf",
+    "script": "mathcal",
+    "fraktur": "mathfrak",
+    "sans-serif": "mathsf",
+    "normal": "mathrm",
+}
 TEX = re.compile(r"(?:application/x-|text/|application/)?(?:la)?tex\b", re.IGNORECASE)
 COMMAND_END = re.compile(r"\\[A-Za-z]+\Z")
 DEEPEST = 100  # levels of MathML; what lies deeper is taken as text

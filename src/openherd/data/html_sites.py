@@ -12,10 +12,11 @@ from openherd.data.html_blocks import Block, Element, Page
 POSTS = frozenset(("js-post-body", "post-text", "s-prose"))  # StackExchange and what imitates it
 DISCUSSIONS = frozenset(("js-comment-body", "comment-body", "note-text", "cooked"))  # GitHub, GitLab, Discourse
 ENCYCLOPEDIA = frozenset(("mw-parser-output", "mw-content-text", "mw-body-content"))
-NOT_ENCYCLOPEDIC = frozenset(
+NOT_ENCYCLOPEDIC_NAMES = (
     "navbox vertical-navbox noprint mw-editsection catlinks toc reflist metadata ambox hatnote sistersitebox printfooter mw-jump-link "
-    "authority-control navigation-not-searchable mw-references-wrap".split()
+    "authority-control navigation-not-searchable mw-references-wrap"
 )
+NOT_ENCYCLOPEDIC = frozenset(NOT_ENCYCLOPEDIC_NAMES.split())
 CODE_NAMES = frozenset(("blob-code", "lines-code", "blob-content", "highlighttable", "rouge-table"))
 KNOWN = POSTS | DISCUSSIONS | ENCYCLOPEDIA | CODE_NAMES | {"question", "answer", "questions", "answers", "markdown-body"}
 
@@ -65,7 +66,9 @@ def repository(page: Page) -> bool:
     if page.words.isdisjoint(KNOWN):
         return False
     talk = outermost(page, lambda element: not element.words.isdisjoint(DISCUSSIONS) and element.tag in ("div", "td", "section"))
-    described = outermost(page, lambda element: "markdown-body" in element.words or element.attributes.get("itemprop") == "programmingLanguage")
+    described = outermost(
+        page, lambda element: "markdown-body" in element.words or element.attributes.get("itemprop") == "programmingLanguage"
+    )
     code = outermost(page, lambda element: not element.words.isdisjoint(CODE_NAMES) and element.tag in ("div", "table", "td"))
     if len(talk) > 1:
         keep(page, talk, title=True)
