@@ -3,11 +3,11 @@
 Pages: articles of Scrapinghub's benchmark with what people marked as their text, and, where they are installed, manuals of Debian
 packages (debian-faq, debian-policy, postgresql-doc-15, python-scipy-doc, rust-doc), whose truth is their own main element.
 
-Tokens are runs of letters, digits and underscores; precision and recall count them as a bag, F1 is each page's, and all three are means
-over the pages. `shingles` is the measure of Scrapinghub's benchmark: four tokens in a row, means of precision and of recall, F1 of
-the two. `halves` are the even and the odd pages by name: rules were made on the even ones, and one general cause of the odd ones'
-only failure was mended after they had been scored once. Speed is from a decoded page to its text, processor time, median of rounds
-in which all take their turn; ratios above 1 say that ours is faster.
+Tokens are runs of letters, digits and underscores. Precision and recall count them as a bag, F1 is each page's, and all three are
+means over the pages. `shingles` is the measure of Scrapinghub's benchmark: four tokens in a row, means of precision and of recall,
+F1 of the two. `halves` are the even and the odd pages by name: rules were made on the even ones, and one general cause of the odd
+ones' only failure was mended after they had been scored once. Speed is from a decoded page to its text, processor time, median of
+rounds in which all take their turn; ratios above 1 say that ours is faster.
 
 resiliparse is installed with us; trafilatura, jusText and readability-lxml run where `.venv-extraction` has them.
 """

@@ -73,12 +73,13 @@ def test_elements_are_a_tree(page):
             ("long " * 50).strip() + "\n\n" + ("text " * 50).strip(),
         ),
         (
-            '<table><tr><td class="blob-num" data-line-number="1">1</td><td class="blob-code">def f():</td></tr><tr><td class="blob-num">2'
-            '</td><td class="blob-code">    return 1</td></tr></table>',
+            '<table><tr><td class="blob-num" >1</td><td class="blob-code">def f():</td></tr><tr><td class="blob-num">'
+            '2</td><td class="blob-code">    return 1</td></tr></table>',
             "def f():\n    return 1",
         ),
         (
-            '<table class="highlighttable"><tr><td class="linenos"><pre>1\n2</pre></td><td class="code"><pre>a = 1\n  b = 2\n</pre></td></tr></table>',
+            '<table class="highlighttable"><tr><td class="linenos"><pre>1\n2</pre></td><td class="code"><pre>'
+            "a = 1\n  b = 2\n</pre></td></tr></table>",
             "a = 1\n  b = 2",
         ),
         ('<pre><span class="lineno">1 </span>x = 1\n<span class="lineno">2 </span>y</pre>', "x = 1\ny"),

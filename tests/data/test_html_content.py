@@ -65,7 +65,8 @@ def test_quoted_posts_stay():
 
 
 def test_manuals_keep_code_definitions_and_short_lines():
-    manual = f"""<div role="main"><section id="copyright"><h1>Bridge module</h1><p>Build.</p><dl><dt>build(n, wide=True)</dt><dd>{LONG}</dd></dl>
+    manual = f"""<div role="main"><section id="copyright"><h1>Bridge module</h1><p>Build.</p>
+    <dl><dt>build(n, wide=True)</dt><dd>{LONG}</dd></dl>
     <pre>import bridge
 bridge.build(3)</pre><table><tr><th>n<th>what<tr><td>1<td>small</table><p>See below.</p></section></div>"""
     text = kept(around(manual))
@@ -90,7 +91,8 @@ def test_a_heading_that_nothing_follows_goes():
 
 
 def test_precise_leaves_captions_and_credits():
-    body = f"<article>{PARAGRAPHS}<figure><figcaption>A bridge at night</figcaption></figure><div>Photo: someone</div>{PARAGRAPHS}</article>"
+    body = f"<article>{PARAGRAPHS}<figure><figcaption>A bridge at night</figcaption></figure><div>Photo: someone</div>"
+    body += f"{PARAGRAPHS}</article>"
     assert "A bridge at night" in kept(around(body))
     assert "A bridge at night" not in kept(around(body), "precise")
     assert "Photo" not in kept(around(body), "precise")

@@ -37,13 +37,14 @@ KATEX = (
         ),
         ('<p>S <script type="math/mml"><math><msup><mi>x</mi><mn>2</mn></msup></math></script>', "S $x^{2}$"),
         (
-            '<p>V <mjx-container display="true"><mjx-math><mjx-mi>x</mjx-mi></mjx-math><mjx-assistive-mml><math><msup><mi>x</mi><mn>2</mn>'
-            "</msup></math></mjx-assistive-mml></mjx-container>.",
+            '<p>V <mjx-container display="true"><mjx-math><mjx-mi>x</mjx-mi></mjx-math><mjx-assistive-mml><math><msup><mi>x</mi>'
+            "<mn>2</mn></msup></math></mjx-assistive-mml></mjx-container>.",
             "V $$x^{2}$$.",
         ),
         (
-            '<p>W <span class="mwe-math-element"><span class="mwe-math-mathml-inline" style="display: none;"><math alttext="{\\displaystyle '
-            'E=mc^{2}}"><mi>E</mi></math></span><img class="mwe-math-fallback-image-inline" alt="{\\displaystyle E=mc^{2}}"></span>.',
+            '<p>W <span class="mwe-math-element"><span class="mwe-math-mathml-inline" style="display: none;"><math alttext="'
+            '{\\displaystyle E=mc^{2}}"><mi>E</mi></math></span><img '
+            'class="mwe-math-fallback-image-inline" alt="{\\displaystyle E=mc^{2}}"></span>.',
             "W $E=mc^{2}$.",
         ),
         ('<p>L <math alttext="O(n\\log n)" class="ltx_Math"><mi>O</mi></math>', r"L $O(n\log n)$"),

@@ -32,8 +32,8 @@ def test_questions_by_what_schema_org_says():
 
 
 def test_a_repository_shows_its_description():
-    page = f"""<body>{MENU}<div class="files">README.md</div><article class="markdown-body entry-content"><h1>Tool</h1><p>It works.</p>
-    <pre>pip install tool</pre></article><div>About: stars 3</div></body>"""
+    page = f"""<body>{MENU}<div class="files">README.md</div><article class="markdown-body entry-content"><h1>Tool</h1>
+    <p>It works.</p>    <pre>pip install tool</pre></article><div>About: stars 3</div></body>"""
     assert text(page) == "Tool\n\nIt works.\n\npip install tool"
 
 
@@ -65,8 +65,8 @@ def test_a_discussion():
 
 def test_an_encyclopedia():
     page = f"""<body>{MENU}<div id="mw-content-text"><div class="mw-parser-output"><p>A bridge spans.</p><h2>History
-    <span class="mw-editsection">[edit]</span></h2><p>Old.</p><div class="navbox">Other bridges</div><div class="reflist">1. A book</div>
-    </div></div><div class="catlinks">Categories</div></body>"""
+    <span class="mw-editsection">[edit]</span></h2><p>Old.</p><div class="navbox">Other bridges</div>
+    <div class="reflist">1. A book</div></div></div><div class="catlinks">Categories</div></body>"""
     assert text(page) == "A bridge spans.\n\nHistory\n\nOld."
 
 

@@ -38,7 +38,7 @@ class ExtractionConfig:
     mode: Annotated[
         Literal["precise", "fast", "union", "all"],
         Field(
-            description="fast: main content; precise: less of what surrounds it; union: also what resiliparse takes for main content; "
+            description="fast: main content; precise: less of what surrounds it; union: also what resiliparse takes for it; "
             "all: all visible text (for reference pages made of tables)"
         ),
     ] = "fast"

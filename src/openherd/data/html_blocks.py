@@ -28,9 +28,9 @@ SKIPPED_TAGS = (
 )
 SKIPPED = frozenset(SKIPPED_TAGS.split())
 BLOCK_TAGS = (
-    "html body address article aside blockquote center dd details dialog dir div dl dt fieldset figcaption figure footer form frameset h1 "
-    "h2 h3 h4 h5 h6 header hgroup hr legend li main menu nav noscript ol optgroup option p pre listing xmp plaintext search section "
-    "summary table caption colgroup thead tbody tfoot tr td th ul"
+    "html body address article aside blockquote center dd details dialog dir div dl dt fieldset figcaption figure footer "
+    "form frameset h1 h2 h3 h4 h5 h6 header hgroup hr legend li main menu nav noscript ol optgroup option p pre listing xmp "
+    "plaintext search section summary table caption colgroup thead tbody tfoot tr td th ul"
 )
 BLOCKS = frozenset(BLOCK_TAGS.split())
 HEADINGS = frozenset(("h1", "h2", "h3", "h4", "h5", "h6"))

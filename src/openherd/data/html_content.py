@@ -116,7 +116,7 @@ def widened(page: Page, top: int, bad: Sequence[bool]) -> int:
 
 def without_subsections(page: Page, top: int, within: Sequence[float], bad: Sequence[bool]) -> int:
     """The element around a container that is only one of its sections."""
-    starts = {}
+    starts: dict[int, Block] = {}
     for block in page.blocks:
         starts.setdefault(block.element, block)
     while top > 0 and page.elements[top].parent > 0:

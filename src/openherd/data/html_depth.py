@@ -1,7 +1,7 @@
 """Pages on which lexbor would take the square of their size, made harmless: too deep nesting, tags of thousands of attributes.
 
-Measured of lexbor: 40,000 open elements take it 5 to 20 seconds, since it looks through all of them at each block; 40,000 attributes
-of one tag 8 seconds, since it compares each with all before it.
+Measured of lexbor: 40,000 open elements take it 5 to 20 seconds, since it looks through all of them at each block; 40,000
+attributes of one tag 8 seconds, since it compares each with all before it.
 """
 
 import re

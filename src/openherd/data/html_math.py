@@ -29,8 +29,8 @@ SYMBOLS = {
     **{
         chr(start + i): "\\" + name
         for start, names in (
-            (0x3B1, "alpha beta gamma delta varepsilon zeta eta theta iota kappa lambda mu nu xi o pi rho varsigma sigma tau upsilon "
-             "varphi chi psi omega"),
+            (0x3B1, "alpha beta gamma delta varepsilon zeta eta theta iota kappa lambda mu nu xi o pi rho varsigma sigma tau "
+             "upsilon varphi chi psi omega"),
             (0x393, "Gamma Delta"),
             (0x2200, "forall complement partial exists nexists emptyset"),
         )
@@ -48,13 +48,13 @@ SYMBOLS = {
     "{": "\\{", "}": "\\}", "%": "\\%", "#": "\\#", "&": "\\&", "$": "\\$",
 }  # fmt: skip
 OVER = {
-    "^": "hat", "ˆ": "hat", "~": "tilde", "˜": "tilde", "¯": "bar", "‾": "bar", "―": "overline", "_": "overline", "→": "vec", "⃗": "vec",
-    "˙": "dot", ".": "dot", "¨": "ddot", "⏞": "overbrace", "ˇ": "check", "˘": "breve",
+    "^": "hat", "ˆ": "hat", "~": "tilde", "˜": "tilde", "¯": "bar", "‾": "bar", "―": "overline", "_": "overline", "→": "vec",
+    "⃗": "vec", "˙": "dot", ".": "dot", "¨": "ddot", "⏞": "overbrace", "ˇ": "check", "˘": "breve",
 }  # fmt: skip
 UNDER = {"⏟": "underbrace", "_": "underline", "̲": "underline", "‾": "underline"}
 FUNCTION_NAMES = (
-    "arccos arcsin arctan arg cos cosh cot coth csc deg det dim exp gcd hom inf ker lg lim liminf limsup ln log max min Pr sec sin sinh "
-    "sup tan tanh"
+    "arccos arcsin arctan arg cos cosh cot coth csc deg det dim exp gcd hom inf ker lg lim liminf limsup ln log max min Pr sec sin "
+    "sinh sup tan tanh"
 )
 FUNCTIONS = frozenset(FUNCTION_NAMES.split())
 ALPHABETS = (

@@ -13,8 +13,8 @@ UNLIKELY_NAMES = (
     "share sharing shares sharebar sharedaddy addthis addtoany sharethis social socials facebook twitter pinterest whatsapp "
     "related relatedposts recommend recommended recommendation recommendations recirc recirculation outbrain taboola zergnet "
     "trending popular mostread "
-    "breadcrumb breadcrumbs crumbs pagination pager pagenavi paging nav navbar navigation menu menus submenu sidemenu toolbar topbar "
-    "masthead footer foot colophon copyright sidebar sidebars widget widgets "
+    "breadcrumb breadcrumbs crumbs pagination pager pagenavi paging nav navbar navigation menu menus submenu sidemenu toolbar "
+    "topbar masthead footer foot colophon copyright sidebar sidebars widget widgets "
     "discussion livefyre "
     "tags taglist tagcloud hashtags categories byline bylines author authors authorbox dateline timestamp datetime pubdate "
     "skip skiplink login signin register search searchform modal popup overlay lightbox tooltip dropdown "
@@ -22,8 +22,8 @@ UNLIKELY_NAMES = (
 )
 UNLIKELY = frozenset(UNLIKELY_NAMES.split())
 SECTION_NAMES = (  # words of headings, of which documentation makes the names of its sections
-    "copyright author authors categories tags menu menus search login register signin print vote votes rating ratings poll discussion "
-    "datetime timestamp gallery social navigation popup overlay tooltip dropdown banner banners promotion subscription "
+    "copyright author authors categories tags menu menus search login register signin print vote votes rating ratings poll "
+    "discussion datetime timestamp gallery social navigation popup overlay tooltip dropdown banner banners promotion subscription "
     "subscriptions widget widgets cookie cookies replies facebook twitter ad"
 )
 NO_SECTION = UNLIKELY - frozenset(SECTION_NAMES.split())

@@ -13,8 +13,8 @@ POSTS = frozenset(("js-post-body", "post-text", "s-prose"))  # StackExchange and
 DISCUSSIONS = frozenset(("js-comment-body", "comment-body", "note-text", "cooked"))  # GitHub, GitLab, Discourse
 ENCYCLOPEDIA = frozenset(("mw-parser-output", "mw-content-text", "mw-body-content"))
 NOT_ENCYCLOPEDIC_NAMES = (
-    "navbox vertical-navbox noprint mw-editsection catlinks toc reflist metadata ambox hatnote sistersitebox printfooter mw-jump-link "
-    "authority-control navigation-not-searchable mw-references-wrap"
+    "navbox vertical-navbox noprint mw-editsection catlinks toc reflist metadata ambox hatnote sistersitebox printfooter "
+    "mw-jump-link authority-control navigation-not-searchable mw-references-wrap"
 )
 NOT_ENCYCLOPEDIC = frozenset(NOT_ENCYCLOPEDIC_NAMES.split())
 CODE_NAMES = frozenset(("blob-code", "lines-code", "blob-content", "highlighttable", "rouge-table"))

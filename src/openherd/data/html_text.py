@@ -1,4 +1,4 @@
-"""Kept blocks as plain text: empty lines between paragraphs, list entries and table rows on lines of their own, tabs between cells."""
+"""Blocks as plain text: empty lines between paragraphs, list entries and table rows on lines of their own, tabs between cells."""
 
 from collections import defaultdict
 from collections.abc import Sequence
