@@ -68,6 +68,31 @@ def manuals() -> list[Page]:
     return found
 
 
+def kept(pages: list[Page]) -> dict[str, float]:
+    """Shares of the code lines, table cells and formulas in the manuals' main elements that the mode `fast` keeps as they are."""
+    from selectolax.lexbor import LexborHTMLParser
+
+    from openherd.data.extraction import ExtractionConfig, html_text
+    from openherd.data.html_blocks import page_blocks
+
+    counts: dict[str, list[int]] = {"code_lines": [0, 0], "table_cells": [0, 0], "formulas": [0, 0]}
+    for page, wanted in pages:
+        text = html_text(page, ExtractionConfig())[1]
+        lines = set(text.split("\n"))
+        for block in page_blocks(LexborHTMLParser(page).css_first(MAIN).html or "", alt_texts=False).blocks:
+            if block.code:
+                found = [line.rstrip() in lines for line in block.text.split("\n") if line.strip()]
+                counts["code_lines"][0] += sum(found)
+                counts["code_lines"][1] += len(found)
+            elif block.row >= 0 and len(block.text) < 100:
+                counts["table_cells"][0] += " ".join(block.text.split()) in text
+                counts["table_cells"][1] += 1
+        for formula in re.findall(r"\\\(.+?\\\)", wanted):
+            counts["formulas"][0] += formula in text
+            counts["formulas"][1] += 1
+    return {f"{name}_of_{n}": found / n for name, (found, n) in counts.items()}
+
+
 def ours() -> dict[str, Callable[[str], str]]:
     """Our modes, and resiliparse."""
     from resiliparse.extract.html2text import extract_plain_text
@@ -216,7 +241,9 @@ def main() -> None:
         sys.exit("extraction: the pages of ../shared/data/article_extraction are not here")
     figures = {"articles": measure(articles(), ROUNDS)}
     if all((MANUALS / package).is_dir() for package in PACKAGES):
-        figures["manuals"] = measure(manuals(), 1)
+        pages = manuals()
+        figures["manuals"] = measure(pages, 1)
+        figures["manuals_kept"] = kept(pages)
     print(json.dumps(rounded(figures)))
 
 
