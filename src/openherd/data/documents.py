@@ -6,7 +6,7 @@ content. The counts by reason are the stage's metrics, from which the report dra
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,37 @@ class Drop:
     reason: str
     detail: str = ""
     keep_content: bool = True
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What a stage makes of a batch: the same number of rows in the same order, each to be kept (None) or dropped.
+
+    The row of a dropped document is what `dropped.parquet` will show of it. An empty batch is judged too: it tells the schemas.
+    """
+
+    batch: pa.RecordBatch
+    drops: Sequence[Drop | None]
+    measures: pa.RecordBatch | None = None  # numbers of each row, for plots
+
+    def __post_init__(self) -> None:
+        found = {len(self.batch), len(self.drops), len(self.batch if self.measures is None else self.measures)}
+        if len(found) > 1:
+            raise AssertionError(f"{len(self.batch)} rows, {len(self.drops)} decisions, {sorted(found)}")
+
+
+Judge = Callable[[pa.RecordBatch], Judged]  # a stage that looks at one document at a time, ready to work; it is pure
+
+
+def judge_rows(schema: pa.Schema, decide: Callable[[dict[str, Any]], tuple[Mapping[str, Any], Drop | None]]) -> Judge:
+    """A stage's function on one row, as a function on batches; columns beyond `schema` go."""
+
+    def judge(batch: pa.RecordBatch) -> Judged:
+        decided = [decide(row) for row in batch.to_pylist()]
+        rows = [{name: row.get(name) for name in schema.names} for row, _ in decided]
+        return Judged(pa.RecordBatch.from_pylist(rows, schema=schema), [drop for _, drop in decided])
+
+    return judge
 
 
 def content_bytes(row: Mapping[str, Any]) -> int:
