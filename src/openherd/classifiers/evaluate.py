@@ -38,7 +38,9 @@ def evaluation(scores: Floats, labelled: Labelled) -> dict[str, Any]:
         mine = languages == language
         if mine.sum() >= LEAST_OF_LANGUAGE:
             part = binary(scores[mine], of[mine] == 1, ())
-            by_language[language] = {key: part[key] for key in ("texts", "positive", "auc", "accuracy_at_half", "calibration_error")}
+            by_language[language] = {
+                key: part[key] for key in ("texts", "positive", "auc", "accuracy_at_half", "calibration_error")
+            }
     return found | {"by_language": by_language}
 
 

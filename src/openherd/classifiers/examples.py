@@ -2,11 +2,11 @@
 
 - reference against random: the documents of `positives` are one label, those of `negatives` the other. The paper's fastText model
   tells whether Wikipedia would cite a text: its positives are pages that Wikipedia refers to, its negatives random pages.
-- `labels`: what `label-documents` wrote, or a user's file, JSON Lines or CSV with columns `text` and `label`, and perhaps `language`
-  and `id`.
+- `labels`: what `label-documents` wrote, or a user's file, JSON Lines or CSV with columns `text`, `label` and perhaps
+  `language`.
 
-Which texts are trained on, calibrated on and held out is a hash of seed and id, so that it does not depend on order; equal texts have
-one id and so never stand on both sides.
+Which texts are trained on, calibrated on and held out is a hash of seed and id, so that it does not depend on order; equal texts
+have one id and so never stand on both sides.
 """
 
 import csv
@@ -40,7 +40,9 @@ TRAIN, CALIBRATE, TEST = 0, 1, 2
 class SplitConfig:
     """How labelled texts are divided; ours."""
 
-    calibration_share: Annotated[float, Field(description="share of texts that calibrate, and choose the epoch", ge=0, lt=0.5)] = 0.1
+    calibration_share: Annotated[float, Field(description="share of texts that calibrate, and choose the epoch", ge=0, lt=0.5)] = (
+        0.1
+    )
     heldout_share: Annotated[float, Field(description="share of texts that are held out and measured on", gt=0, lt=0.5)] = 0.2
 
 

@@ -1,12 +1,12 @@
 """Training a linear classifier over hashed n-grams (paper 3.1.1: fastText, which this stands for): logistic regression by AdaGrad.
 
 Texts are hashed once, into a file that is memory-mapped; memory holds the weights and one batch. The order of texts is a seeded
-permutation by epoch, so that the same texts, settings and numpy give the same weights. `dense_gradient` is the slow twin of one step.
+permutation by epoch, so that the same texts, settings and numpy give the same weights. `dense_gradient` is the slow twin of one
+step.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -29,10 +29,11 @@ FIRST_SQUARE = 1e-3  # of AdaGrad: what a weight's sum of squares begins with, s
 class LinearTraining:
     """How the weights are learnt; all ours."""
 
-    epochs: Annotated[int, Field(description="most passes over the texts; the best is kept", ge=1)] = 12
+    epochs: Annotated[int, Field(description="most passes over the texts; the best is kept", ge=1)] = 30
+    patience: Annotated[int, Field(description="passes without a better one after which it ends", ge=1)] = 4
     batch_texts: Annotated[int, Field(description="texts per step", ge=1)] = 32
     learning_rate: Annotated[float, Field(description="AdaGrad's", gt=0)] = 0.5
-    weight_decay: Annotated[float, Field(description="share of a weight that goes at each step that touches it, times the rate", ge=0)] = 1e-4
+    l2: Annotated[float, Field(description="penalty of squared weights, over the number of texts; C = 1 elsewhere", ge=0)] = 1.0
     balance: Annotated[bool, Field(description="weigh each label alike, however many texts it has")] = True
 
 
@@ -140,6 +141,7 @@ def fit(
     bias, bias_squares = np.zeros(n_columns), np.full(n_columns, FIRST_SQUARE)
     counts = np.bincount(labels[training], minlength=n_labels)
     share = np.where(counts > 0, len(training) / (np.maximum(counts, 1) * max(int((counts > 0).sum()), 1)), 0.0)
+    best_epoch = 0
     best: tuple[float, npt.NDArray[np.float32], Floats] | None = None
     with Progress("training", config.epochs * len(training), "texts") as progress:
         for epoch in range(config.epochs):
@@ -153,7 +155,7 @@ def fit(
                 errors /= len(chosen)
                 touched, gradient = sparse_gradient(found, errors)
                 own = weights[touched]
-                gradient += config.weight_decay * own
+                gradient += config.l2 / len(training) * own
                 squares[touched] += gradient**2
                 weights[touched] = own - config.learning_rate * gradient / np.sqrt(squares[touched])
                 of_bias = errors.sum(axis=0)
@@ -164,5 +166,7 @@ def fit(
                 loss = log_loss(weights, bias, data, labels, watched)
                 log(epoch, loss)
                 if best is None or loss < best[0]:
-                    best = loss, weights.copy(), bias.copy()
+                    best, best_epoch = (loss, weights.copy(), bias.copy()), epoch
+                elif epoch - best_epoch >= config.patience:
+                    break
     return (weights, bias) if best is None else best[1:]

@@ -30,7 +30,9 @@ class TrainClassifierConfig:
         default_factory=SplitConfig
     )
     calibration: Annotated[Kind, Field(description="of the scores: none, temperature or isotonic (of two labels)")] = "temperature"
-    positive: Annotated[str, Field(description="of two labels the one that scores high; empty: reference, or the last by name")] = ""
+    positive: Annotated[str, Field(description="of two labels the one that scores high; empty: reference, or the last by name")] = (
+        ""
+    )
     most_texts: Annotated[int, Field(description="largest number of texts per label, drawn by seed; 0 = all", ge=0)] = 0
     seed: Annotated[int, Field(description="seed of the split and of the order of training")] = 0
 

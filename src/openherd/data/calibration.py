@@ -1,8 +1,8 @@
 """Calibration of a classifier's scores: logits to probabilities that are as often right as they say (no part of the paper).
 
-Temperature divides the logits by one number, and for two labels adds another (Platt's scaling). Isotonic, for two labels alone, is the
-growing step function nearest to the labels (pool adjacent violators), with straight lines between the middles of its steps, so that
-few scores are equal.
+Temperature divides the logits by one number, and for two labels adds another (Platt's scaling). Isotonic, for two labels alone, is
+the growing step function nearest to the labels (pool adjacent violators), with straight lines between the middles of its steps, so
+that few scores are equal.
 """
 
 from dataclasses import dataclass

@@ -1,12 +1,13 @@
 """Any trained classifier: opening it, whatever its kind, and the probability of one label (paper 3.1.1)."""
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from openherd.core.errors import InputError
 from openherd.core.rundir import Outside, Run
@@ -15,7 +16,6 @@ from openherd.data import linear_model
 Floats = npt.NDArray[np.float64]
 
 MODEL = "model"  # the folder of a run that holds the classifier
-ROWS_AT_ONCE = 256
 
 
 class Classifier(Protocol):
@@ -69,13 +69,16 @@ def probability_of(classifier: Classifier, texts: Sequence[str], label: str) -> 
     return scores[:, classifier.labels.index(label)]
 
 
-def in_batches(rows: Iterable[dict[str, Any]], n: int = ROWS_AT_ONCE) -> Iterator[list[dict[str, Any]]]:
-    """Lists of at most `n` rows."""
-    batch: list[dict[str, Any]] = []
-    for row in rows:
-        batch.append(row)
-        if len(batch) == n:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
+def with_columns(batch: pa.RecordBatch, columns: Mapping[str, pa.Array]) -> pa.RecordBatch:
+    """The batch with more columns; one of a name that it has takes its place."""
+    for name, values in columns.items():
+        if name in batch.schema.names:
+            batch = batch.set_column(batch.schema.get_field_index(name), name, values)
+        else:
+            batch = batch.append_column(name, values)
+    return batch
+
+
+def scores_column(classifier: Classifier, label: str, batch: pa.RecordBatch) -> pa.Array:
+    """The probability of a label for each text of a batch, in the 32 bits that stay with the document and decide."""
+    return pa.array(probability_of(classifier, batch.column("text").to_pylist(), label).astype(np.float32))

@@ -1,9 +1,9 @@
 """Linear classifiers over hashed n-grams: how they lie on disk and how they score (paper 3.1.1). `classifiers/` trains them.
 
 A folder holds `model.safetensors` (`weights`, buckets x classes or one column for two classes; `bias`) and `config.json` (labels,
-n-grams, calibration). A text's logits are the sum of its buckets' weights over the root of their number, plus the bias; its score is
-the calibrated probability of the second of two labels, or that of each of more. Users' own fastText models score through the package
-fasttext-predict, where that is installed.
+n-grams, calibration). A text's logits are the sum of its buckets' weights over the root of their number, plus the bias; its score
+is the calibrated probability of the second of two labels, or that of each of more. Users' own fastText models score through the
+package fasttext-predict, where that is installed.
 """
 
 import json

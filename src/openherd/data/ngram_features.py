@@ -1,9 +1,9 @@
 """Hashed word and character n-grams of texts, for linear classifiers (paper 3.1.1).
 
-A text is lower-cased and becomes a set of bucket numbers: its runs of words, and its runs of characters with blanks run together. A
-word is a run of letters, digits and marks; each character of a script without spaces is a word, and so is each sign, which tell code
-and mathematics from prose. All texts of a batch lie in one array of code points, and the hash of any stretch of it is a difference of
-two prefix sums: sum of (c_j + 1) K^(j - start) modulo 2^64. `slow_features` says the same without arrays.
+A text is lower-cased and becomes a set of bucket numbers: its runs of words, and its runs of characters with blanks run together.
+A word is a run of letters, digits and marks; each character of a script without spaces is a word, and so is each sign, which tell
+code and mathematics from prose. All texts of a batch lie in one array of code points, and the hash of any stretch of it is a
+difference of two prefix sums: sum of (c_j + 1) K^(j - start) modulo 2^64. `slow_features` says the same without arrays.
 """
 
 from collections.abc import Iterator, Sequence

@@ -1,14 +1,17 @@
 """Model-based quality filtering (paper 3.1.1): each document has a classifier's score, and goes by it or stays.
 
-Four ways: `threshold` drops what scores less; `top` keeps the best share of each language, so that no language is judged by another's
-scores; `soft` keeps what scores at least the threshold and below it a share that falls as (score / threshold) ^ power; `pareto` is
-GPT-3's rule (Brown et al. 2020, appendix A), which keeps with probability (2 - score) ^ -alpha. What is drawn depends on seed and id
-alone. The score stays with the document, so that deduplication can keep the best. The paper gives no threshold.
+Four ways: `threshold` drops what scores less; `top` keeps the best share of each language, so that no language is judged by
+another's scores; `soft` keeps what scores at least the threshold and below it a share that falls as (score / threshold) ^ power;
+`pareto` is GPT-3's rule (Brown et al. 2020, appendix A), which keeps with probability (2 - score) ^ -alpha. What is drawn depends
+on seed and id alone. The score stays with the document, so that deduplication can keep the best. The paper gives no threshold.
 """
 
+from array import array
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -17,12 +20,13 @@ import pyarrow.parquet as pq
 from pydantic import Field
 
 from openherd.core.errors import ConfigError
-from openherd.core.progress import track
+from openherd.core.progress import Progress
 from openherd.core.records import count_rows
 from openherd.core.rundir import Output, Outside, Run
 from openherd.core.seeds import uniform
-from openherd.data.classifier import Classifier, checked_label, in_batches, load, place_of, probability_of
-from openherd.data.documents import DOCUMENTS, Drop, curate, read_documents
+from openherd.data.classifier import checked_label, load, place_of, scores_column, with_columns
+from openherd.data.documents import DOCUMENTS, Drop, Judge, Judged
+from openherd.data.engine import BATCH_ROWS, EngineConfig, judge_documents
 
 HISTOGRAM_BINS = 40
 
@@ -54,11 +58,17 @@ def judge(config: QualityConfig, id_: str, score: float, least: float | None = N
     """Whether a document goes; `least` is the lowest score that `top` keeps of its language."""
     if config.mode == "top":
         assert least is not None
-        return None if score >= least else Drop("quality", f"{score:.4f}, its language's best {config.top_share:g} begin at {least:.4f}")
+        return (
+            None
+            if score >= least
+            else Drop("quality", f"{score:.4f}, its language's best {config.top_share:g} begin at {least:.4f}")
+        )
     p = keep_probability(config, score)
     if p >= 1 or (p > 0 and uniform(config.seed, "quality", id_) < p):
         return None
-    return Drop("quality", f"{score:.4f}, limit {config.threshold:g}" if config.mode == "threshold" else f"{score:.4f}, kept {p:.3f}")
+    return Drop(
+        "quality", f"{score:.4f}, limit {config.threshold:g}" if config.mode == "threshold" else f"{score:.4f}, kept {p:.3f}"
+    )
 
 
 def least_scores(scores: Mapping[str, np.ndarray], top_share: float) -> dict[str, float]:
@@ -70,47 +80,62 @@ def least_scores(scores: Mapping[str, np.ndarray], top_share: float) -> dict[str
     }
 
 
-def scored(classifier: Classifier, label: str, rows: Iterable[dict[str, Any]], column: str) -> Iterator[dict[str, Any]]:
-    """The rows with their score, rounded to what the column holds, so that it decides as it is read."""
-    for batch in in_batches(rows):
-        found = probability_of(classifier, [row["text"] for row in batch], label).astype(np.float32)
-        for row, score in zip(batch, found.tolist(), strict=True):
-            yield {**row, column: score}
+def prepare_quality(config: QualityConfig, place: str, label: str, least: Mapping[str, float]) -> Judge:
+    """The stage on batches; `least` are the scores at which the best of each language begin, for `top`."""
+    model = load(Path(place))
+
+    def decide(batch: pa.RecordBatch) -> Judged:
+        column = scores_column(model, label, batch)
+        ids = batch.column("id").to_pylist()
+        languages = batch.column("language").to_pylist() if "language" in batch.schema.names else [""] * len(batch)
+        rows = zip(ids, languages, column.to_pylist(), strict=True)
+        drops = [judge(config, id_, score, least.get(language or "")) for id_, language, score in rows]
+        return Judged(with_columns(batch, {config.score_column: column}), drops)
+
+    return decide
+
+
+def scores_by_language(place: str, label: str, documents: Run) -> dict[str, np.ndarray]:
+    """The scores of all documents, 4 bytes each."""
+    model = load(Path(place))
+    found: dict[str, array[float]] = defaultdict(lambda: array("f"))
+    file = documents.file(DOCUMENTS)
+    names = [name for name in ("language", "text") if name in pq.read_schema(file).names]
+    with Progress("scoring", count_rows(file) or 0, "documents") as progress:
+        for batch in pq.ParquetFile(file).iter_batches(batch_size=BATCH_ROWS, columns=names):
+            languages = batch.column("language").to_pylist() if "language" in names else [""] * len(batch)
+            for language, score in zip(languages, scores_column(model, label, batch).to_pylist(), strict=True):
+                found[language or ""].append(score)
+            progress.advance(len(batch))
+    return {language: np.array(of, np.float32) for language, of in found.items()}
 
 
 def quality(config: QualityConfig, *, documents: Run, classifier: Run | Outside, out: Output) -> dict[str, Any]:
     """Score documents, keep them by their score; returns scores by language besides the funnel."""
-    model = load(place_of(classifier))
-    label = checked_label(model, config.label, "quality")
-    file = documents.file(DOCUMENTS)
-    schema = pq.read_schema(file)
-    if config.score_column in schema.names:
+    place = str(place_of(classifier))
+    label = checked_label(load(Path(place)), config.label, "quality")
+    if config.score_column in pq.read_schema(documents.file(DOCUMENTS)).names:
         found = f"the documents have a column {config.score_column!r}"
         raise ConfigError("quality", found, do="give another score_column")
-    schema = schema.append(pa.field(config.score_column, pa.float32()))
-    by_language: dict[str, list[float]] = defaultdict(list)
-    least: dict[str, float] = {}
-    if config.mode == "top":
-        first: dict[str, list[float]] = defaultdict(list)
-        names = [name for name in ("language", "text") if name in schema.names]
-        rows = track(read_documents(documents, names), "scoring", "documents", count_rows(file) or 0)
-        for row in scored(model, label, rows, config.score_column):
-            first[row.get("language") or ""].append(row[config.score_column])
-        least = least_scores({language: np.array(of, np.float32) for language, of in first.items()}, config.top_share)
-
-    def decide(rows: Iterable[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], Drop | None]]:
-        for row in scored(model, label, rows, config.score_column):
-            language, score = row.get("language") or "", row[config.score_column]
-            by_language[language].append(score)
-            yield row, judge(config, row["id"], score, least.get(language))
-
-    metrics = curate("quality", documents, out, schema, decide)
+    least = least_scores(scores_by_language(place, label, documents), config.top_share) if config.mode == "top" else {}
     histogram = np.zeros(HISTOGRAM_BINS, int)
-    for of in by_language.values():
-        histogram += np.bincount(np.minimum((np.array(of) * HISTOGRAM_BINS).astype(int), HISTOGRAM_BINS - 1), minlength=HISTOGRAM_BINS)
+    sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0])  # of scores, and how many, by language
+
+    def watch(judged: Judged) -> None:
+        nonlocal histogram
+        scores = judged.batch.column(config.score_column).to_numpy()
+        bins = np.minimum((scores * HISTOGRAM_BINS).astype(int), HISTOGRAM_BINS - 1)
+        histogram += np.bincount(bins, minlength=HISTOGRAM_BINS)
+        languages = judged.batch.column("language").to_pylist() if "language" in judged.batch.schema.names else [""] * len(scores)
+        for language, score in zip(languages, scores.tolist(), strict=True):
+            sums[language or ""][0] += score
+            sums[language or ""][1] += 1
+
+    prepare = partial(prepare_quality, config, place, label, least)
+    metrics = judge_documents("quality", prepare, documents, out, EngineConfig(), watch)
     return metrics | {
         "label": label,
-        "mean_score_by_language": {language: float(np.mean(of)) for language, of in sorted(by_language.items())},
+        "mean_score_by_language": {language: total / n for language, (total, n) in sorted(sums.items())},
         **({"least_score_by_language": dict(sorted(least.items()))} if least else {}),
         "score_histogram": histogram.tolist(),
     }

@@ -59,7 +59,9 @@ def reliability_diagram(rows: Sequence[Mapping[str, float]]) -> go.Figure:
 def score_histogram(counts: Mapping[str, Sequence[int]], threshold: float | None, axis: str = "score") -> go.Figure:
     """Texts by score from 0 to 1 in equal stretches, one colour a name, with the threshold drawn."""
     drawing = go.Figure()
-    for (name, values), colour, shape in zip(counts.items(), COLOURS * len(counts), ("", "/", ".", "x") * len(counts), strict=False):
+    for (name, values), colour, shape in zip(
+        counts.items(), COLOURS * len(counts), ("", "/", ".", "x") * len(counts), strict=False
+    ):
         n = len(values)
         drawing.add_bar(
             x=[(i + 0.5) / n for i in range(n)],
@@ -91,9 +93,7 @@ def _classifier(label: str, run: Run) -> Html:
     parts = [element("h3", label), table(label, (label, ""), facts)]
     if roc := found.get("roc"):
         area = found["auc"]
-        parts.append(
-            paragraph(f"Area under the curve {area['value']:.4f}, 95% interval {area['low']:.4f} to {area['high']:.4f}.")
-        )
+        parts.append(paragraph(f"Area under the curve {area['value']:.4f}, 95% interval {area['low']:.4f} to {area['high']:.4f}."))
         parts.append(
             side_by_side(
                 figure(roc_curves({"held-out texts": roc}), "ROC curve on held-out texts"),
