@@ -25,7 +25,8 @@ PEER = os.environ.get("FASTTEXT_PYTHON", "")
 MOST_PAGES = 700
 GROUPS = {
     "stem": "abstract_algebra astronomy college_biology college_chemistry college_computer_science college_mathematics "
-    "college_physics computer_security conceptual_physics electrical_engineering elementary_mathematics high_school_biology high_school_chemistry "
+    "college_physics computer_security conceptual_physics electrical_engineering elementary_mathematics high_school_biology "
+    "high_school_chemistry "
     "high_school_computer_science high_school_mathematics high_school_physics high_school_statistics machine_learning",
     "humanities": "formal_logic high_school_european_history high_school_us_history high_school_world_history international_law "
     "jurisprudence logical_fallacies moral_disputes philosophy prehistory professional_law world_religions",

@@ -136,9 +136,7 @@ def planned(config: MixDocumentsConfig, available: Mapping[str, int]) -> Plan:
         do = f"give more data, at most total_bytes = {int(fits)}, or raise most_epochs"
         raise ConfigError("mix-documents", found, allowed=f"most_epochs = {config.most_epochs:g}", do=do)
     keep = {name: min(n, 1.0) for name, n in wanted.items()}
-    return Plan(
-        targets, {name: available[name] for name in targets}, total, keep, {name: max(n, 1.0) for name, n in wanted.items()}
-    )
+    return Plan(targets, total, keep)
 
 
 def is_thinned(config: MixDocumentsConfig, row: Mapping[str, Any]) -> bool:
