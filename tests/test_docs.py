@@ -40,7 +40,10 @@ def program_of(blocks: list[tuple[str, str]], folder: Path) -> str:
     return "\n".join(parts)
 
 
-LONG = {"continued-pretraining.md", "errors.md", "interchange.md", "recipes.md"}  # examples that take ten seconds and more
+LONG = {  # examples that take ten seconds and more; CI runs them after the test command
+    "continued-pretraining.md", "errors.md", "failures.md", "inference.md", "interchange.md", "recipes.md", "scaling.md",
+    "serving.md", "tour.md",
+}  # fmt: skip
 PARAMETERS = [pytest.param(page, id=page.name, marks=[pytest.mark.slow] if page.name in LONG else []) for page in PAGES]
 
 

@@ -25,6 +25,7 @@ def by_kind(report):
     return {row["kind"]: row for row in report["faults"]}
 
 
+@pytest.mark.slow
 def test_a_killed_process(tmp_path, capsys):
     done, report = drilled(tmp_path, "--faults", "nan,kill")
     found = by_kind(report)

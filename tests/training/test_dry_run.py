@@ -178,6 +178,7 @@ def test_a_layout_that_cannot_run_is_refused():
         dry_runs([("test", AnnealConfig(sequence_length=48, batch_tokens=48), replace(SHAPE, max_positions=32))])
 
 
+@pytest.mark.slow
 def test_the_paper_s_run_fits_80_gb():
     """405B: Table 4's second row."""
     (found,) = dry_run(Recipe.read(RECIPES / "405b.toml"), ["pretrain"], "")
