@@ -16,7 +16,7 @@ BATCHES = st.lists(st.lists(st.integers(0, 31), unique=True).map(lambda b: np.ar
 @given(found=BATCHES, columns=st.integers(1, 3), seed=st.integers(0, 99))
 def test_a_steps_gradient_is_the_slow_twins(found, columns, seed):
     errors = np.random.default_rng(seed).normal(size=(len(found), columns))
-    touched, gradient = sparse_gradient(found, errors)
+    touched, gradient = sparse_gradient(found, errors, 32)
     dense = np.zeros((32, columns))
     dense[touched] = gradient
     assert dense == pytest.approx(dense_gradient(found, errors, 32))

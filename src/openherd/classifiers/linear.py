@@ -102,10 +102,16 @@ def dense_gradient(found: Sequence[Buckets], errors: Floats, n_buckets: int) -> 
     return gradient
 
 
-def sparse_gradient(found: Sequence[Buckets], errors: Floats) -> tuple[Buckets, Floats]:
-    """The buckets of a batch, each once, and the gradient of their weights."""
+def sparse_gradient(found: Sequence[Buckets], errors: Floats, n_buckets: int) -> tuple[Integers, Floats]:
+    """The buckets of a batch, each once, and the gradient of their weights; nothing is sorted."""
     lengths = np.array([len(buckets) for buckets in found])
-    touched, inverse = np.unique(np.concatenate(found), return_inverse=True)
+    flat = np.concatenate(found)
+    is_touched = np.zeros(n_buckets, bool)
+    is_touched[flat] = True
+    touched = np.flatnonzero(is_touched)
+    place = np.empty(n_buckets, np.int32)
+    place[touched] = np.arange(len(touched), dtype=np.int32)
+    inverse = place[flat]
     shares = errors / np.sqrt(np.maximum(lengths, 1))[:, None]
     columns = [np.bincount(inverse, np.repeat(shares[:, k], lengths), len(touched)) for k in range(errors.shape[1])]
     return touched, np.stack(columns, axis=1)
@@ -153,7 +159,7 @@ def fit(
                 if config.balance:
                     errors *= share[labels[chosen]][:, None]
                 errors /= len(chosen)
-                touched, gradient = sparse_gradient(found, errors)
+                touched, gradient = sparse_gradient(found, errors, n_buckets)
                 own = weights[touched]
                 gradient += config.l2 / len(training) * own
                 squares[touched] += gradient**2

@@ -29,6 +29,7 @@ from openherd.data.documents import Drop, Judge, Judged
 from openherd.data.engine import EngineConfig, judge_documents
 
 MOST_CHARACTERS = 400  # of a line of code
+SUREST = 4.0  # log-odds of a rule at most: 98%
 Kind = Literal["code", "reasoning", "prose"]
 Floats = npt.NDArray[np.float64]
 
@@ -114,14 +115,19 @@ def reasoning_density(text: str) -> float:
     return 100 * (formulas + steps + 0.3 * said) / n_words
 
 
+def odds_of_rule(log_odds: float) -> float:
+    """A rule's probability: it is never sure."""
+    return 1 / (1 + math.exp(-max(min(log_odds, SUREST), -SUREST)))
+
+
 def code_prior(text: str) -> float:
     """The rule's probability that a page has code: an even chance where a tenth of it stands in lines of code."""
-    return 1 / (1 + math.exp(-25 * (code_share(text) - 0.1)))
+    return odds_of_rule(25 * (code_share(text) - 0.1))
 
 
 def reasoning_prior(text: str) -> float:
     """The rule's probability that a page reasons: an even chance at 6 signs for each 100 words."""
-    return 1 / (1 + math.exp(-max(min(0.6 * (reasoning_density(text) - 6.0), 30.0), -30.0)))
+    return odds_of_rule(0.6 * (reasoning_density(text) - 6.0))
 
 
 def log_odds(p: Floats) -> Floats:
