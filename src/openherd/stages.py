@@ -38,7 +38,7 @@ STAGES = (
           "ask a language model for documents' labels", "quality labels annotate llm llama judge endpoint"),
     Stage("train-classifier", "3.1.1", "openherd.classifiers.train:train_classifier", 1,
           "train a fast linear classifier, and measure it", "quality fasttext toxicity adult code domain roc calibration"),
-    Stage("train-transformer-classifier", "3.1.1", "openherd.classifiers.transformer:train_transformer_classifier", 1,
+    Stage("train-transformer", "3.1.1", "openherd.classifiers.transformer:train_transformer", 1,
           "train a small Transformer classifier", "quality distilroberta bert roc calibration"),
     Stage("quality", "3.1.1", "openherd.data.quality:quality", 1,
           "keep documents by a classifier's score", "model-based quality filter classifier score downsampling"),

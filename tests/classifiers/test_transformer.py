@@ -12,11 +12,11 @@ from data.conftest import document
 from openherd.classifiers.transformer import (
     FILLING,
     Classify,
-    TrainTransformerClassifierConfig,
+    TrainTransformerConfig,
     packed,
     row_of,
     steps_of,
-    train_transformer_classifier,
+    train_transformer,
 )
 from openherd.core.errors import ConfigError, InputError
 from openherd.data.batches import IGNORED
@@ -95,7 +95,7 @@ def test_a_text_alone_and_among_others_scores_the_same(words):
     rows=st.integers(1, 3),
 )
 def test_every_text_is_seen_once_an_epoch(lengths, seed, rows):
-    config = TrainTransformerClassifierConfig(text_tokens=10, batch_tokens=10 * rows, epochs=2, seed=seed)
+    config = TrainTransformerConfig(text_tokens=10, batch_tokens=10 * rows, epochs=2, seed=seed)
     steps = steps_of(lengths, config)
     assert {len(step) for step in steps} == {rows}
     flat = [i for step in steps for row in step for i in row]
@@ -127,13 +127,13 @@ def small(**more):
         "size": "herd-31k", "text_tokens": 24, "batch_tokens": 192, "epochs": 3, "learning_rate": 1e-2, "precision": "float32",
         "device": "cpu", "micro_batch_sequences": 8,
     }  # fmt: skip
-    return TrainTransformerClassifierConfig(**{**settings, **more})
+    return TrainTransformerConfig(**{**settings, **more})
 
 
 def test_it_learns_and_is_applied(documents_run, run_stage, rows_of, tokenizer):
     rows = [[document(text) for text in texts] for texts in (GOOD, BAD)]
     run = run_stage(
-        train_transformer_classifier,
+        train_transformer,
         small(),
         positives=documents_run(rows[0]),
         negatives=documents_run(rows[1]),
@@ -153,12 +153,12 @@ def test_it_begins_with_a_language_model(documents_run, run_stage, words):
 
     base = run_stage(stage, None)
     rows = [documents_run([document(text) for text in texts]) for texts in (GOOD, BAD)]
-    run = run_stage(train_transformer_classifier, small(epochs=1), positives=rows[0], negatives=rows[1], base=base)
+    run = run_stage(train_transformer, small(epochs=1), positives=rows[0], negatives=rows[1], base=base)
     assert not read_config(run.path / "model", "LlamaForSequenceClassification").tied_embeddings
     assert run.metrics["steps"] > 0
     wrong = small(text_tokens=96)
     with pytest.raises(InputError, match="text_tokens = 96; allowed: at most 64"):
-        run_stage(train_transformer_classifier, wrong, positives=rows[0], negatives=rows[1], base=base)
+        run_stage(train_transformer, wrong, positives=rows[0], negatives=rows[1], base=base)
 
 
 def test_what_cannot_be_is_refused(documents_run, run_stage, tokenizer):
@@ -168,7 +168,7 @@ def test_what_cannot_be_is_refused(documents_run, run_stage, tokenizer):
         small(batch_tokens=100)
     one = documents_run(["a"])
     with pytest.raises(InputError, match="a base, or a tokenizer, not both"):
-        run_stage(train_transformer_classifier, small(), positives=one, negatives=one)
+        run_stage(train_transformer, small(), positives=one, negatives=one)
 
 
 def test_a_damaged_folder_is_refused(tmp_path, words):

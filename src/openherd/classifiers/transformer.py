@@ -42,14 +42,14 @@ from openherd.training.phase import Base, Piece
 from openherd.training.schedule import warmup_cosine
 from openherd.training.settings import TrainingConfig, open_world
 
-NAME = "train-transformer-classifier"
+NAME = "train-transformer"
 HEAD = "head.weight"
 FILLING = -1  # the document that fills a row up
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainTransformerClassifierConfig(TrainingConfig):
-    """Settings of `train-transformer-classifier`; the paper names DistilRoBERTa and no setting, all are ours."""
+class TrainTransformerConfig(TrainingConfig):
+    """Settings of `train-transformer`; the paper names DistilRoBERTa and no setting, all are ours."""
 
     size: Annotated[str, Field(description="a model size, without a base: see 'openherd model list'")] = "herd-12m"
     text_tokens: Annotated[int, Field(description="tokens of a text that are read, its first; DistilRoBERTa's", ge=2)] = 512
@@ -121,7 +121,7 @@ def row_of(texts: Sequence[Sequence[int]], labels: Sequence[int], row_tokens: in
     return row
 
 
-def steps_of(lengths: Sequence[int], config: TrainTransformerClassifierConfig) -> list[list[list[int]]]:
+def steps_of(lengths: Sequence[int], config: TrainTransformerConfig) -> list[list[list[int]]]:
     """The texts of each row of each step: every epoch visits all in another seeded order."""
     per_step = config.pieces()[0].batch_sequences
     steps: list[list[list[int]]] = []
@@ -133,9 +133,7 @@ def steps_of(lengths: Sequence[int], config: TrainTransformerClassifierConfig) -
     return steps
 
 
-def begin(
-    config: TrainTransformerClassifierConfig, base: Run | None, tokenizer: Run | None, out: Output
-) -> tuple[Sharded, Tokenizer]:
+def begin(config: TrainTransformerConfig, base: Run | None, tokenizer: Run | None, out: Output) -> tuple[Sharded, Tokenizer]:
     """The model before training, with an output projection of its own, whose rows are zero. Raises InputError."""
     if (base is None) == (tokenizer is None):
         raise InputError(NAME, "no beginning", allowed="a base, or a tokenizer, not both")
@@ -168,8 +166,8 @@ def taken(model: Sharded, shape: ModelConfig, words: Tokenizer, labelled: Labell
     return TransformerModel(labelled.names, trunk.eval(), rows_LD, words, text_tokens, Calibration())
 
 
-def train_transformer_classifier(
-    config: TrainTransformerClassifierConfig,
+def train_transformer(
+    config: TrainTransformerConfig,
     *,
     positives: Run | None = None,
     negatives: Run | None = None,

@@ -13,7 +13,7 @@ from openherd.report.markup import Html, element, figure, join, paragraph, side_
 from openherd.report.runs import Runs, file_of, names, of_stage
 
 EVALUATION = "evaluation.json"
-TRAINED = ("train-classifier", "train-transformer-classifier")
+TRAINED = ("train-classifier", "train-transformer")
 COLOURS = (BLUE, VERMILION, GREEN, PURPLE)
 
 
