@@ -14,6 +14,7 @@ import random
 import re
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
 from pathlib import Path
@@ -22,7 +23,8 @@ os.environ["OMP_NUM_THREADS"] = "1"
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT.parent / "shared" / "data"
 PEER = os.environ.get("FASTTEXT_PYTHON", "")
-MOST_PAGES = 700
+MOST_PAGES = 150
+MOST_CHARACTERS = 8_000  # of a page
 GROUPS = {
     "stem": "abstract_algebra astronomy college_biology college_chemistry college_computer_science college_mathematics "
     "college_physics computer_security conceptual_physics electrical_engineering elementary_mathematics high_school_biology "
@@ -94,10 +96,30 @@ def pages(folder, has_code, most=MOST_PAGES):
         text = extract_plain_text(page, main_content=True, alt_texts=True, preserve_formatting=True)
         inside = sum(len(re.sub(r"<[^>]*>", "", block)) for block in blocks)
         if len(text) > 400 and (inside > 0.1 * len(text) if has_code else not blocks and "<code" not in page):
-            found.append(text[:20_000])
+            found.append(text[:MOST_CHARACTERS])
             if len(found) == most:
                 break
     return found
+
+
+def readmes(has_code, most=300):
+    """Markdown and reStructuredText of installed packages: a tenth of the lines indented or fenced, or none."""
+    found = []
+    for root in (sysconfig.get_path("purelib"), sysconfig.get_path("stdlib"), "/usr/share/doc"):
+        for file in sorted(f for f in Path(root).rglob("*") if f.suffix in (".md", ".rst") and f.is_file()):
+            text = file.read_text(encoding="utf-8", errors="replace")
+            lines = [line for line in text.split("\n") if line.strip()]
+            code = sum(line.startswith(("    ", "\t")) for line in lines) + 4 * text.count("```")
+            if len(text) > 400 and (code > 0.1 * len(lines) if has_code else not code and "`" not in text):
+                found.append(re.sub("(?m)^```.*\n", "", text)[:MOST_CHARACTERS])
+    random.Random(0).shuffle(found)
+    return found[:most]
+
+
+def sources(most=200):
+    """Beginnings of modules of the standard library, without their first lines."""
+    files = sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))
+    return [file.read_text(encoding="utf-8", errors="replace")[1500:4500] for file in files][:most]
 
 
 def train(texts, labels, config=None, seed=0):
@@ -240,9 +262,14 @@ def kinds():
     debian = Path("/usr/share/doc")
     sets = {
         "train": {
-            "code": [page for book in books for page in pages(book, True)],
-            "reasoning": [*gsm[:1500], *aqua],
-            "prose": [*(page for book in books for page in pages(book, False)), *humanities[:1500], *paragraphs(plays, 6)[:400]],
+            "code": [*(page for book in books for page in pages(book, True)), *readmes(True), *sources()],
+            "reasoning": [*gsm[:600], *aqua],
+            "prose": [
+                *(page for book in books for page in pages(book, False)),
+                *readmes(False),
+                *humanities[:600],
+                *paragraphs(plays, 6)[:300],
+            ],
         },
         "test": {
             "humaneval": programs,

@@ -58,6 +58,9 @@ SENTENCE = re.compile(r"^\s*[A-Z\"'(][^;{}=<>]*\s[^;{}=<>]*\s[^;{}=<>]*[.?!:][\"
 COMMAND = re.compile(
     r"\\(?:frac|d?frac|sqrt|sum|int|prod|lim|alpha|beta|theta|pi|infty|cdot|times|le|ge|leq|geq|neq|in|mathbb|left|right|begin|text|boxed)\b"
 )
+LATEX = re.compile(
+    r"\\(?:[a-z]{2,}\b(?!\()|\\$|[\[\](])|(?<!\S)\$[^$\s][^$\n]*[^$\s]?\$"
+)  # a command, the end of a line, inline mathematics
 SIGNS = re.compile(r"[∑∏∫√∞≤≥≠≈≡±×÷∈∉⊂⊆∪∩∀∃∂∇→⇒⇔∴∵°²³ⁿ]")
 EQUATION = re.compile(r"(?<![\w=<>!])[\w)\]}^|]+\s*(?:[-+*/^]\s*[\w({\\$|.]+\s*)*(?:=|<|>|≤|≥|≠|≈)\s*[-\w({\\$|.+]")
 ARITHMETIC = re.compile(r"\d[\d,.]*\s*(?:[-+*/×÷^=]|\\times|\\cdot)\s*[$(]?-?\d")
@@ -88,7 +91,9 @@ class CodeReasoningConfig:
 
 def is_code(line: str) -> bool:
     """Whether a line looks like one of a program; very long ones are not looked at."""
-    return len(line) < MOST_CHARACTERS and CODE_LINE.match(line) is not None and SENTENCE.match(line) is None
+    if len(line) >= MOST_CHARACTERS or CODE_LINE.match(line) is None:
+        return False
+    return SENTENCE.match(line) is None and LATEX.search(line) is None
 
 
 def code_share(text: str) -> float:
