@@ -58,9 +58,8 @@ SENTENCE = re.compile(r"^\s*[A-Z\"'(][^;{}=<>]*\s[^;{}=<>]*\s[^;{}=<>]*[.?!:][\"
 COMMAND = re.compile(
     r"\\(?:frac|d?frac|sqrt|sum|int|prod|lim|alpha|beta|theta|pi|infty|cdot|times|le|ge|leq|geq|neq|in|mathbb|left|right|begin|text|boxed)\b"
 )
-LATEX = re.compile(
-    r"\\(?:[a-z]{2,}\b(?!\()|\\$|[\[\](])|(?<!\S)\$[^$\s][^$\n]*[^$\s]?\$"
-)  # a command, the end of a line, inline mathematics
+# A command, the end of a line, inline mathematics.
+LATEX = re.compile(r"\\(?:[a-z]{2,}\b(?!\()|\\$|[\[\](])|(?<!\S)\$[^$\s][^$\n]*[^$\s]?\$")
 SIGNS = re.compile(r"[∑∏∫√∞≤≥≠≈≡±×÷∈∉⊂⊆∪∩∀∃∂∇→⇒⇔∴∵°²³ⁿ]")
 EQUATION = re.compile(r"(?<![\w=<>!])[\w)\]}^|]+\s*(?:[-+*/^]\s*[\w({\\$|.]+\s*)*(?:=|<|>|≤|≥|≠|≈)\s*[-\w({\\$|.+]")
 ARITHMETIC = re.compile(r"\d[\d,.]*\s*(?:[-+*/×÷^=]|\\times|\\cdot)\s*[$(]?-?\d")
