@@ -94,10 +94,7 @@ def test_a_folder_of_nothing_is_refused(tmp_path):
 
 
 class FakeFastText:
-    """What fasttext-predict gives: labels with the largest probability first, of all but those under the threshold."""
-
-    def get_labels(self):
-        return ["__label__good", "__label__bad"]
+    """What fasttext-predict gives: labels with the largest probability first, which may be a little over 1."""
 
     def predict(self, text, k, threshold):
         assert "\n" not in text
@@ -111,6 +108,18 @@ def test_fasttext_scores_are_those_of_the_second_label_by_name():
     scorer = FastTextModel(("bad", "good"), FakeFastText())
     assert scorer.score(["a good\ntext", "else"]).tolist() == [0.75, 0.0]
     assert probability_of(scorer, ["else"], "bad").tolist() == [1.0]
+
+
+def test_a_real_fasttext_model(tmp_path):
+    """Where fasttext-predict is installed, and something that trains: the same figures."""
+    fasttext = pytest.importorskip("fasttext")
+    if not hasattr(fasttext, "train_supervised"):
+        pytest.skip("fasttext-predict alone does not train")
+    lines = [f"__label__{'good' if i % 2 else 'bad'} a b c {'sheep' if i % 2 else 'spam'} {i}" for i in range(100)]
+    (tmp_path / "train.txt").write_text("\n".join(lines))
+    fasttext.train_supervised(str(tmp_path / "train.txt"), epoch=5, dim=4, thread=1, verbose=0).save_model(str(tmp_path / "m.bin"))
+    scores = classifier.load(tmp_path / "m.bin").score(["a sheep", "a spam"])
+    assert scores[0] > 0.5 > scores[1]
 
 
 def test_fasttext_of_a_file_that_is_none(tmp_path):

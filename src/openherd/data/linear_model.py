@@ -130,7 +130,8 @@ class FastTextModel:
             raise InputError(file, "a fastText model needs one more package", do="pip install 'openherd[fasttext]'") from None
         try:
             model = fasttext.load_model(str(file))
-            labels = tuple(sorted(str(label).removeprefix(LABEL_PREFIX) for label in model.get_labels()))
+            names, _ = model.predict("", k=-1, threshold=-1.0)  # which gives all labels
+            labels = tuple(sorted(str(name).removeprefix(LABEL_PREFIX) for name in names))
         except (ValueError, RuntimeError) as error:
             raise InputError(file, f"no fastText model ({error})") from None
         if len(labels) < 2:
