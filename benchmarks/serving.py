@@ -98,7 +98,7 @@ def ask(url: str) -> None:
     for line in sys.stdin:
         case, n, salt = json.loads(line)
         if case == "first":
-            found = asyncio.run(measured(lambda client, n=n, salt=salt: first(client, max(ASKED * n // WRITTEN, 4), salt)))
+            found = asyncio.run(measured(lambda client, n=n, salt=salt: first(client, ASKED if n == WRITTEN else 4, salt)))
         else:
             found = asyncio.run(measured(lambda client, n=n, case=case, salt=salt: throughput(client, n, case == "stream", salt)))
         print(json.dumps(found), flush=True)
@@ -151,16 +151,18 @@ def main() -> None:
                 print(json.dumps([case, n, salt]), file=client.stdin, flush=True)
                 return json.loads(await asyncio.to_thread(client.stdout.readline))  # type: ignore[union-attr]
 
-            found: dict[str, list[Any]] = {"engine": [], "whole": [], "stream": [], "first": []}
+            throughputs = ["engine", "whole", "stream"]
+            turns = [throughputs[turn % 3 :] + throughputs[: turn % 3] for turn in range(repeats + 1)]  # a processor tires
+            found: dict[str, list[Any]] = {case: [] for case in [*throughputs, "first"]}
             processor_s: dict[str, list[float]] = {case: [] for case in found}
-            for turn in range(repeats + 1):  # the first warms up
-                n = most if turn else 16
-                for case, values in found.items():
+            for turn, cases in enumerate([*turns, *[["first"]] * repeats]):
+                n = most if turn else 16  # the first warms up
+                for case in cases:
                     salt = 10_000 * turn + (5_000 if case == "stream" else 0)
                     before = time.process_time()
                     value = await asyncio.to_thread(alone, n, salt) if case == "engine" else await told(case, n, salt)
                     if turn:
-                        values.append(value)
+                        found[case].append(value)
                         processor_s[case].append(time.process_time() - before)
                         print(case, value, processor_s[case][-1], file=sys.stderr, flush=True)
             client.stdin.close()  # type: ignore[union-attr]

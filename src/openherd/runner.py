@@ -312,6 +312,8 @@ def _changed_stages(path: Path, base: Recipe, changes: Mapping[str, Any]) -> lis
 
 
 def _resolve_input(hint: Any, value: Any, steps: Mapping[str, Step], where: object, absent: bool) -> Any:
+    if _is_list(hint) and _admits(hint, Outside) and isinstance(value, str):
+        value = [value]
     if isinstance(value, list) != _is_list(hint):
         raise ConfigError(where, f"{value!r}", allowed="a list of stages" if _is_list(hint) else "one stage or location")
     if isinstance(value, list):
