@@ -1,7 +1,10 @@
 """Figures of classifiers and of experiments with data: what stands in them is what was given."""
 
+from pathlib import Path
+
 import pytest
 
+from openherd.core.rundir import Run
 from openherd.report.classifiers import classifiers, reliability_diagram, roc_curves, score_histogram
 from openherd.report.experiments import experiments, mix_lines
 
@@ -39,6 +42,16 @@ def test_lines_of_mixes_have_their_runs_and_a_diamond():
     assert list(line.x) == [1e12, 2e12]
     assert list(diamond.x) == [1e13]
     assert diamond.error_y.array[0] == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("mode", ["threshold", "top"])
+def test_what_a_filter_did(mode):
+    metrics = {"label": "good", "score_histogram": [3, 2, 1], "mean_score_by_language": {"en": 0.25, "": 0.5}}
+    metrics |= {"least_score_by_language": {"en": 0.125}} if mode == "top" else {}
+    manifest = {"stage": "quality", "digest": "d", "metrics": metrics, "settings": {"mode": mode, "threshold": 0.6}, "outputs": {}}
+    page = str(classifiers([Run(Path("runs/quality"), manifest)]))
+    assert "Scores of quality" in page
+    assert ("0.1250" in page) == (mode == "top")
 
 
 def test_without_such_runs_there_is_no_part():

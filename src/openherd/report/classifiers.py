@@ -79,10 +79,26 @@ def score_histogram(counts: Mapping[str, Sequence[int]], threshold: float | None
 
 
 def classifiers(runs: Runs) -> Html | None:
-    """The part on classifiers, or None where none was trained."""
-    trained = of_stage(runs, *TRAINED)
+    """The part on classifiers and what they filtered, or None where there was neither."""
     name = names(runs)
-    return join([_classifier(name[run.digest], run) for run in trained]) if trained else None
+    found = [_classifier(name[run.digest], run) for run in of_stage(runs, *TRAINED)]
+    found += [_filtered(name[run.digest], run) for run in of_stage(runs, "quality")]
+    return join(found) if found else None
+
+
+def _filtered(label: str, run: Run) -> Html:
+    m, settings = run.metrics, run.manifest["settings"]
+    threshold = settings["threshold"] if settings["mode"] in ("threshold", "soft") else None
+    least = m.get("least_score_by_language", {})
+    rows = [
+        (language or "not known", f"{mean:.4f}", f"{least[language]:.4f}" if language in least else "")
+        for language, mean in m["mean_score_by_language"].items()
+    ]
+    return join([
+        element("h3", f"Scores of {label}"),
+        figure(score_histogram({"documents": m["score_histogram"]}, threshold), f"Documents by their score as {m['label']}"),
+        table("By language", ("language", "mean score", "least score that stays"), rows, right=(1, 2)),
+    ])  # fmt: skip
 
 
 def _classifier(label: str, run: Run) -> Html:
