@@ -59,7 +59,7 @@ COMMAND = re.compile(
     r"\\(?:frac|d?frac|sqrt|sum|int|prod|lim|alpha|beta|theta|pi|infty|cdot|times|le|ge|leq|geq|neq|in|mathbb|left|right|begin|text|boxed)\b"
 )
 # A command, the end of a line, inline mathematics.
-LATEX = re.compile(r"\\(?:[a-z]{2,}\b(?!\()|\\$|[\[\](])|(?<!\S)\$[^$\s][^$\n]*[^$\s]?\$")
+LATEX = re.compile(rf"{COMMAND.pattern}|\\[a-z]+\{{|\\\\$|(?<!\S)\$[^$\n]{{1,80}}\$(?=[\s.,;:)]|$)")
 SIGNS = re.compile(r"[∑∏∫√∞≤≥≠≈≡±×÷∈∉⊂⊆∪∩∀∃∂∇→⇒⇔∴∵°²³ⁿ]")
 EQUATION = re.compile(r"(?<![\w=<>!])[\w)\]}^|]+\s*(?:[-+*/^]\s*[\w({\\$|.]+\s*)*(?:=|<|>|≤|≥|≠|≈)\s*[-\w({\\$|.+]")
 ARITHMETIC = re.compile(r"\d[\d,.]*\s*(?:[-+*/×÷^=]|\\times|\\cdot)\s*[$(]?-?\d")
