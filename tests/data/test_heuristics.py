@@ -12,8 +12,8 @@ from openherd.core.config import load_config
 from openherd.core.errors import ConfigError, InputError
 from openherd.core.rundir import Outside
 from openherd.data import heuristics as module
-from openherd.data.documents import DROPPED, TEXT_SCHEMA
-from openherd.data.heuristics import DUPLICATE_NGRAMS, MEASURES, TOP_NGRAMS, HeuristicsConfig, heuristics
+from openherd.data.documents import DROPPED, MEASURES, TEXT_SCHEMA
+from openherd.data.heuristics import DUPLICATE_NGRAMS, TOP_NGRAMS, HeuristicsConfig, heuristics
 from openherd.data.words import terms, words
 
 WORDS = st.lists(st.sampled_from(["a", "bb", "ccc"]), max_size=40)

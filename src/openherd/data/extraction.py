@@ -2,14 +2,14 @@
 markers.
 
 The paper has its own HTML parser, which is not public; here it is resiliparse, whose lines are cleaned up. It does not indent
-definition lists. Finding main content takes it time that grows with the square of a page's nesting (8 s at 20,000 levels), and a
-page cannot be given a time limit inside one process.
+definition lists. Finding main content takes it time that grows with the square of a page's nesting (8 s at 20,000 levels): such
+pages are for the engine's time limit.
 """
 
 import codecs
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -18,7 +18,8 @@ from resiliparse.parse.encoding import bytes_to_str, detect_encoding, map_encodi
 from resiliparse.parse.html import HTMLTree
 
 from openherd.core.rundir import Output, Run
-from openherd.data.documents import TEXT_SCHEMA, Drop, curate
+from openherd.data.documents import TEXT_SCHEMA, Drop, Judge, judge_rows
+from openherd.data.engine import EngineConfig, judge_documents
 
 HELD = "\ufdd0"  # stands for code while a line's markers are removed; no text may hold it
 UNWANTED = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ufeff\ufdd0-\ufdef\ufffe\uffff]")
@@ -50,6 +51,9 @@ class ExtractionConfig:
     ] = "main"
     alt_texts: Annotated[bool, Field(description="keep images' alternative text (paper: yes, it is often mathematics)")] = True
     markdown_markers: Annotated[bool, Field(description="keep the markers of Markdown pages (paper: no, they hurt)")] = False
+    engine: Annotated[
+        EngineConfig, Field(description="how documents are spread over processes: kind, processes, memory_gb and more")
+    ] = field(default_factory=EngineConfig)
 
 
 def decode(content: bytes, content_type: str) -> str:
@@ -139,16 +143,19 @@ def extract(row: dict[str, Any], config: ExtractionConfig) -> tuple[str, str]:
     return "", tidy(without_markers(text)) if kind == "text/markdown" and not config.markdown_markers else text
 
 
+def prepare_extraction(config: ExtractionConfig) -> Judge:
+    """The stage on batches of pages."""
+
+    def decide(row: dict[str, Any]) -> tuple[dict[str, Any], Drop | None]:
+        title, text = extract(row, config)
+        if text.strip():
+            return {**row, "title": title, "text": text}, None
+        source = decode(row["content"], row["content_type"])
+        return {**row, "title": title, "text": source}, Drop("no text", "the text here is its source")
+
+    return judge_rows(TEXT_SCHEMA, decide)
+
+
 def extraction(config: ExtractionConfig, *, documents: Run, out: Output) -> dict[str, Any]:
     """Pages to documents with `title` and `text`; a page without text is dropped."""
-
-    def decide(rows: Iterable[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], Drop | None]]:
-        for row in rows:
-            title, text = extract(row, config)
-            if text.strip():
-                yield {**row, "title": title, "text": text}, None
-            else:
-                source = decode(row["content"], row["content_type"])
-                yield {**row, "title": title, "text": source}, Drop("no text", "the text here is its source")
-
-    return curate("extraction", documents, out, TEXT_SCHEMA, decide)
+    return judge_documents("extraction", partial(prepare_extraction, config), documents, out, config.engine)

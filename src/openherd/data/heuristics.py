@@ -12,8 +12,9 @@ characters are of the words' characters, without blanks. Rules that suppose a la
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Annotated, Any
 
 import numpy as np
@@ -24,15 +25,15 @@ from pydantic import Field
 
 from openherd.core.errors import InputError
 from openherd.core.progress import track
-from openherd.core.records import ParquetWriter, count_rows
+from openherd.core.records import count_rows
 from openherd.core.rundir import Output, Outside, Run
-from openherd.data.documents import DOCUMENTS, Drop, curate, read_documents
+from openherd.data.documents import DOCUMENTS, Drop, Judge, Judged, read_documents
+from openherd.data.engine import EngineConfig, judge_documents
 from openherd.data.lists import read_list
 from openherd.data.words import paragraphs, terms, words
 
 Integers = npt.NDArray[np.int64]
 
-MEASURES = "measures.parquet"
 TOP_NGRAMS = (2, 3, 4)
 DUPLICATE_NGRAMS = (5, 6, 7, 8, 9, 10)
 BULLETS = ("•", "‣", "▪", "■", "●", "–", "-", "*")
@@ -94,6 +95,9 @@ class HeuristicsConfig:
     max_divergence_nats: Annotated[
         float, Field(description="Kullback-Leibler divergence of a document's words from those of all others, in nats; ours", gt=0)
     ] = 8.0
+    engine: Annotated[
+        EngineConfig, Field(description="how documents are spread over processes: kind, processes, memory_gb and more")
+    ] = field(default_factory=EngineConfig)
 
 
 def repeated_ngrams(ids: Integers, longest: int) -> Iterator[tuple[int, Integers, Integers]]:
@@ -269,32 +273,43 @@ def read_dirty_words(given: Outside | None) -> frozenset[str]:
     return frozenset(parts[0] for _, parts in found)
 
 
+def prepare_heuristics(
+    config: HeuristicsConfig, is_dirty: frozenset[str], corpus: Mapping[str, Mapping[str, int]], corpus_words: Mapping[str, int]
+) -> Judge:
+    """The stage on batches of documents; `corpus` holds all their words by language, and `corpus_words` how many these are."""
+
+    def judge(batch: pa.RecordBatch) -> Judged:
+        rows, drops, measured = batch.to_pylist(), [], []
+        for row in rows:
+            language = row.get("language") or ""
+            text, n_removed = without_repetitive_lines(config, row["text"])
+            found = measures(config, text, is_dirty, corpus[language], corpus_words[language])
+            drop = broken_rule(found, limits(config, row.get("language")))
+            if drop is None:
+                row["text"] = text
+            drops.append(drop)
+            measured.append({**found, "lines_removed": n_removed})
+        schema = pa.schema([(name, pa.float64()) for name in (*limits(config, None), "lines_removed")])
+        return Judged(pa.RecordBatch.from_pylist(rows, batch.schema), drops, pa.RecordBatch.from_pylist(measured, schema))
+
+    return judge
+
+
 def heuristics(config: HeuristicsConfig, *, documents: Run, dirty_words: Outside | None = None, out: Output) -> dict[str, Any]:
     """Remove lines that repeat themselves, then drop documents that break a rule."""
     is_dirty = read_dirty_words(dirty_words)
     file = documents.file(DOCUMENTS)
-    schema = pq.read_schema(file)
     corpus: dict[str, Counter[str]] = defaultdict(Counter)  # by language
-    columns = [name for name in ("language", "text") if name in schema.names]
+    columns = [name for name in ("language", "text") if name in pq.read_schema(file).names]
     for row in track(read_documents(documents, columns), "counting words", "documents", count_rows(file) or 0):
         corpus[row.get("language") or ""].update(terms(row["text"]))
     corpus_words = {language: counts.total() for language, counts in corpus.items()}
     n_lines_removed = 0
 
-    names = list(limits(config, None))
-    measures_schema = pa.schema([("id", pa.string()), ("reason", pa.string()), *((name, pa.float64()) for name in names)])
-    with out.write(MEASURES) as path, ParquetWriter(path, measures_schema) as writer:
+    def count(judged: Judged) -> None:
+        nonlocal n_lines_removed
+        if judged.measures is not None:
+            n_lines_removed += int(sum(filter(None, judged.measures.column("lines_removed").to_pylist())))
 
-        def decide(rows: Iterable[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], Drop | None]]:
-            nonlocal n_lines_removed
-            for row in rows:
-                language = row.get("language") or ""
-                text, n_removed = without_repetitive_lines(config, row["text"])
-                measured = measures(config, text, is_dirty, corpus[language], corpus_words[language])
-                drop = broken_rule(measured, limits(config, row.get("language")))
-                n_lines_removed += n_removed
-                writer.write({"id": row["id"], "reason": drop.reason if drop else "", **measured})
-                yield ({**row, "text": text} if drop is None else row), drop
-
-        metrics = curate("heuristics", documents, out, schema, decide)
-    return metrics | {"lines_removed": n_lines_removed}
+    prepare = partial(prepare_heuristics, config, is_dirty, dict(corpus), corpus_words)
+    return judge_documents("heuristics", prepare, documents, out, config.engine, count) | {"lines_removed": n_lines_removed}

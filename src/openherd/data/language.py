@@ -4,16 +4,17 @@ is inside the wheel.
 Only the first 2,000 characters of the document's prose are looked at: lines with few letters (code, tables) say little.
 """
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from functools import cache
+from collections import Counter
+from dataclasses import dataclass, field
+from functools import cache, partial
 from typing import Annotated, Any
 
 from py3langid.langid import MODEL_FILE, LanguageIdentifier
 from pydantic import Field
 
 from openherd.core.rundir import Output, Run
-from openherd.data.documents import LANGUAGE_SCHEMA, Drop, curate
+from openherd.data.documents import LANGUAGE_SCHEMA, Drop, Judge, Judged, judge_rows
+from openherd.data.engine import EngineConfig, judge_documents
 
 SAMPLE_CHARACTERS = 2_000
 
@@ -28,6 +29,9 @@ class LanguageConfig:
     min_score: Annotated[
         float, Field(description="probability under which a document is dropped; the paper is silent", ge=0, le=1)
     ] = 0.0
+    engine: Annotated[
+        EngineConfig, Field(description="how documents are spread over processes: kind, processes, memory_gb and more")
+    ] = field(default_factory=EngineConfig)
 
 
 @cache
@@ -49,24 +53,28 @@ def identify(text: str) -> tuple[str, float]:
     return str(code), float(score)
 
 
+def prepare_language(config: LanguageConfig) -> Judge:
+    """The stage on batches of documents."""
+
+    def decide(row: dict[str, Any]) -> tuple[dict[str, Any], Drop | None]:
+        code, score = identify(row["text"])
+        drop = None
+        if config.languages and code not in config.languages:
+            drop = Drop("language", f"{code} ({score:.2f})")
+        elif score < config.min_score:
+            drop = Drop("language score", f"{code} {score:.2f}, limit {config.min_score}")
+        return {**row, "language": code, "language_score": score}, drop
+
+    return judge_rows(LANGUAGE_SCHEMA, decide)
+
+
 def language(config: LanguageConfig, *, documents: Run, out: Output) -> dict[str, Any]:
     """Add `language` and `language_score`; drop what is not asked for. Returns documents by language besides the funnel."""
-    counts: dict[str, int] = {}
+    counts: Counter[str] = Counter()
 
-    def judge(row: dict[str, Any]) -> Drop | None:
-        code, score = row["language"], row["language_score"]
-        if config.languages and code not in config.languages:
-            return Drop("language", f"{code} ({score:.2f})")
-        if score < config.min_score:
-            return Drop("language score", f"{code} {score:.2f}, limit {config.min_score}")
-        counts[code] = counts.get(code, 0) + 1
-        return None
+    def count(judged: Judged) -> None:
+        languages = judged.batch.column("language").to_pylist()
+        counts.update(code for code, drop in zip(languages, judged.drops, strict=True) if drop is None)
 
-    def decide(rows: Iterable[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], Drop | None]]:
-        for row in rows:
-            code, score = identify(row["text"])
-            row = {**row, "language": code, "language_score": score}
-            yield row, judge(row)
-
-    metrics = curate("language", documents, out, LANGUAGE_SCHEMA, decide)
+    metrics = judge_documents("language", partial(prepare_language, config), documents, out, config.engine, count)
     return metrics | {"documents_by_language": dict(sorted(counts.items()))}
