@@ -7,6 +7,7 @@ n-gram, all texts are cut into pieces that are walked side by side, each startin
 oracle.
 """
 
+import struct
 import unicodedata
 from collections.abc import Sequence
 from functools import cache
@@ -18,6 +19,7 @@ import numpy.typing as npt
 
 from openherd.core.errors import InputError
 
+UNDETERMINED = "und"  # ISO 639-2's code: nothing in a text is known to the model
 PIECE_BYTES = 64  # bytes of a text that one lane walks; short ones start more often, long ones make more steps
 TEXTS_AT_ONCE = 256
 
@@ -114,7 +116,8 @@ class NgramModel:
         for start in range(0, len(texts), TEXTS_AT_ONCE):
             shares = self.probabilities(texts[start : start + TEXTS_AT_ONCE])
             best = shares.argmax(axis=1)
-            found += [(self.labels[i], float(row[i])) for i, row in zip(best, shares)]
+            known = shares.max(axis=1) > shares.min(axis=1)
+            found += [(self.labels[i], float(row[i])) if told else (UNDETERMINED, 0.0) for i, row, told in zip(best, shares, known)]
         return found
 
 
@@ -133,16 +136,32 @@ class FasttextModel:
             self.model: Any = fasttext.load_model(str(path))
         except (ValueError, RuntimeError) as error:
             raise InputError(path, f"no fastText model ({error})", allowed="a .ftz or .bin file such as lid.176.ftz") from None
-        self.labels = tuple(sorted(label.removeprefix("__label__") for label in self.model.get_labels()))
+        self.labels = tuple(sorted(label.removeprefix("__label__") for label in labels_in(path)))
 
     def identify(self, texts: Sequence[str]) -> list[tuple[str, float]]:
         """The most likely language of each text, and its probability; ("und", 0) where the model has no answer."""
         found = []
         for text in texts:
             line = " ".join(unicodedata.normalize("NFC", text).split())  # fastText reads one line
-            answers = self.model.f.predict(line + "\n", 1, 0.0, "replace")
-            found += [(label.removeprefix("__label__"), min(float(p), 1.0)) for p, label in answers] or [("und", 0.0)]
+            answers = self.model.f.predict(line + "\n", 1, 0.0, "replace") if line else []
+            found += [(label.removeprefix("__label__"), min(float(p), 1.0)) for p, label in answers] or [(UNDETERMINED, 0.0)]
         return found
+
+
+def labels_in(path: Path) -> list[str]:
+    """The labels in a fastText file, which its small readers do not tell."""
+    with path.open("rb") as file:
+        file.read(8)  # magic number and version
+        file.read(12 * 4 + 8)  # twelve settings, and the threshold of sampling
+        n_entries, *_ = struct.unpack("<iiiqq", file.read(28))
+        data = file.read()
+    found, start = [], 0
+    for _ in range(n_entries):
+        end = data.index(b"\0", start)
+        word, (_, kind) = data[start:end].decode("utf-8", "replace"), struct.unpack("<qb", data[end + 1 : end + 10])
+        found += [word] if kind == 1 else []
+        start = end + 10
+    return found
 
 
 @cache
