@@ -23,7 +23,7 @@ SCHEMA = pa.schema([("language", pa.string()), ("word", pa.string()), ("count", 
 
 def is_counted(document_id: str, share: float) -> bool:
     """Whether a document is of the sample that is counted: a fixed choice by its id."""
-    return share >= 1 or xxhash.xxh3_64_intdigest(document_id) < share * 2**64
+    return share >= 1 or xxhash.xxh3_64_intdigest(document_id.encode()) < share * 2**64
 
 
 def count_words(batches: Iterable[tuple[list[str], pa.StringArray]], most: int) -> dict[str, Counter[str]]:

@@ -36,7 +36,7 @@ from openherd.data.line_rules import ELLIPSIS, LINE_RULES, removed_lines, withou
 from openherd.data.lists import read_list
 from openherd.data.repetition import Counting, duplicate_shares, ngram_shares
 from openherd.data.text_batch import Floats, TextBatch, integers, shares
-from openherd.data.word_tables import DIRTY_WORDS, WORD_TABLES
+from openherd.data.word_tables import DIRTY_WORDS, GOPHER_LENGTHS, WORD_TABLES
 from openherd.data.words import terms
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -48,8 +48,10 @@ class HeuristicsConfig:
 
     min_words: Annotated[int, Field(description="fewest words of a document", ge=0)] = 50
     max_words: Annotated[int, Field(description="most words of a document", ge=1)] = 100_000
-    min_mean_word_characters: Annotated[float, Field(description="mean length of a word, in characters", ge=0)] = 3.0
-    max_mean_word_characters: Annotated[float, Field(description="mean length of a word, in characters", ge=1)] = 10.0
+    min_mean_word_characters: Annotated[
+        float, Field(description="mean length of a word, in characters; or a language's own, where that is wider", ge=0)
+    ] = 3.0
+    max_mean_word_characters: Annotated[float, Field(description="the same at most, in characters", ge=1)] = 10.0
     max_symbols_per_word: Annotated[float, Field(description="'#' per word, and ellipses per word", ge=0)] = 0.1
     bullets: Annotated[tuple[str, ...], Field(description="what a line of a list begins with")] = (
         "•", "‣", "▪", "■", "●", "–", "-", "*",
@@ -149,10 +151,10 @@ def quality_measures(config: HeuristicsConfig, batch: TextBatch) -> dict[str, Fl
     n_words = batch.words_per_text()
     characters = batch.word_characters
     filled = batch.is_filled
-    n_lines = batch.lines_per_text(filled)
+    n_filled = n_lines = batch.lines_per_text(filled)
     counted = np.ones(len(batch.word_id), np.bool_)
-    if config.counting == "datatrove":  # words of signs alone are none
-        counted = ~batch.matching_words(MARKLESS)
+    if config.counting == "datatrove":  # words of signs alone are none, and blank lines are lines
+        counted, n_lines = ~batch.matching_words(MARKLESS), batch.lines_per_text()
     per_line = {sign: integers(pc.count_substring(batch.lines, sign)) for sign in ("#", "...", "…", "{")}
     bullet = rf"^\s*({'|'.join(map(re.escape, config.bullets))})" if config.bullets else NOTHING
     lower = pc.utf8_lower(batch.lines) if config.drop_lorem_ipsum else batch.lines
@@ -172,9 +174,9 @@ def quality_measures(config: HeuristicsConfig, batch: TextBatch) -> dict[str, Fl
         "lorem_ipsum": batch.lines_per_text(integers(pc.count_substring(lower, "lorem ipsum"))),
         "curly_brackets": batch.lines_per_text(per_line["{"]),
         "sentences": sentences(batch) if config.min_sentences else n_words,
-        "end_mark_line_share": shares(batch.lines_per_text(batch.matching_lines(SENTENCE_TERMINAL)), n_lines),
+        "end_mark_line_share": shares(batch.lines_per_text(batch.matching_lines(SENTENCE_TERMINAL)), n_filled),
         "short_line_share": shares(
-            batch.lines_per_text(filled & (batch.line_characters <= config.short_line_characters)), n_lines
+            batch.lines_per_text(filled & (batch.line_characters <= config.short_line_characters)), n_filled
         ),
         "line_breaks_per_word": shares(np.maximum(batch.lines_per_text() - 1, 0), n_words),
     }
@@ -197,11 +199,13 @@ def measures(
         mine = np.array([other == language for other in languages])[found.text]
         table = WORD_TABLES.get(language or "en")
         is_common = frozenset(config.stop_words or (table.common.split() if table else ()))
-        if config.counting == "datatrove":  # the words as they stand
+        if config.counting == "covered":
+            is_common = frozenset(term for word in is_common for term in terms(word))
+        else:  # the words as they stand
             exact = np.isin(np.array(batch.words.to_pylist(), object), list(is_common))[batch.word_id]
             text = np.unique(np.stack([batch.word_text[exact], batch.word_id[exact]]), axis=1)[0]
             common += np.bincount(text, minlength=n_texts) * np.array([other == language for other in languages])
-        else:
+        if config.counting == "covered":
             common += found.per_text(mine & np.array([word in is_common for word in found.vocabulary], np.bool_)[found.term], n_texts)
         bad = is_dirty.get(language or "en", frozenset()) | is_dirty.get("", frozenset())
         dirty += found.per_text(
@@ -229,9 +233,9 @@ def has_word_rules(config: HeuristicsConfig, language: str | None) -> bool:
 def limits(config: HeuristicsConfig, language: str | None) -> dict[str, tuple[float, float]]:
     """The lowest and highest value of each measure, in the order in which they are asked."""
     shortest, longest = config.min_mean_word_characters, config.max_mean_word_characters
-    if language in WORD_TABLES:
-        low, high = WORD_TABLES[language].mean_characters
-        shortest, longest = min(shortest, low), max(longest, high)
+    table = WORD_TABLES.get(language or "en")
+    if table and table.mean_characters != GOPHER_LENGTHS:
+        shortest, longest = min(shortest, table.mean_characters[0]), max(longest, table.mean_characters[1])
     names = (*(f"top_{n}gram_share" for n in (2, 3, 4)), *(f"duplicate_{n}gram_share" for n in range(5, 11)))
     ngrams = zip(names, (*config.max_top_ngram_shares, *config.max_duplicate_ngram_shares), strict=True)
     found = {
