@@ -56,21 +56,23 @@ class NgramModel:
 
     def _depth(self) -> int:
         """How many bytes the automaton remembers: the most steps that its start is away from any state."""
-        seen = {self.start}
-        edge = np.array([self.start])
-        depth = 0
-        while True:
-            reached = np.unique(self.row_after[(edge[:, None] + np.arange(256)).ravel()])
-            edge = np.array([row for row in reached.tolist() if row not in seen])
-            if not len(edge):
-                return depth
-            seen.update(edge.tolist())
+        seen = np.zeros(len(self.row_after) >> 8, np.bool_)
+        edge = np.array([self.start >> 8])
+        seen[edge] = True
+        depth = -1
+        while len(edge):
             depth += 1
+            reached = np.zeros_like(seen)
+            for row in edge.tolist():
+                reached[self.row_after[row << 8 : (row + 1) << 8] >> 8] = True
+            edge = np.flatnonzero(reached & ~seen)
+            seen |= reached
+        return depth
 
     def _ngrams(self, encoded: Sequence[bytes]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """(text, n-gram) of every n-gram that ends somewhere, as two arrays."""
         early = self.memory_bytes
-        sizes = np.array([len(text) for text in encoded])
+        sizes = np.array([len(text) for text in encoded], np.int64)
         pieces = -(-sizes // PIECE_BYTES)
         text_of = np.repeat(np.arange(len(encoded)), pieces)
         start_of = (np.arange(len(text_of)) - np.repeat(np.cumsum(pieces) - pieces, pieces)) * PIECE_BYTES
@@ -92,7 +94,7 @@ class NgramModel:
         return text_of[lane], found[at].astype(np.int64)
 
     def probabilities(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
-        """A row per text and a column per label; equal in a row where nothing in the text is known."""
+        """A row per text and a column per label; zeros in a row where nothing in the text is known."""
         encoded = [self.encode(text) for text in texts]
         text, ngram = self._ngrams(encoded)
         keys, counts = np.unique(text * len(self.weights) + ngram, return_counts=True)
@@ -106,6 +108,7 @@ class NgramModel:
         scores /= np.sqrt(np.maximum([len(text) for text in encoded], 1, dtype=np.float32))[:, None]  # py3langid's calibration
         np.exp(scores - scores.max(axis=1, keepdims=True), out=scores)
         scores /= scores.sum(axis=1, keepdims=True)
+        scores[ends[:-1] == ends[1:]] = 0
         by_label = np.zeros((len(texts), len(self.labels)), np.float32)
         np.add.at(by_label, (slice(None), self.columns), scores)  # a language in two scripts is one
         return by_label
@@ -116,8 +119,7 @@ class NgramModel:
         for start in range(0, len(texts), TEXTS_AT_ONCE):
             shares = self.probabilities(texts[start : start + TEXTS_AT_ONCE])
             best = shares.argmax(axis=1)
-            known = shares.max(axis=1) > shares.min(axis=1)
-            found += [(self.labels[i], float(row[i])) if told else (UNDETERMINED, 0.0) for i, row, told in zip(best, shares, known)]
+            found += [(self.labels[i], float(row[i])) if row[i] else (UNDETERMINED, 0.0) for i, row in zip(best, shares)]
         return found
 
 
