@@ -93,7 +93,10 @@ def test_a_document_that_breaks_a_rule_is_dropped_with_value_and_limit(documents
 def test_a_document_of_outlier_words_is_dropped_against_a_corpus_that_is_large_enough(documents_run, run_stage, rows_of):
     texts = [prose(400, seed=1) + "\n" + prose(400, seed=i) for i in range(2, 12)]
     outlier = " ".join("".join(random.Random(i).choices("bcdfghjk", k=9)) for i in range(200))
-    for changes, reason in (({"max_divergence_nats": 3.5}, "divergence nats"), ({"max_outlier_word_share": 0.9}, "outlier word share")):
+    for changes, reason in (
+        ({"max_divergence_nats": 3.5}, "divergence nats"),
+        ({"max_outlier_word_share": 0.9}, "outlier word share"),
+    ):
         for at_least, n_dropped in ((1_000, 1), (1_000_000, 0)):
             config = config_with(**changes, min_corpus_words=at_least)
             run = run_stage(heuristics, config, documents=documents_run([*texts, outlier]))
@@ -158,7 +161,9 @@ def test_a_line_rule_takes_its_lines_and_no_others(documents_run, run_stage, row
 
 
 def test_citations_are_removed(documents_run, run_stage, rows_of):
-    run = run_stage(heuristics, config_with(remove_citations=True), documents=documents_run(["A fact.[12] Another[citation needed]. [x]"]))
+    run = run_stage(
+        heuristics, config_with(remove_citations=True), documents=documents_run(["A fact.[12] Another[citation needed]. [x]"])
+    )
     assert [row["text"] for row in rows_of(run)] == ["A fact. Another. [x]"]
 
 
@@ -238,7 +243,9 @@ def test_dirty_words_are_of_a_language(documents_run, run_stage, rows_of, tmp_pa
 def test_the_smallest_texts_are_measured(documents_run, run_stage, rows_of, text):
     run = run_stage(heuristics, config_with(), documents=documents_run([text]))
     assert [row["text"] for row in rows_of(run)] == [text]
-    assert all(math.isfinite(value) for name, value in rows_of(run, MEASURES)[0].items() if name not in ("id", "reason", "language"))
+    assert all(
+        math.isfinite(value) for name, value in rows_of(run, MEASURES)[0].items() if name not in ("id", "reason", "language")
+    )
 
 
 @pytest.mark.parametrize("changes", [{"max_duplicate_ngram_shares": [0.2]}, {"max_line_ngram_share": 1.5}, {"min_line_words": 1}])

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from miniature import ROOT
 from openherd.core.errors import ConfigError
 from openherd.data.documents import DROPPED, MEASURES, TEXT_SCHEMA
 from openherd.data.language import LanguageConfig, identify, language, line_blocks, sample
 from openherd.data.language_models import load_model
-from miniature import ROOT
 
 ENGLISH = "The committee met on Tuesday and agreed that the bridge should be built before the winter."
 GERMAN = "Der Ausschuss tagte am Dienstag und beschloss, dass die Brücke vor dem Winter gebaut werden soll."

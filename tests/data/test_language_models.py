@@ -25,9 +25,9 @@ def assert_same(texts, oracle):
             assert not shares.any()
             assert len({round(value, 9) for value in expected.values()}) <= 2  # equal, but for languages in two scripts
             continue
-        assert [shares[model.labels.index(label)] for label in expected] == pytest.approx(list(expected.values()), abs=1e-4)
-        assert expected[code] == pytest.approx(max(expected.values()), abs=1e-4)
-        assert score == pytest.approx(expected[code], abs=1e-4)
+        assert [shares[model.labels.index(label)] for label in expected] == pytest.approx(list(expected.values()), abs=1e-3)
+        assert expected[code] == pytest.approx(max(expected.values()), abs=1e-3)
+        assert score == pytest.approx(expected[code], abs=1e-3)
 
 
 @given(st.lists(st.text(max_size=200) | st.text("Aa éß日本ไทखगو", max_size=400), max_size=4))

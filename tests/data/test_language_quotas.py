@@ -29,16 +29,18 @@ def kept_by(documents_run, run_stage, rows_of, given, /, **settings):
         kept[row["language"]].append(int(row["text"][5:]))
     assert len(rows_of(run)) + len(rows_of(run, DROPPED)) == len(given)
     assert {row["reason"] for row in rows_of(run, DROPPED)} <= {"language quota"}
-    assert {code: found["documents"] for code, found in run.metrics["kept_by_language"].items()} == {c: len(k) for c, k in kept.items()}
+    assert {code: found["documents"] for code, found in run.metrics["kept_by_language"].items()} == {
+        c: len(k) for c, k in kept.items()
+    }
     return dict(kept)
 
 
 def test_the_best_of_a_language_stay_in_whatever_order_they_come(documents_run, run_stage, rows_of, documents):
     shuffled = random.Random(1).sample(documents, len(documents))
-    for given in (documents, shuffled):
-        kept = kept_by(documents_run, run_stage, rows_of, given, documents={"en": 2, "*": 1}, score="language_score")
+    for rows in (documents, shuffled):
+        kept = kept_by(documents_run, run_stage, rows_of, rows, documents={"en": 2, "*": 1}, score="language_score")
         assert {code: sorted(found) for code, found in kept.items()} == {"en": [0, 1], "de": [6], "fr": [9]}
-    by_id = [kept_by(documents_run, run_stage, rows_of, given, documents={"en": 2}) for given in (documents, shuffled)]
+    by_id = [kept_by(documents_run, run_stage, rows_of, rows, documents={"en": 2}) for rows in (documents, shuffled)]
     assert sorted(by_id[0]["en"]) == sorted(by_id[1]["en"])
     assert len(by_id[0]["de"]) == 3
 
@@ -60,7 +62,10 @@ def test_shares_that_nothing_keeps_to_and_columns_that_are_not_there(documents_r
         run_stage(language_quotas, LanguageQuotasConfig(), documents=documents_run(["a"], TEXT_SCHEMA))
 
 
-@given(st.dictionaries(st.sampled_from("abcd"), st.integers(1, 10_000), min_size=1), st.dictionaries(st.sampled_from("abc"), st.floats(0.05, 1)))
+@given(
+    st.dictionaries(st.sampled_from("abcd"), st.integers(1, 10_000), min_size=1),
+    st.dictionaries(st.sampled_from("abc"), st.floats(0.05, 1)),
+)
 def test_the_largest_total_keeps_to_all_shares(sizes, shares):
     total = largest_total(sizes, shares)
     kept = {code: min(size, shares.get(code, 1.0) * total) for code, size in sizes.items()}

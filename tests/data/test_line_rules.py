@@ -4,10 +4,10 @@ import re
 
 import numpy as np
 import pyarrow as pa
-import slow_heuristics as slow
 from hypothesis import given
 from hypothesis import strategies as st
 
+import slow_heuristics as slow
 from openherd.data.heuristics import HeuristicsConfig
 from openherd.data.line_rules import LINE_RULES, is_finished, normal_lines, removed_lines, without_citations
 from openherd.data.text_batch import TextBatch

@@ -2,10 +2,10 @@
 
 import pyarrow as pa
 import pytest
-import slow_heuristics as slow
 from hypothesis import given
 from hypothesis import strategies as st
 
+import slow_heuristics as slow
 from openherd.data.repetition import NGRAM_MEASURES, duplicate_shares, line_ngram_shares, ngram_shares
 from openherd.data.text_batch import TextBatch
 from openherd.data.words import paragraphs, words

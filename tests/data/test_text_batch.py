@@ -50,4 +50,6 @@ def test_lines_can_be_taken_away_as_if_they_had_never_been_there(texts, draw):
     assert left.text_characters.tolist() == again.text_characters.tolist()
     for one, other in ((left, again), (again, left)):
         known = {(t, one.terms.vocabulary[k], n) for t, k, n in zip(one.terms.text, one.terms.term, one.terms.count)}
-        assert known == {(t, other.terms.vocabulary[k], n) for t, k, n in zip(other.terms.text, other.terms.term, other.terms.count)}
+        assert known == {
+            (t, other.terms.vocabulary[k], n) for t, k, n in zip(other.terms.text, other.terms.term, other.terms.count)
+        }

@@ -1,9 +1,9 @@
 """The words of a corpus, and how far a document's are from them (paper 3.1.1).
 
 The paper drops documents with too many outlier tokens by the Kullback-Leibler divergence of their token distribution from the
-corpus's. Tokens are here terms (`words.terms`), counted by language; a document is compared with all others, itself left out, so that
-none helps itself. Counted is a bounded number of terms: when there are more, the rarest are forgotten, which are those that any
-document that has them is an outlier by.
+corpus's. Tokens are here terms (`words.terms`), counted by language; a document is compared with all others, itself left out,
+so that none helps itself. Counted is a bounded number of terms: when there are more, the rarest are forgotten, which are those
+that any document that has them is an outlier by.
 """
 
 from collections import Counter

@@ -1,9 +1,9 @@
 """What each threshold of the heuristics would drop, alone and together, with examples (paper 3.1.1).
 
-All numbers of all documents lie in `measures.parquet`, so the question is answered by one reading of that file, whatever the limits:
-those that a run was made with, or others. Rules overlap: a document is counted for every rule that it breaks (`alone`: what the rule
-would drop if it stood alone), once more where it breaks no other (`only`: what is spared if the rule is given up), and once for the
-first in order (`first`: what the funnel shows).
+All numbers of all documents lie in `measures.parquet`, so the question is answered by one reading of that file, whatever the
+limits: those that a run was made with, or others. Rules overlap: a document is counted for every rule that it breaks (`alone`:
+what the rule would drop if it stood alone), once more where it breaks no other (`only`: what is spared if the rule is given
+up), and once for the first in order (`first`: what the funnel shows).
 """
 
 import json
@@ -145,4 +145,3 @@ def table_text(found: DryRun) -> str:
 def dry_run_of(run: Run, limits_of: LimitsOf) -> DryRun:
     """What rules would drop of the documents that a finished run of `heuristics` measured, without their texts."""
     return rules_of(run.file(MEASURES), limits_of)
-

@@ -112,12 +112,16 @@ class HeuristicsConfig:
     max_word_characters: Annotated[int, Field(description="C4 (1000): lines with a longer word go; 0 = off", ge=0)] = 0
     remove_javascript_lines: Annotated[bool, Field(description="C4: lines with 'javascript' go")] = False
     remove_policy_lines: Annotated[bool, Field(description="C4: lines on terms of use, privacy, cookies go")] = False
-    remove_repeated_lines: Annotated[bool, Field(description="ccNet: lines that stood before go, but for case, digits, signs")] = False
+    remove_repeated_lines: Annotated[bool, Field(description="ccNet: lines that stood before go, but for case, digits, signs")] = (
+        False
+    )
     drop_lorem_ipsum: Annotated[bool, Field(description="C4: documents with 'lorem ipsum'")] = False
     drop_curly_brackets: Annotated[bool, Field(description="C4: documents with a '{'; takes all code")] = False
     min_sentences: Annotated[int, Field(description="C4 (5): fewest sentences; 0 = off", ge=0)] = 0
     min_characters: Annotated[int, Field(description="ccNet (300): fewest characters; 0 = off", ge=0)] = 0
-    min_end_mark_line_share: Annotated[Share, Field(description="FineWeb (0.12): share of lines that end a sentence; 0 = off")] = 0.0
+    min_end_mark_line_share: Annotated[Share, Field(description="FineWeb (0.12): share of lines that end a sentence; 0 = off")] = (
+        0.0
+    )
     short_line_characters: Annotated[int, Field(description="FineWeb: a line of no more is short", ge=0)] = 30
     max_short_line_share: Annotated[Share, Field(description="FineWeb (0.67): share of short lines; 1 = off")] = 1.0
     max_repeated_line_character_share: Annotated[
@@ -206,14 +210,14 @@ def measures(
             text = np.unique(np.stack([batch.word_text[exact], batch.word_id[exact]]), axis=1)[0]
             common += np.bincount(text, minlength=n_texts) * np.array([other == language for other in languages])
         if config.counting == "covered":
-            common += found.per_text(mine & np.array([word in is_common for word in found.vocabulary], np.bool_)[found.term], n_texts)
+            common += found.per_text(
+                mine & np.array([word in is_common for word in found.vocabulary], np.bool_)[found.term], n_texts
+            )
         bad = is_dirty.get(language or "en", frozenset()) | is_dirty.get("", frozenset())
         dirty += found.per_text(
             mine * found.count * np.array([word in bad for word in found.vocabulary], np.bool_)[found.term], n_texts
         )
-    divergence, outliers = corpus_shares(
-        batch, languages, corpus, is_in_corpus, config.min_corpus_words, config.outlier_count
-    )
+    divergence, outliers = corpus_shares(batch, languages, corpus, is_in_corpus, config.min_corpus_words, config.outlier_count)
     return {
         **quality_measures(config, batch),
         "different_stop_words": common,

@@ -42,7 +42,8 @@ class LanguageConfig:
     """Settings of `language`."""
 
     languages: Annotated[
-        tuple[str, ...], Field(description="codes to keep, as the model spells them (ISO 639, two letters where there are); empty: all")
+        tuple[str, ...],
+        Field(description="codes to keep, as the model spells them (ISO 639, two letters where there are); empty: all"),
     ] = ()
     min_score: Annotated[
         float, Field(description="probability under which a document is dropped; the paper is silent, ccNet 0.5", ge=0, le=1)
@@ -50,7 +51,9 @@ class LanguageConfig:
     sample_characters: Annotated[int, Field(description="of a document's prose that are looked at; ours", ge=100)] = 2_000
     mixed: Annotated[
         Literal["off", "score", "main"],
-        Field(description="pages in several languages: not looked for; measured by blocks of lines; their main language alone kept"),
+        Field(
+            description="pages in several languages: not looked for; measured by blocks of lines; their main language alone kept"
+        ),
     ] = "off"
     block_characters: Annotated[int, Field(description="fewest characters of a block that is told by itself; ours", ge=20)] = 100
     min_language_share: Annotated[
@@ -141,7 +144,8 @@ def prepare_language(config: LanguageConfig, model_path: str = "") -> Judge:
         blocks = languages_of_blocks(text, whole, config.block_characters, model)
         (main, share), *others = shares_of(blocks) or [(whole[0], 1.0)]
         if main != whole[0]:
-            whole = main, float(np.average(*zip(*[(b.score, len(b.text)) for b in blocks if b.language == main])))
+            mine = [block for block in blocks if block.language == main]
+            whole = main, float(np.average([block.score for block in mine], weights=[len(block.text) for block in mine]))
         if config.mixed == "main" and others:
             text = "".join(block.text for block in blocks if block.language == main)
         second, second_share = others[0] if others else ("", 0.0)

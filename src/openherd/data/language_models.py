@@ -7,6 +7,7 @@ n-gram, all texts are cut into pieces that are walked side by side, each startin
 oracle.
 """
 
+import itertools
 import struct
 import unicodedata
 from collections.abc import Sequence
@@ -102,7 +103,7 @@ class NgramModel:
         ends = np.searchsorted(owner, np.arange(len(texts) + 1))
         weight = np.log1p(counts.astype(np.float32))
         scores = np.zeros((len(texts), len(self.prior)), np.float32)
-        for i, (a, b) in enumerate(zip(ends[:-1], ends[1:])):
+        for i, (a, b) in enumerate(itertools.pairwise(ends)):
             if a < b:
                 scores[i] = weight[a:b] @ self.weights[ngram[a:b]] + self.prior
         scores /= np.sqrt(np.maximum([len(text) for text in encoded], 1, dtype=np.float32))[:, None]  # py3langid's calibration

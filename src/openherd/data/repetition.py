@@ -1,9 +1,10 @@
-"""Repetition inside a text: lines, paragraphs and n-grams of words that stand there again (paper 3.1.1; Rae et al. 2021, appendix A).
+"""Repetition inside a text: lines, paragraphs, n-grams of words (paper 3.1.1; Rae et al. 2021, appendix
+A).
 
 A repeat is any occurrence but the first. Two ways of counting exist. `covered`: the share of the words' characters, blanks left
-out, that repeats cover, each character once. `datatrove`: as that library counts, for those whose limits were chosen with it: shares
-of all characters of the text, the most frequent n-gram by its length times its count where it overlaps itself too, and repeats of
-long n-grams by one walk from left to right that passes over each repeat it finds.
+out, that repeats cover, each character once. `datatrove`: as that library counts, for those whose limits were chosen with it:
+shares of all characters of the text, the most frequent n-gram by its length times its count where it overlaps itself too, and
+repeats of long n-grams by one walk from left to right that passes over each repeat it finds.
 """
 
 from collections.abc import Iterator

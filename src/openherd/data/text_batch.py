@@ -5,6 +5,7 @@ per distinct word; a line or a word knows its text by number. Lines can be taken
 `words.py` holds the same views one text at a time, and is the tests' oracle.
 """
 
+import itertools
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
@@ -70,7 +71,7 @@ class TextBatch:
         """The texts, from their lines."""
         lines = self.lines.to_pylist()
         ends = np.searchsorted(self.line_text, np.arange(self.n_texts + 1))
-        return ["\n".join(lines[a:b]) for a, b in zip(ends[:-1], ends[1:])]
+        return ["\n".join(lines[a:b]) for a, b in itertools.pairwise(ends)]
 
     @cached_property
     def word_text(self) -> Integers:
