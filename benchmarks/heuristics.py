@@ -170,7 +170,8 @@ def datatrove(folder: Path) -> None:
         )
     )
     for names, given in {
-        "words": {"min_doc_words": 50, "max_doc_words": 100_000}, "mean_word_characters": {"min_avg_word_length": 3, "max_avg_word_length": 10},
+        "words": {"min_doc_words": 50, "max_doc_words": 100_000},
+        "mean_word_characters": {"min_avg_word_length": 3, "max_avg_word_length": 10},
         "symbols": {"max_symbol_word_ratio": 0.1}, "bullet_line_share": {"max_bullet_lines_ratio": 0.9},
         "ellipsis_line_share": {"max_ellipsis_lines_ratio": 0.3}, "alphabetic_word_share": {"max_non_alpha_words_ratio": 0.8},
         "different_stop_words": {"min_stop_words": 2},

@@ -46,6 +46,7 @@ commands:
   sweep RECIPE --out DIR     variants of a recipe; they share what is the same
   metrics DIR --to FORMAT    what training logged: tensorboard, csv or wandb
   clean DIR                  remove what no run names
+  data dry-run RUN           what each limit of the heuristics would drop
   tokenizer compare A B      two tokenizers on the same text, by language
   tokenizer convert SOURCE   Meta's rank file to tokenizer.json, and back
   plan MODEL --gpus N        layouts with memory, speed, days, cost, errors
@@ -486,6 +487,25 @@ def command_plan_tutorial(arguments: list[str]) -> None:
     from openherd.planning.cost import tutorial_text
 
     print(tutorial_text())
+
+
+def command_data_dry_run(arguments: list[str]) -> None:
+    """`openherd data dry-run`"""
+    parser = Parser(prog="openherd data dry-run", description="What each limit of heuristics would drop, with examples.")
+    parser.add_argument("run", type=Path, metavar="RUN", help="a finished run of heuristics")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="another limit, in TOML")
+    given = parser.parse_args(arguments)
+    import tomllib
+
+    from openherd.core.rundir import Run
+    from openherd.data.heuristics import dry_run_text
+
+    try:
+        changes = tomllib.loads("\n".join(given.set))
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError("--set", f"not TOML ({error})", allowed="NAME=VALUE") from None
+    run = Run.open(given.run)
+    print(dry_run_text(run, run.input("documents"), changes))
 
 
 def command_tokenizer_compare(arguments: list[str]) -> None:
@@ -1126,6 +1146,7 @@ COMMANDS = {
     "plan calibrate": command_plan_calibrate,
     "plan tutorial": command_plan_tutorial,
     "model": command_model,
+    "data dry-run": command_data_dry_run,
     "tokenizer compare": command_tokenizer_compare,
     "tokenizer convert": command_tokenizer_convert,
     "plan failures": command_plan_failures,

@@ -3,6 +3,7 @@
 import json
 import math
 import random
+import re
 
 import pytest
 
@@ -11,7 +12,7 @@ from openherd.core.errors import ConfigError, InputError
 from openherd.core.rundir import Outside
 from openherd.data.documents import DROPPED, MEASURES, TEXT_SCHEMA
 from openherd.data.dry_run import DRY_RUN
-from openherd.data.heuristics import HeuristicsConfig, heuristics, limits, read_dirty_words
+from openherd.data.heuristics import HeuristicsConfig, dry_run_text, heuristics, limits, read_dirty_words
 from openherd.data.word_tables import DIRTY_WORDS, WORD_TABLES
 from openherd.data.words import terms, words
 
@@ -204,6 +205,13 @@ def test_a_dry_run_keeps_all_and_tells_what_would_go(documents_run, run_stage, r
     assert by_rule["mean_word_characters"]["first"] == 0
     assert [example["text"] for example in by_rule["words"]["examples"]] == [short[:300], long_words[:300]]
     assert sum(rule["first"] for rule in told["rules"]) == 2
+    table = dry_run_text(real, documents_run(texts), {})
+    assert re.search(r"^words +≥50 ≤100000 +2 \(40.0%\) +1 \(20.0%\) +2 \(40.0%\)$", table, re.MULTILINE)
+    assert "5 documents, 2 would be dropped" in table
+    assert " ".join(short.split())[:100] in table
+    assert "5 documents, 1 would be dropped" in dry_run_text(
+        real, documents_run(texts), {"min_words": 20, "max_mean_word_characters": 12.0}
+    )
 
 
 def test_documents_without_a_language_column_are_taken_as_known(documents_run, run_stage, rows_of):

@@ -38,24 +38,24 @@ def kept_by(documents_run, run_stage, rows_of, given, /, **settings):
 def test_the_best_of_a_language_stay_in_whatever_order_they_come(documents_run, run_stage, rows_of, documents):
     shuffled = random.Random(1).sample(documents, len(documents))
     for rows in (documents, shuffled):
-        kept = kept_by(documents_run, run_stage, rows_of, rows, documents={"en": 2, "*": 1}, score="language_score")
+        kept = kept_by(documents_run, run_stage, rows_of, rows, max_documents={"en": 2, "*": 1}, score="language_score")
         assert {code: sorted(found) for code, found in kept.items()} == {"en": [0, 1], "de": [6], "fr": [9]}
-    by_id = [kept_by(documents_run, run_stage, rows_of, rows, documents={"en": 2}) for rows in (documents, shuffled)]
+    by_id = [kept_by(documents_run, run_stage, rows_of, rows, max_documents={"en": 2}) for rows in (documents, shuffled)]
     assert sorted(by_id[0]["en"]) == sorted(by_id[1]["en"])
     assert len(by_id[0]["de"]) == 3
 
 
 def test_quotas_of_bytes_and_shares(documents_run, run_stage, rows_of, documents):
-    kept = kept_by(documents_run, run_stage, rows_of, documents, bytes={"en": 39}, score="language_score")
+    kept = kept_by(documents_run, run_stage, rows_of, documents, max_bytes={"en": 39}, score="language_score")
     assert {code: len(found) for code, found in kept.items()} == {"en": 3, "de": 3, "fr": 1}
-    kept = kept_by(documents_run, run_stage, rows_of, documents, shares={"en": 0.5}, score="language_score")
+    kept = kept_by(documents_run, run_stage, rows_of, documents, max_shares={"en": 0.5}, score="language_score")
     assert kept == {"en": [0, 1, 2, 3], "de": [6, 7, 8], "fr": [9]}
     assert kept_by(documents_run, run_stage, rows_of, documents) == {"en": [*range(6)], "de": [6, 7, 8], "fr": [9]}
 
 
 def test_shares_that_nothing_keeps_to_and_columns_that_are_not_there(documents_run, run_stage, documents):
-    with pytest.raises(ConfigError, match="shares: no text keeps to them"):
-        run_stage(language_quotas, LanguageQuotasConfig(shares={"*": 0.2}), documents=documents_run(documents))
+    with pytest.raises(ConfigError, match="max_shares: no text keeps to them"):
+        run_stage(language_quotas, LanguageQuotasConfig(max_shares={"*": 0.2}), documents=documents_run(documents))
     with pytest.raises(InputError, match="no column 'quality'; allowed: columns here: id, "):
         run_stage(language_quotas, LanguageQuotasConfig(score="quality"), documents=documents_run(documents, LANGUAGE_SCHEMA))
     with pytest.raises(InputError, match="no column 'language'"):

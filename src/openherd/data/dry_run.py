@@ -47,6 +47,11 @@ class DryRun:
     rules: list[Rule]
 
 
+def bound_or_none(bound: float) -> float | None:
+    """A limit, or None where it is infinite."""
+    return float(bound) if np.isfinite(bound) else None
+
+
 def broken(measured: Mapping[str, Any], languages: list[str | None], limits_of: LimitsOf, names: list[str]) -> Any:
     """Whether each document (row) breaks each rule (column)."""
     found = np.zeros((len(languages), len(names)), np.bool_)
@@ -66,7 +71,7 @@ def rules_of(file: Path, limits_of: LimitsOf, n_examples: int = EXAMPLES) -> Dry
     """
     limits = limits_of(None)
     names = list(limits)
-    rules = [Rule(name, *(float(bound) if np.isfinite(bound) else None for bound in limits[name])) for name in names]
+    rules = [Rule(name, bound_or_none(low), bound_or_none(high)) for name, (low, high) in limits.items()]
     others: list[list[dict[str, Any]]] = [[] for _ in names]
     n_documents = n_dropped = 0
     with pq.ParquetFile(file) as measures:
@@ -110,13 +115,18 @@ def add_texts(found: DryRun, documents: Path) -> None:
             start += len(batch)
 
 
-def write_dry_run(limits_of: LimitsOf, documents: Run, out: Output) -> DryRun:
+def rules_with_texts(measures: Path, documents: Path, limits_of: LimitsOf) -> DryRun:
+    """What rules would drop, the examples with their texts."""
+    found = rules_of(measures, limits_of)
+    add_texts(found, documents)
+    return found
+
+
+def write_dry_run(limits_of: LimitsOf, documents: Run, out: Output) -> None:
     """Write `dry_run.json` from the measures that lie in `out`."""
-    found = rules_of(out.path / MEASURES, limits_of)
-    add_texts(found, documents.file(DOCUMENTS))
+    found = rules_with_texts(out.path / MEASURES, documents.file(DOCUMENTS), limits_of)
     with out.write(DRY_RUN) as path:
         path.write_text(json.dumps(asdict(found), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-    return found
 
 
 def table_rows(found: DryRun) -> list[list[str]]:
@@ -142,6 +152,11 @@ def table_text(found: DryRun) -> str:
     return "\n".join([f"{found.documents:,} documents, {found.dropped:,} would be dropped", "", *lines])
 
 
-def dry_run_of(run: Run, limits_of: LimitsOf) -> DryRun:
-    """What rules would drop of the documents that a finished run of `heuristics` measured, without their texts."""
-    return rules_of(run.file(MEASURES), limits_of)
+def example_lines(found: DryRun, characters: int = 100) -> list[str]:
+    """The examples of each rule that would drop something, a line each."""
+    lines = []
+    for rule in found.rules:
+        lines += ["", rule.name] if rule.examples else []
+        for example in rule.examples:
+            lines.append(f"  {example['value']:.4g}  {example['url']}  {' '.join(example['text'].split())[:characters]}")
+    return lines

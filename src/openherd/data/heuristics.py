@@ -25,12 +25,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import Field
 
+from openherd.core.config import load_config
 from openherd.core.errors import InputError
 from openherd.core.progress import track
 from openherd.core.rundir import Output, Outside, Run
 from openherd.data.corpus_words import CORPUS_WORDS, corpus_shares, count_words, is_counted, read_counts, write_counts
-from openherd.data.documents import DOCUMENTS, Drop, Judge, Judged
-from openherd.data.dry_run import write_dry_run
+from openherd.data.documents import DOCUMENTS, MEASURES, Drop, Judge, Judged
+from openherd.data.dry_run import example_lines, rules_with_texts, table_text, write_dry_run
 from openherd.data.engine import EngineConfig, judge_documents
 from openherd.data.line_rules import ELLIPSIS, LINE_RULES, removed_lines, without_citations
 from openherd.data.lists import read_list
@@ -161,7 +162,7 @@ def quality_measures(config: HeuristicsConfig, batch: TextBatch) -> dict[str, Fl
         counted, n_lines = ~batch.matching_words(MARKLESS), batch.lines_per_text()
     per_line = {sign: integers(pc.count_substring(batch.lines, sign)) for sign in ("#", "...", "…", "{")}
     bullet = rf"^\s*({'|'.join(map(re.escape, config.bullets))})" if config.bullets else NOTHING
-    lower = pc.utf8_lower(batch.lines) if config.drop_lorem_ipsum else batch.lines
+    lower = pc.utf8_lower(batch.lines)
 
     def per_word(sign: str) -> Floats:
         return shares(batch.lines_per_text(per_line[sign]), n_words)
@@ -177,7 +178,7 @@ def quality_measures(config: HeuristicsConfig, batch: TextBatch) -> dict[str, Fl
         "characters": batch.text_characters,
         "lorem_ipsum": batch.lines_per_text(integers(pc.count_substring(lower, "lorem ipsum"))),
         "curly_brackets": batch.lines_per_text(per_line["{"]),
-        "sentences": sentences(batch) if config.min_sentences else n_words,
+        "sentences": sentences(batch),
         "end_mark_line_share": shares(batch.lines_per_text(batch.matching_lines(SENTENCE_TERMINAL)), n_filled),
         "short_line_share": shares(
             batch.lines_per_text(filled & (batch.line_characters <= config.short_line_characters)), n_filled
@@ -373,3 +374,10 @@ def heuristics(config: HeuristicsConfig, *, documents: Run, dirty_words: Outside
         "lines_removed_by_rule": {name: n for name, n in removed.items() if n},
         "without_word_rules": dict(sorted(without_rules.items())),
     }
+
+
+def dry_run_text(run: Run, documents: Run, changes: Mapping[str, Any]) -> str:
+    """What each limit of a finished run, or another one, would drop, as a table and examples; nothing is measured again."""
+    config = load_config(HeuristicsConfig, {**run.manifest["settings"], **changes}, "settings")
+    found = rules_with_texts(run.file(MEASURES), documents.file(DOCUMENTS), partial(limits, config))
+    return "\n".join([table_text(found), *example_lines(found)])

@@ -110,9 +110,9 @@ class NgramModel:
         np.exp(scores - scores.max(axis=1, keepdims=True), out=scores)
         scores /= scores.sum(axis=1, keepdims=True)
         scores[ends[:-1] == ends[1:]] = 0
-        by_label = np.zeros((len(texts), len(self.labels)), np.float32)
-        np.add.at(by_label, (slice(None), self.columns), scores)  # a language in two scripts is one
-        return by_label
+        by_label = np.zeros((len(self.labels), len(texts)), np.float32)
+        np.add.at(by_label, self.columns, scores.T)  # a language in two scripts is one
+        return by_label.T
 
     def identify(self, texts: Sequence[str]) -> list[tuple[str, float]]:
         """The most likely language of each text, and its probability."""

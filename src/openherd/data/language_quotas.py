@@ -24,11 +24,11 @@ REST = "*"  # languages that no quota names
 class LanguageQuotasConfig:
     """Settings of `language-quotas`; the paper gives 8% of all tokens as multilingual, and no quota of a language."""
 
-    documents: Annotated[
+    max_documents: Annotated[
         dict[str, int], Field(description="most documents by language, as { de = 1000, '*' = 500 }; '*' is any other language")
     ] = field(default_factory=dict)
-    bytes: Annotated[dict[str, int], Field(description="most bytes of text (UTF-8) by language")] = field(default_factory=dict)
-    shares: Annotated[
+    max_bytes: Annotated[dict[str, int], Field(description="most bytes of text (UTF-8) by language")] = field(default_factory=dict)
+    max_shares: Annotated[
         dict[str, float], Field(description="largest share of all bytes kept, by language; '*' is each other one's")
     ] = field(default_factory=dict)
     score: Annotated[str, Field(description="column of which the highest are kept; empty: a fixed choice by id")] = ""
@@ -47,13 +47,15 @@ def largest_total(sizes: Mapping[str, int], shares: Mapping[str, float]) -> floa
 
 def byte_quotas(config: LanguageQuotasConfig, sizes: Mapping[str, int]) -> dict[str, float]:
     """The most bytes of each language. Raises ConfigError where the shares leave nothing."""
-    most = {code: min(size, config.bytes.get(code, config.bytes.get(REST, size))) for code, size in sizes.items()}
-    if not config.shares or not sum(most.values()):
+    most = {code: min(size, config.max_bytes.get(code, config.max_bytes.get(REST, size))) for code, size in sizes.items()}
+    if not config.max_shares or not sum(most.values()):
         return {code: float(size) for code, size in most.items()}
-    total = largest_total(most, config.shares)
+    total = largest_total(most, config.max_shares)
     if not total:
-        raise ConfigError("shares", "no text keeps to them", allowed="shares of the languages that are there, together 1 or more")
-    return {code: min(size, config.shares.get(code, config.shares.get(REST, 1.0)) * total) for code, size in most.items()}
+        raise ConfigError(
+            "max_shares", "no text keeps to them", allowed="shares of the languages that are there, together 1 or more"
+        )
+    return {code: min(size, config.max_shares.get(code, config.max_shares.get(REST, 1.0)) * total) for code, size in most.items()}
 
 
 def language_quotas(config: LanguageQuotasConfig, *, documents: Run, out: Output) -> dict[str, Any]:
@@ -85,7 +87,7 @@ def language_quotas(config: LanguageQuotasConfig, *, documents: Run, out: Output
 
         def decide(rows: Iterable[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], Drop | None]]:
             for row, (code, size, place, so_far) in zip(rows, ranks(), strict=True):
-                most = config.documents.get(code, config.documents.get(REST, place))
+                most = config.max_documents.get(code, config.max_documents.get(REST, place))
                 if place > most:
                     yield row, Drop("language quota", f"{code}: number {place:,}, limit {most:,} documents")
                 elif so_far > quotas[code]:

@@ -6,7 +6,7 @@ The paper's own: lines that repeat themselves, such as logs, told by duplicated 
 but the first are off unless asked for; a line goes by the first rule that it breaks, in the order of `LINE_RULES`.
 """
 
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +15,9 @@ import pyarrow.compute as pc
 from openherd.data.repetition import later_equals, line_ngram_shares
 from openherd.data.text_batch import Flags, TextBatch, flags, integers
 
+if TYPE_CHECKING:
+    from openherd.data.heuristics import HeuristicsConfig
+
 LINE_RULES = (
     "long_word_lines", "unfinished_lines", "short_lines", "javascript_lines", "policy_lines", "repeated_lines", "repetitive_lines",
 )  # fmt: skip
@@ -22,20 +25,6 @@ ELLIPSIS = r"(\.\.\.|…)\s*$"
 END_MARK = r"""[.?!"'”’»。！？।؟۔]\s*$"""  # C4's are . ? ! " and '; ours add those of other scripts
 CITATION = r"\[\d*\]|\[edit\]|\[citation needed\]"
 POLICY = "|".join(["terms of use", "privacy policy", "cookie policy", "uses cookies", "use of cookies", "use cookies"])  # C4's
-
-
-class LineSettings(Protocol):
-    """The settings that concern lines; heuristics.HeuristicsConfig has them."""
-
-    line_ngram_words: int
-    min_line_words: int
-    max_line_ngram_share: float
-    remove_unfinished_lines: bool
-    min_words_per_line: int
-    max_word_characters: int
-    remove_javascript_lines: bool
-    remove_policy_lines: bool
-    remove_repeated_lines: bool
 
 
 def is_finished(batch: TextBatch) -> Flags:
@@ -49,7 +38,7 @@ def normal_lines(batch: TextBatch) -> pa.StringArray:
     return pc.utf8_trim_whitespace(pc.replace_substring_regex(lower, r"[\p{P}\p{S}]+", ""))
 
 
-def removed_lines(config: LineSettings, batch: TextBatch) -> dict[str, Flags]:
+def removed_lines(config: "HeuristicsConfig", batch: TextBatch) -> dict[str, Flags]:
     """The lines that each rule takes, each line once. Blank lines stay, so that paragraphs do."""
     none = np.zeros(len(batch.lines), np.bool_)
     filled = batch.is_filled

@@ -1,5 +1,4 @@
-"""Repetition inside a text: lines, paragraphs, n-grams of words (paper 3.1.1; Rae et al. 2021, appendix
-A).
+"""Repetition inside a text: lines, paragraphs, n-grams of words (paper 3.1.1; Gopher, Rae et al. 2021, A).
 
 A repeat is any occurrence but the first. Two ways of counting exist. `covered`: the share of the words' characters, blanks left
 out, that repeats cover, each character once. `datatrove`: as that library counts, for those whose limits were chosen with it:
@@ -106,7 +105,7 @@ def ngram_shares(batch: TextBatch, counting: Counting) -> dict[str, Floats]:
 
 
 def top_characters(batch: TextBatch, n: int, ends: Integers, first: Integers, counts: Integers) -> Floats:
-    """Characters of each text's most frequent n-gram, joined by blanks, times its count; where none stands twice, the first one's."""
+    """Characters of each text's most frequent n-gram, times its count; where none stands twice, the first one's."""
     n_words = batch.words_per_text().astype(np.int64)
     begins = np.cumsum(n_words) - n_words
     has_any = np.flatnonzero(n_words >= n)
