@@ -1,9 +1,12 @@
 """What HTTP and streaming cost: the server against its engine alone, the same model and requests, by turns in one process tree.
 
-A model of 251M parameters with random weights, in bf16, 64 requests at once, 16 tokens of prompt and 32 to write each. `engine`:
+A model of 251M parameters with random weights, in bf16, 64 requests at once, 16 tokens of prompt and 128 to write each. `engine`:
 tokens written a second by the engine alone. `whole` and `stream`: by a server on loopback, asked by a client in another process;
-`overhead_*` is what is lost, as a share of the engine's. `first_unloaded_s`, `first_loaded_s`: time to the first token of a stream,
-median alone, and 95th percentile while eight other streams are written; `first_ratio` is one over the other.
+`overhead_*` is what is lost, as a share of the engine's. `processor_overhead_*` is the same of the serving process's processor
+time, which the client has no part in: what HTTP, streaming and the loop add to the engine's own. Both are medians over turns;
+`fastest_*` is of the fastest turn of each, which other work on the machine disturbs least. `first_unloaded_s`, `first_loaded_s`:
+time to the first token of a stream, median alone, and 95th percentile while eight other streams are written; `first_ratio` is one
+over the other.
 
     benchmarks/serving.py [--quick] [--threads N] [--repeats N]
 """
@@ -26,7 +29,7 @@ import httpx2 as httpx
 
 from inference import make
 
-AT_ONCE, PROMPT, WRITTEN, BESIDE, ASKED = 64, 16, 32, 8, 24
+AT_ONCE, PROMPT, WRITTEN, BESIDE, ASKED = 64, 16, 128, 8, 24
 
 
 def drawn(i: int) -> list[int]:
@@ -95,7 +98,7 @@ def ask(url: str) -> None:
     for line in sys.stdin:
         case, n, salt = json.loads(line)
         if case == "first":
-            found = asyncio.run(measured(lambda client, n=n, salt=salt: first(client, max(ASKED * n // WRITTEN, 4), salt)))
+            found = asyncio.run(measured(lambda client, n=n, salt=salt: first(client, ASKED if n == WRITTEN else 4, salt)))
         else:
             found = asyncio.run(measured(lambda client, n=n, case=case, salt=salt: throughput(client, n, case == "stream", salt)))
         print(json.dumps(found), flush=True)
@@ -116,16 +119,18 @@ def main() -> None:
 
     from openherd.inference.engine import Engine
     from openherd.inference.sampling import Sampling
-    from openherd.serving.server import Served, Server, ServerConfig, create_app, listen
+    from openherd.serving.served import Served
+    from openherd.serving.server import Server, create_app, listen
+    from openherd.serving.service import ServerConfig
 
     torch.set_num_threads(asked.threads)
-    n, repeats = (16, 1) if asked.quick else (WRITTEN, asked.repeats)
+    most, repeats = (16, 1) if asked.quick else (WRITTEN, asked.repeats)
     with tempfile.TemporaryDirectory() as folder:
         figures: dict[str, Any] = {"threads": asked.threads, "repeats": repeats, "parameters": make(Path(folder), asked.quick)}
         served = Served.load("m", Path(folder), weights="bfloat16")
         engine = Engine(served.engine.compiling.wait(), served.tokenizer)  # type: ignore[union-attr]
 
-        def alone(salt: int) -> float:
+        def alone(n: int, salt: int) -> float:
             start = time.perf_counter()
             for i in range(AT_ONCE):
                 engine.add(drawn(salt + i), Sampling(max_new_tokens=n))
@@ -142,18 +147,24 @@ def main() -> None:
                 [sys.executable, __file__, "--ask", url], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ
             )
 
-            async def told(case: str, salt: int) -> Any:
+            async def told(case: str, n: int, salt: int) -> Any:
                 print(json.dumps([case, n, salt]), file=client.stdin, flush=True)
                 return json.loads(await asyncio.to_thread(client.stdout.readline))  # type: ignore[union-attr]
 
-            found: dict[str, list[Any]] = {"engine": [], "whole": [], "stream": [], "first": []}
-            for turn in range(repeats + 1):  # the first warms up
-                for case, values in found.items():
+            throughputs = ["engine", "whole", "stream"]
+            turns = [throughputs[turn % 3 :] + throughputs[: turn % 3] for turn in range(repeats + 1)]  # a processor tires
+            found: dict[str, list[Any]] = {case: [] for case in [*throughputs, "first"]}
+            processor_s: dict[str, list[float]] = {case: [] for case in found}
+            for turn, cases in enumerate([*turns, *[["first"]] * repeats]):
+                n = most if turn else 16  # the first warms up
+                for case in cases:
                     salt = 10_000 * turn + (5_000 if case == "stream" else 0)
-                    value = await asyncio.to_thread(alone, salt) if case == "engine" else await told(case, salt)
+                    before = time.process_time()
+                    value = await asyncio.to_thread(alone, n, salt) if case == "engine" else await told(case, n, salt)
                     if turn:
-                        values.append(value)
-                        print(case, value, file=sys.stderr, flush=True)
+                        found[case].append(value)
+                        processor_s[case].append(time.process_time() - before)
+                        print(case, value, processor_s[case][-1], file=sys.stderr, flush=True)
             client.stdin.close()  # type: ignore[union-attr]
             client.wait()
             server.end()
@@ -163,6 +174,10 @@ def main() -> None:
             for case in ("whole", "stream"):
                 shares = [1 - there / here for here, there in zip(found["engine"], found[case], strict=True)]
                 figures[f"overhead_{case}"] = round(statistics.median(shares), 4)
+                figures[f"fastest_overhead_{case}"] = round(1 - max(found[case]) / max(found["engine"]), 4)
+                shares = [1 - here / there for here, there in zip(processor_s["engine"], processor_s[case], strict=True)]
+                figures[f"processor_overhead_{case}"] = round(statistics.median(shares), 4)
+                figures[f"fastest_processor_overhead_{case}"] = round(1 - min(processor_s["engine"]) / min(processor_s[case]), 4)
             figures["first_unloaded_s"] = round(statistics.median(alone for alone, _ in found["first"]), 4)
             figures["first_loaded_s"] = round(statistics.median(loaded for _, loaded in found["first"]), 4)
             figures["first_ratio"] = round(statistics.median(loaded / alone for alone, loaded in found["first"]), 2)

@@ -12,7 +12,9 @@ import openai
 from openherd.inference.engine import Engine, EngineConfig
 from openherd.model.config import ModelConfig
 from openherd.model.weights import load_model, save_model
-from openherd.serving.server import Served, Server, ServerConfig, create_app, listen
+from openherd.serving.served import Served
+from openherd.serving.server import Server, create_app, listen
+from openherd.serving.service import ServerConfig
 from openherd.tokenizer.files import write_tokenizer
 from openherd.tokenizer.tokenizer import Tokenizer
 from openherd.tokenizer.train import learn

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
+import openherd
 from miniature import RUN
-from openherd import cli
-from openherd.cli import COMMANDS, main, refusal, split_values
+from openherd.cli import COMMANDS, NOT_FOR_PEOPLE, command, main, refusal
+from openherd.cli.running import split_values
 from openherd.core.config import settings_of
 from openherd.core.records import read_jsonl
 from openherd.report.terminal import run_table
@@ -97,7 +98,7 @@ def test_stages_and_where(capsys):
 
 
 def test_the_parts_that_where_names_are_there():
-    source = Path(cli.__file__).parent.parent
+    source = Path(openherd.__file__).parent.parent
     assert [module for _, module, _ in PARTS if not (source / f"{module.replace('.', '/')}.py").exists()] == []
 
 
@@ -383,3 +384,9 @@ def test_the_run_file_is_plain(run):
     document = json.loads((run / "run.json").read_text())
     assert set(document) == {"recipe", "file", "seed", "stages"}
     assert not (run / "run.unfinished.json").exists()
+
+
+def test_every_command_has_its_function_in_the_module_that_the_table_names():
+    for name in [*COMMANDS, *NOT_FOR_PEOPLE]:
+        assert command(name).__name__ == f"command_{name.replace(' ', '_')}"
+        assert command(name).__module__ == f"openherd.cli.{ {**COMMANDS, **NOT_FOR_PEOPLE}[name] }"

@@ -20,8 +20,9 @@ class Stage(NamedTuple):
 STAGES = (
     Stage("python-docs", "3.1", "openherd.data.python_docs:python_docs", 1,
           "the running Python's documentation, as WARC", "crawl pydoc example corpus warc"),
-    Stage("sources", "3.1", "openherd.data.sources:sources", 3,
-          "WARC, HTML, text, Markdown, JSONL, Parquet to pages", "warc common crawl read input lineage"),
+    Stage("sources", "3.1", "openherd.data.sources:sources", 4,
+          "crawls, code, papers, wikis, books, rows to pages",
+          "warc wet common crawl read input lineage git latex arxiv wikipedia epub gutenberg stackexchange jsonl parquet html"),
     Stage("url-filter", "3.1.1", "openherd.data.url_filter:url_filter", 2,
           "drop pages by address, and older versions of one", "url domain block list adult pii safety"),
     Stage("extraction", "3.1.1", "openherd.data.extraction:extraction", 2,
@@ -79,6 +80,10 @@ BY_NAME = {stage.name: stage for stage in STAGES}
 
 # What is no stage of its own: section, module, one line with the words that `openherd where` finds it by.
 PARTS = (
+    ("3.1", "openherd.data.engine", "engine of curation: processes, shards, memory and time limits, resume"),
+    ("3.1", "openherd.data.guard", "guarded processes: a crash, time-out or memory of one document loses it alone"),
+    ("3.1", "openherd.data.daft_ray", "curation on a Ray cluster by Daft"),
+    ("3.1", "openherd.data.tables", "DuckDB with a memory limit, for grouping and joins"),
     ("3.2", "openherd.model.transformer", "the Transformer: pre-norm, SwiGLU, RMSNorm, residual stream, embeddings"),
     ("3.2", "openherd.model.attention", "grouped-query attention (GQA), document mask"),
     ("3.2", "openherd.model.causal", "attention kernel on a processor (CPU): blocks of queries, packed documents, backward"),
@@ -139,6 +144,13 @@ PARTS = (
     ("3.4", "openherd.report.tracking", "training metrics for TensorBoard, CSV, Weights & Biases (wandb)"),
     ("3.4", "openherd.data.batches", "batches as a pure function of seed, phase and index; shuffling, packing"),
     ("3.4", "openherd.data.prefetch", "batches made ahead of the step that takes them"),
+    ("3.1", "openherd.data.reading", "readers by the kind of file; places from which reading goes on"),
+    ("3.1", "openherd.data.warc", "WARC, WET: records, damage, gzip, zstd; Common Crawl"),
+    ("3.1", "openherd.data.git_tree", "source code of git trees: programming languages, licenses (SPDX)"),
+    ("3.1", "openherd.data.latex", "LaTeX sources of papers (arXiv), mathematics kept"),
+    ("3.1", "openherd.data.mediawiki", "MediaWiki dumps (Wikipedia), wikitext"),
+    ("3.1", "openherd.data.books", "EPUB, Project Gutenberg"),
+    ("3.1", "openherd.data.stackexchange", "StackExchange dumps: questions with answers"),
     ("3.1.2", "openherd.data.token_files", "token shards here (memory-mapped) or in object storage: s3, https, in blocks"),
     ("3.1.2", "openherd.data.block_cache", "bounded local cache of remote blocks, least recently used go first"),
     ("3.1.2", "openherd.data.mix", "data mix: which source each sample comes from"),

@@ -37,7 +37,7 @@ def documents_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Run
         def stage(config: None, *, out: Output) -> dict[str, Any]:
             with out.write(DOCUMENTS) as path, ParquetWriter(path, schema) as writer:
                 for row in rows:
-                    writer.write({name: row[name] for name in schema.names})
+                    writer.write({name: row.get(name) for name in schema.names})
             return {}
 
         return rundir.make(Job("given", "3.1", 1, {}, {}, {}), tmp_path_factory.mktemp("given"), stage, None, {})[0]

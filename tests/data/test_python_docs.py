@@ -63,7 +63,7 @@ def test_records_as_a_crawler_writes_them(run):
 
 def test_all_of_it_is_read(run, run_stage, rows_of):
     patterns = {"topics": "/topic/", "modules": "/module/"}
-    read = run_stage(sources, SourcesConfig(source_patterns=patterns), pages=run)
+    read = run_stage(sources, SourcesConfig(source_patterns=patterns), pages=(run,))
     kept = rows_of(read)
     assert len(kept) == run.metrics["pages"]
     assert sum(row["source"] == "topics" for row in kept) == run.metrics["topics"] > 0
@@ -77,7 +77,7 @@ def test_pages_that_show_the_machine_are_masked(run_stage, rows_of, monkeypatch)
     monkeypatch.setattr("openherd.data.python_docs.topic_pages", dict)
     run = run_stage(python_docs, PythonDocsConfig(workers=1), library=LIBRARY)
     assert run.metrics["skipped"] == {"ModuleNotFoundError": 1}
-    pages = {row["url"]: row["content"].decode() for row in rows_of(run_stage(sources, SourcesConfig(), pages=run))}
+    pages = {row["url"]: row["content"].decode() for row in rows_of(run_stage(sources, SourcesConfig(), pages=(run,)))}
     assert len(pages) == 4
     for page in pages.values():
         for path in (sys.prefix, sysconfig.get_path("stdlib"), str(Path(pydoc_worker.__file__).parent)):

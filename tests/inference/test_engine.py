@@ -248,6 +248,9 @@ def test_what_cannot_be_is_refused(model):
             engine.read([1, token], 0, print)
     with pytest.raises(ValueError, match="an empty prompt"):
         score(model, [[1], []], [[2], [3]], engine)
+    most = model.config.max_positions
+    with pytest.raises(ValueError, match=f"a text of {most + 1} tokens; the model's context has {most}"):
+        engine.read([1] * (most + 1), 0, print)
     with pytest.raises(ConfigError, match="20 tokens of one text"):
         engine.add(prompts([10])[0], greedy(10))
     with pytest.raises(ValueError, match="stop strings need a tokenizer"):

@@ -7,7 +7,8 @@ import time
 import pytest
 import torch
 
-from openherd.cli import EXIT_INTERRUPTED, interrupted
+from openherd.cli import interrupted
+from openherd.cli.arguments import EXIT_INTERRUPTED
 from openherd.core.errors import InputError, LostError, OpenherdError
 from openherd.core.machine import BEGUN
 from openherd.parallel.launch import ERROR_FILE, launch, leave_error, left_error

@@ -115,3 +115,47 @@ def test_no_torch_is_imported():
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "TP" in done.stdout
+
+
+def test_whose_errors_and_constants_these_are(tmp_path, capsys):
+    """A device of the same kind is not the measured one, and errors of the planner's constants are not those of a user's."""
+    small = ["plan", "llama3-8b", "--gpus", "8", "--batch-tokens", "524288", "--layout", "tp=8,recompute=full"]
+    constants = tmp_path / "mine.toml"
+    constants.write_text("[h100.bf16]\nmatmul = 0.5\n", encoding="utf-8")
+    for more, lines in (
+        ([], 0),
+        (["--hardware", "h200"], "no measured run of h200 bf16: constants of h100 bf16"),
+        (["--hardware", "b200"], "no measured run of b200 bf16: constants of h100 bf16"),
+        (["--constants", str(constants)], "these are of the planner's own constants"),
+    ):
+        assert main([*small, *more]) == 0
+        text = capsys.readouterr().out
+        assert lines in text if lines else "no measured run" not in text and "planner's own" not in text
+        assert main([*small, *more, "--json"]) == 0
+        (found,) = json.loads(capsys.readouterr().out)["layouts"]
+        assert found["validation"]["own_constants"] == ("--constants" in more)
+        assert found["validation"]["device_measured"] == ("--hardware" not in more)
+
+
+def test_numbers_that_cannot_be_and_files_that_cannot_be_written(tmp_path, capsys):
+    small = ["plan", "llama3-8b", "--gpus", "8", "--batch-tokens", "524288", "--layout", "tp=8,recompute=full"]
+    for tokens in ("nan", "inf", "12"):
+        assert main([*small, "--tokens", tokens]) == 2
+        assert "--tokens: " in capsys.readouterr().err
+    assert main([*small, "--tokens", "15T", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["tokens"] == 15e12
+    nowhere = str(tmp_path / "none" / "page.html")
+    for command in (
+        [*small, "--page", nowhere],
+        ["plan", "failures", "--page", nowhere],
+        ["plan", "calibrate", "x", "--out", nowhere],
+    ):
+        with pytest.raises(SystemExit) as left:
+            main([*command, nowhere])
+        assert left.value.code == 2
+        error = capsys.readouterr().err
+        assert "none' is no folder" in error
+        assert error.count("\n") == 1
+    for more in (["--days", "5", "--work-days", "5"], ["--log-nodes", "4"]):
+        assert main(["plan", "failures", *more]) == 2
+        assert capsys.readouterr().err.count("\n") == 1

@@ -83,3 +83,29 @@ def test_what_cannot_be_exported():
     four_bits = Job(model="llama3-8b", gpus=8, hardware=hardware("gb200"), precision="nvfp4", engine=engine("megatron"))
     with pytest.raises(ConfigError, match="--export megatron: --precision nvfp4; allowed: bf16, fp8, mxfp8"):
         export(four_bits, search(four_bits).best[0], "megatron")
+
+
+def test_what_an_export_would_leave_out_is_refused():
+    small = {"batch_tokens": 2**19}
+    uneven = job("megatron", gpus=8, **small)
+    layout = evaluate(uneven, parse_layout("tp=2,pp=4,layers=11+7+7+7,recompute=full", uneven))
+    for to in ("megatron", "torchtitan", "recipe"):
+        with pytest.raises(ConfigError, match=rf"--export {to}: layers=11\+7\+7\+7; allowed: layers as even as can be"):
+            export(uneven, layout, to)
+    same = evaluate(uneven, parse_layout("tp=2,pp=4,layers=8+8+8+8,recompute=full", uneven))
+    assert export(uneven, same, "megatron") == export(
+        uneven, evaluate(uneven, parse_layout("tp=2,pp=4,recompute=full", uneven)), "megatron"
+    )
+    eight_bits = job("torchtitan", gpus=8, precision="fp8", **small)
+    with pytest.raises(ConfigError, match="--export torchtitan: --precision fp8; allowed: bf16"):
+        export(eight_bits, evaluate(eight_bits, parse_layout("tp=8,recompute=full", eight_bits)), "torchtitan")
+    many = job("megatron", batch_tokens=2**17)
+    few = evaluate(many, parse_layout("tp=2,pp=4,v=2,recompute=full", many))
+    with pytest.raises(ConfigError, match="2 micro-batches, virtual stages and pp = 4; allowed: a multiple of pp"):
+        export(many, few, "megatron")
+
+
+def test_megatron_is_told_that_llama_has_no_dropout():
+    asked = job("megatron", gpus=8, batch_tokens=2**19)
+    given = arguments(export(asked, evaluate(asked, parse_layout("tp=8,recompute=full", asked)), "megatron"))
+    assert (given["attention-dropout"], given["hidden-dropout"]) == ("0", "0")

@@ -18,7 +18,7 @@ from openherd.planning.workload import Step, shape_of, table
 from openherd.training.anneal import AnnealConfig
 from openherd.training.dry_run import EveryToken, dry_runs
 
-SHAPE = ModelConfig(n_layers=6, d_model=64, n_heads=8, n_kv_heads=4, head_width=16, d_feed_forward=160, vocabulary=512)
+SHAPE = ModelConfig(n_layers=3, d_model=64, n_heads=8, n_kv_heads=4, head_width=16, d_feed_forward=160, vocabulary=512)
 LENGTH = 128
 
 
@@ -72,8 +72,8 @@ LAYOUTS = {
     "hsdp": {"dp_shard": 2, "dp_replicate": 2},
     "cp": {"cp": 2},
     "cp selective": {"cp": 2, "recompute": "selective"},
-    "pp": {"pp": 2},
-    "uneven pp": {"pp": 4},
+    "uneven pp": {"pp": 2},
+    "a place without layers": {"pp": 4},
     "tp pp fsdp full": {"tp": 2, "pp": 2, "dp_shard": 2, "recompute": "full"},
     "tp cp fsdp": {"tp": 2, "cp": 2, "dp_shard": 2},
 }

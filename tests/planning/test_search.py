@@ -36,9 +36,12 @@ def every_layout(asked):
                 continue
 
 
-@pytest.mark.parametrize("engine_name", ["ours", pytest.param("torchtitan", marks=pytest.mark.slow)])
-def test_the_best_is_the_best_of_all(engine_name):
-    asked = job(engine=engine(engine_name), gpus=8)
+@pytest.mark.parametrize(
+    ("engine_name", "gpus"),
+    [("ours", 4), pytest.param("ours", 8, marks=pytest.mark.slow), pytest.param("torchtitan", 8, marks=pytest.mark.slow)],
+)
+def test_the_best_is_the_best_of_all(engine_name, gpus):
+    asked = job(engine=engine(engine_name), gpus=gpus)
     every = list(every_layout(asked))
     fitting = [layout for layout in every if layout.fits(asked)]
     plan = search(asked, 3)

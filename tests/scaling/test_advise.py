@@ -79,3 +79,12 @@ def test_the_command(capsys):
     assert "16.55T" in capsys.readouterr().out
     assert main(["scaling", "advise", "--flops", "3.8e25", "--served-tokens", "10T"]) == 0
     assert "share of training" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("served", ["1e25", "nan", "inf", "-1"])
+def test_more_tokens_than_a_budget_serves_are_refused(served, capsys):
+    assert main(["scaling", "advise", "--flops", "1e21", f"--served-tokens={served}"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("openherd: --served-tokens: ")
+    assert err.count("\n") == 1

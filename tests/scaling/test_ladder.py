@@ -135,3 +135,22 @@ def test_a_tiny_ladder(tmp_path):
     page = next((tmp_path / "runs" / "report").iterdir()) / "report.html"
     assert "Scaling laws" in page.read_text(encoding="utf-8")
     assert set(find_columns(folder / "runs.csv", list(rows[0]), "")) == {"parameters", "tokens", "flops", "loss"}
+
+
+def test_what_is_held_out_is_larger_than_all_that_is_fitted(capsys):
+    """The stage leaves out the last runs: with a smaller budget held out it would have fitted that one, and foretold another."""
+    command = ["scaling", "ladder", "recipes/laptop.toml", "--sizes", "herd-31k,herd-60k,herd-110k,herd-230k", "--out", "none.toml"]
+    for held in ("3e10", "5e10", "2e11,1e10"):
+        assert main([*command, "--flops", "2e10,5e10", "--held-out", held]) == 2
+        assert "allowed: budgets that are larger than all of --flops" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "more", ["--flops=-2e10,5e10", "--flops=nan,5e10", "--batch-tokens=0,128", "--tokens-per-parameter=0", "--learning-rates=0,1"]
+)
+def test_numbers_of_a_ladder_that_cannot_be(more, capsys):
+    command = ["scaling", "ladder", "recipes/laptop.toml", "--sizes", "herd-31k,herd-60k,herd-110k,herd-230k", "--out", "none.toml"]
+    assert main([*command, "--flops", "2e10,5e10", "--held-out", "2e11", more]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"openherd: {more.partition('=')[0]}: ")
+    assert error.count("\n") == 1

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from known_laws import made
-from openherd.cli import count, main
+from openherd.cli import main
+from openherd.cli.arguments import count
 from openherd.core.errors import InputError
 from openherd.scaling.runs import read_runs
 

@@ -14,7 +14,7 @@ import openai
 import pytest
 
 from miniature import environment
-from openherd.cli import command_serve
+from openherd.cli.answering import command_serve
 from openherd.core.errors import ConfigError
 from openherd.inference.engine import Engine
 from openherd.serving import schemas

@@ -160,13 +160,13 @@ class Outside:
 
     @property
     def digest(self) -> str:
-        """Local files by path, size and time of change; `python://` by version and system; remote files by name, size and etag."""
+        """Local files by path, size and time of change, lists of paths by their content, remote files by name, size and etag;
+        `python://` by version and system."""
         if self.location.startswith(INTERPRETER):
             return digest_of([self.location, platform.python_implementation(), platform.python_version(), platform.platform()])
         if "://" in self.location:
             return digest_of([self._remote_facts(name) for name in self.files()])
-        stats = [(name, os.stat(name)) for name in self.files()]
-        return digest_of([(os.path.abspath(name), s.st_size, s.st_mtime_ns) for name, s in stats])
+        return digest_of([_facts(name) for name in self.files() if not _is_inside_git(name)])
 
     @staticmethod
     def _remote_facts(name: str) -> list[str]:
@@ -183,6 +183,19 @@ class Outside:
             (info[key] for key in ("ETag", "etag", "LastModified", "Last-Modified", "Content-MD5", "mtime") if info.get(key)), ""
         )
         return [name, str(info.get("size")), str(tag)]
+
+
+def _facts(name: str) -> list[str | int]:
+    if ".paths" in Path(name).suffixes[-2:]:
+        return [os.path.abspath(name), file_sha256(Path(name))]
+    stat = os.stat(name)
+    return [os.path.abspath(name), stat.st_size, stat.st_mtime_ns]
+
+
+def _is_inside_git(name: str) -> bool:
+    """Whether a file is git's own and names no commit: looking at a tree changes some of these."""
+    _, found, inside = name.partition("/.git/")
+    return bool(found) and not inside.startswith(("HEAD", "packed-refs", "refs/heads/"))
 
 
 Source = Run | Outside

@@ -29,7 +29,10 @@ LINEAGE = [
     ("date", pa.string()),  # ISO 8601, UTC; empty where the input gives none
     ("source", pa.string()),  # the part of the corpus that the mix weighs
     ("file", pa.string()),  # where it was read from
-    ("offset", pa.int64()),  # byte of the WARC record; row or line number in other files
+    ("offset", pa.int64()),  # byte of the WARC record; number of the row, line, page or file in others
+    ("license", pa.string()),  # SPDX, or what the source says; empty where it says nothing
+    ("attribution", pa.string()),  # whom the licence asks to name
+    ("programming_language", pa.string()),  # of source code
 ]
 PAGE_SCHEMA = pa.schema([*LINEAGE, ("content_type", pa.string()), ("content", pa.binary())])
 TEXT_SCHEMA = pa.schema([*LINEAGE, ("title", pa.string()), ("text", pa.string())])

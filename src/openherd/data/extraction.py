@@ -19,7 +19,7 @@ from resiliparse.parse.html import HTMLTree
 
 from openherd.core.rundir import Output, Run
 from openherd.data.documents import TEXT_SCHEMA, Drop, Judge, judge_rows
-from openherd.data.engine import EngineConfig, judge_documents
+from openherd.data.engine import EngineConfig, EngineSetting, judge_documents
 
 HELD = "\ufdd0"  # stands for code while a line's markers are removed; no text may hold it
 UNWANTED = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ufeff\ufdd0-\ufdef\ufffe\uffff]")
@@ -51,9 +51,7 @@ class ExtractionConfig:
     ] = "main"
     alt_texts: Annotated[bool, Field(description="keep images' alternative text (paper: yes, it is often mathematics)")] = True
     markdown_markers: Annotated[bool, Field(description="keep the markers of Markdown pages (paper: no, they hurt)")] = False
-    engine: Annotated[
-        EngineConfig, Field(description="how documents are spread over processes: kind, processes, memory_gb and more")
-    ] = field(default_factory=EngineConfig)
+    engine: EngineSetting = field(default_factory=EngineConfig)
 
 
 def decode(content: bytes, content_type: str) -> str:

@@ -32,7 +32,7 @@ from openherd.core.rundir import Output, Outside, Run
 from openherd.data.corpus_words import CORPUS_WORDS, corpus_shares, count_words, is_counted, read_counts, write_counts
 from openherd.data.documents import DOCUMENTS, MEASURES, Drop, Judge, Judged
 from openherd.data.dry_run import example_lines, rules_with_texts, table_text, write_dry_run
-from openherd.data.engine import EngineConfig, judge_documents
+from openherd.data.engine import EngineConfig, EngineSetting, judge_documents
 from openherd.data.line_rules import ELLIPSIS, LINE_RULES, removed_lines, without_citations
 from openherd.data.lists import read_list
 from openherd.data.repetition import Counting, duplicate_shares, ngram_shares
@@ -131,9 +131,7 @@ class HeuristicsConfig:
     max_line_breaks_per_word: Annotated[float, Field(description="FineWeb (0.3); 0 = off", ge=0)] = 0.0
 
     dry_run: Annotated[bool, Field(description="drop nothing, remove no line; dry_run.json tells what each rule would")] = False
-    engine: Annotated[
-        EngineConfig, Field(description="how documents are spread over processes: kind, processes, memory_gb and more")
-    ] = field(default_factory=EngineConfig)
+    engine: EngineSetting = field(default_factory=EngineConfig)
 
 
 NOTHING = r"[^\s\S]"

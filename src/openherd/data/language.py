@@ -21,7 +21,7 @@ from openherd.core.config import nearest
 from openherd.core.errors import ConfigError, InputError
 from openherd.core.rundir import Output, Outside, Run
 from openherd.data.documents import LANGUAGE_SCHEMA, Drop, Judge, Judged
-from openherd.data.engine import EngineConfig, judge_documents
+from openherd.data.engine import EngineConfig, EngineSetting, judge_documents
 from openherd.data.language_models import UNDETERMINED, LanguageModel, load_model
 
 PROSE_SHARE = 0.8  # of a line's characters are letters, their marks and blanks
@@ -59,9 +59,7 @@ class LanguageConfig:
     min_language_share: Annotated[
         float, Field(description="share of a page's characters in its main language; needs `mixed`; ours; 0 = off", ge=0, le=1)
     ] = 0.0
-    engine: Annotated[
-        EngineConfig, Field(description="how documents are spread over processes: kind, processes, memory_gb and more")
-    ] = field(default_factory=EngineConfig)
+    engine: EngineSetting = field(default_factory=EngineConfig)
 
 
 class Block(NamedTuple):

@@ -136,10 +136,13 @@ class Engine:
 
         Where the model gives what is no number, all that follow are none.
 
-        Raises ValueError where there is no such position or token, ConfigError for a text that the cache cannot hold.
+        Raises ValueError where there is no such position or token and for a text beyond the model's `max_positions`, ConfigError
+        for one that the cache cannot hold.
         """
         if not 0 <= read_from < len(tokens):
             raise ValueError(f"position {read_from} of {len(tokens)} tokens")
+        if len(tokens) > self.model.config.max_positions:
+            raise ValueError(f"a text of {len(tokens)} tokens; the model's context has {self.model.config.max_positions}")
         self._check(tokens)
         text = Text(list(tokens), len(tokens), read_from)
         self.scheduler.add(text)
@@ -347,7 +350,7 @@ def score(
 ) -> list[Tensor]:
     """Natural log-probability of each token of each continuation behind its prompt, fp32, shape (tokens,) each.
 
-    Raises ValueError for an empty prompt.
+    Raises ValueError for an empty prompt and beyond the model's context.
     """
     if not all(prompts):
         raise ValueError("an empty prompt")

@@ -7,7 +7,6 @@ Megatron's are of Korthikanti et al. (2205.05198), torchtitan's, llm-foundry's a
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from openherd.core.config import nearest
 from openherd.core.errors import ConfigError
 
 
@@ -75,7 +74,7 @@ MEGATRON_DEEPSPEED = replace(
 MEGATRON_2022 = replace(MEGATRON_DEEPSPEED, name="megatron-2022", scatters=True)
 MEGATRON_BRIDGE = replace(MEGATRON, name="megatron-bridge", gradients=2, reduced=2)  # as its recipes for speed
 FOUNDRY = Engine(name="llm-foundry", skips_mask=False)
-FOUNDRY_PURE = replace(FOUNDRY, name="llm-foundry, pure bf16", weights=2, gradients=2, optimizer=4, reduced=2)
+FOUNDRY_PURE = replace(FOUNDRY, name="llm-foundry-pure-bf16", weights=2, gradients=2, optimizer=4, reduced=2)
 LLAMA = replace(MEGATRON, name="llama3", pipeline_outermost=False, attention_speed=1.0)
 
 ENGINES = {
@@ -87,5 +86,5 @@ ENGINES = {
 def engine(name: str) -> Engine:
     """One of the table. Raises ConfigError with the names there are."""
     if name not in ENGINES:
-        raise ConfigError("--engine", f"unknown {name!r}", allowed=", ".join(ENGINES), do=nearest(name, ENGINES))
+        raise ConfigError("--engine", f"unknown {name!r}", allowed=", ".join(ENGINES))
     return ENGINES[name]

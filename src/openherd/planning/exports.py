@@ -7,6 +7,8 @@ torchtitan's names are those of its `config/configs.py` of 2026 (`--parallelism.
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from openherd.core.errors import ConfigError
 from openherd.model.config import SIZES
 from openherd.planning.engines import MEGATRON, OURS, TORCHTITAN, Engine
@@ -29,6 +31,10 @@ def export(job: Job, layout: Layout, to: str) -> str:
 
 def fitting(job: Job, step: Step, engine: Engine, to: str) -> Step:
     """A layout shared as a program can. Raises ConfigError where what fits one program's memory does not fit the other's."""
+    even = replace(step, layers_by_place=None)
+    if not np.array_equal(step.layers, even.layers):
+        found = f"layers={'+'.join(f'{n:g}' for n in step.layers[0])}"
+        raise ConfigError(f"--export {to}", found, allowed="layers as even as can be: these programs cut no others")
     allowed = sharing(engine, step.pp)
     step = step if step.sharding in allowed else replace(step, sharding=allowed[0])
     need = float(memory(table([step]), engine, is_low(job.precision)).total.max()) / GIB
@@ -104,6 +110,8 @@ micro_batch_sequences = {step.micro_batch}
 
 def torchtitan(job: Job, step: Step) -> str:
     """Arguments of its trainer."""
+    if job.precision != "bf16":  # it takes converters of a model in its configuration alone
+        raise ConfigError("--export torchtitan", f"--precision {job.precision}", allowed="bf16")
     schedule = "Interleaved1F1B" if step.virtual_stages > 1 else "1F1B"
     each = step.batch_sequences // step.dp
     given: dict[str, Any] = {
@@ -159,6 +167,10 @@ def megatron(job: Job, step: Step) -> str:
         "global-batch-size": step.batch_sequences,
         "train-samples": max(round(job.tokens / job.sequence_length), 1),
     }
+    if step.virtual_stages > 1 and step.micro_batches < step.pp:
+        found = f"{step.micro_batches:g} micro-batches, virtual stages and pp = {step.pp}"
+        raise ConfigError("--export megatron", found, allowed="a multiple of pp micro-batches")
+    given |= {"attention-dropout": 0, "hidden-dropout": 0}  # its defaults are 0.1
     flags = ["group-query-attention", "swiglu", "disable-bias-linear", "bf16", "use-distributed-optimizer", "overlap-grad-reduce"]
     flags += ["overlap-param-gather"]
     if not shape.tied_embeddings:

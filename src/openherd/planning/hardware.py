@@ -8,7 +8,6 @@ physical, one row per kind of device and dtype, from `openherd plan calibrate` (
 from dataclasses import dataclass
 from typing import Literal
 
-from openherd.core.config import nearest
 from openherd.core.errors import ConfigError
 from openherd.model.peaks import peak_flops
 
@@ -90,5 +89,5 @@ HARDWARE = {
 def hardware(name: str) -> Hardware:
     """A row of the table. Raises ConfigError with the names there are."""
     if name not in HARDWARE:
-        raise ConfigError("--hardware", f"unknown {name!r}", allowed=", ".join(HARDWARE), do=nearest(name, HARDWARE))
+        raise ConfigError("--hardware", f"unknown {name!r}", allowed=", ".join(HARDWARE))
     return HARDWARE[name]

@@ -144,7 +144,7 @@ def ends_bytes(step: Step, engine: Engine) -> Any:
     if not engine.details:  # the last norm keeps its input, and gives the head its own
         return last * (stream + BF16 * np.where(engine.gathered_inputs, t, s.chunk) * d)
     # A stage's own outcome is counted with it, the first's input too: others' inputs lie in buffers.
-    angles = FP32 * s.head_width * t * s.virtual_stages
+    angles = FP32 * s.head_width * t * np.minimum(s.virtual_stages, s.layers)  # of stages that have layers
     in_parts = (s.tp > 1) | (t * s.vocabulary > engine.most_logits)
     logarithms = FP32 * t * s.vocabulary + np.where(s.shards > 1, BF16 * s.vocabulary * d, 0)
     loss = BF16 * t * d + np.where(in_parts, FP32 * s.vocabulary / s.tp * d + FP32, logarithms + 2 * FP32)

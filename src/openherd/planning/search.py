@@ -59,7 +59,7 @@ class Job:
         for name, n in (("--gpus", self.gpus), ("--seq", self.sequence_length), ("--batch-tokens", self.batch_tokens)):
             if n < 1:
                 raise ConfigError(name, f"{n}", allowed="1 or more")
-        if self.tokens < self.batch_tokens:
+        if not self.batch_tokens <= self.tokens < math.inf:
             raise ConfigError("--tokens", f"{self.tokens:g}", allowed=f"at least those of one step, {self.batch_tokens:,}")
         longest = SIZES[self.model].max_positions
         if self.sequence_length > longest:

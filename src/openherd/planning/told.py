@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from openherd.planning.constants import constants
+from openherd.planning.constants import FITTED, constants
 from openherd.planning.cost import Cost, Prices, cost
 from openherd.planning.memory import FILLED, GIB, Memory
 from openherd.planning.search import Job, Layout, Plan
-from openherd.planning.validation import nearest_validation
+from openherd.planning.validation import MEASURED, nearest_validation
 
 TIMES = {
     "compute": "products, and what goes through memory",
@@ -63,7 +63,13 @@ def validated(job: Job, layout: Layout) -> dict[str, Any]:
     """The measured sets nearest to a layout, and whose constants it is reckoned with."""
     of = constants((job.hardware.kind, job.precision), job.fitted)[1]
     time, memory = (nearest_validation(job, layout.step, of_memory=m) for m in (False, True))
-    return {"time": asdict(time), "memory": asdict(memory), "constants_of": " ".join(of) if of else "none fitted"}
+    return {
+        "time": asdict(time),
+        "memory": asdict(memory),
+        "constants_of": " ".join(of) if of else "none fitted",
+        "device_measured": job.hardware.name in MEASURED,
+        "own_constants": job.fitted is not FITTED,  # which the errors are not of
+    }
 
 
 def plain(plan: Plan, prices: Prices) -> dict[str, Any]:
@@ -170,13 +176,16 @@ def layout_text(job: Job, layout: Layout, prices: Prices) -> list[str]:
         f"  ${f['rent_usd']:,.0f}, ${prices.hour_usd:g} a GPU hour; ${f['devices_usd']:,.0f} for GPUs of ${prices.price_usd:,.0f}",
     ]
     time, held = (nearest_validation(job, step, of_memory=m) for m in (False, True))
-    of = constants((job.hardware.kind, job.precision), job.fitted)[1]
+    key = job.hardware.kind, job.precision
+    of = constants(key, job.fitted)[1]
     lines += ["  errors on measured runs that nothing was fitted on, the nearest:"]
     lines += [f"    time, and what follows from it: {time.text()}", f"    memory: {held.text(of_memory=True)}"]
     if job.engine.name == "ours":
         lines.append("    memory of this engine: as its dry run, to the byte; no GPU has been compared, nor this engine's speed")
-    if of != (job.hardware.kind, job.precision):
-        lines.append(f"    no measured run of {job.hardware.kind} {job.precision}: constants of {' '.join(of) if of else 'none'}")
+    if job.fitted is not FITTED:
+        lines.append("    these are of the planner's own constants; how far off yours are, stands in the file of --constants")
+    if of != key or job.hardware.name not in MEASURED:
+        lines.append(f"    no measured run of {job.hardware.name} {job.precision}: constants of {' '.join(of) if of else 'none'}")
     return lines
 
 

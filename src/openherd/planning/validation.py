@@ -60,6 +60,8 @@ VALIDATION = (
     _set("Llama 3, Table 4", "h100", False, True, 405.85, 3, 0.0162, 0.0508, None),
 )
 
+MEASURED = ("a100-40g", "a100-80g", "h100", "h100-96g", "gb200", "gb300")  # devices that the sets have runs of
+
 # Which held-out rows make a set: of which file, device and dtype.
 SETS: tuple[tuple[str, str, Callable[[Measured], bool]], ...] = (
     ("vTrain, one node", "vtrain_single_node_a100.csv", lambda run: True),

@@ -23,20 +23,20 @@ BUDGET_COLOURS = [[0, BLUE], [0.4, GREEN], [0.75, PURPLE], [1, VERMILION]]
 NARROW = 100.0  # a range of fewer than two decades has ticks between them
 
 
-def log_axis(title: str, values: Iterable[float], tickformat: str = "") -> dict[str, Any]:
-    """A logarithmic axis over these values: ticks at powers of ten, and where that is little, at 2 and 5 as well."""
+def log_axis(title: str, values: Iterable[float], counts: bool = False) -> dict[str, Any]:
+    """A logarithmic axis over these values: ticks at powers of ten, and where that is little, at 2 and 5 as well.
+
+    `counts` have the field's letters, 10B for one.
+    """
     low, high = min(values := list(values)), max(values)
     steps = (1, 2, 5) if high < NARROW * low else (1,)
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    if not tickformat and len(steps) == 1:
-        return {
-            "title_text": title,
-            "type": "log",
-            "tickvals": [10.0**b for b in powers],
-            "ticktext": [f"10<sup>{b}</sup>" for b in powers],
-        }
-    ticks = [a * 10.0**b for b in powers for a in steps]
-    return {"title_text": title, "type": "log", "tickvals": ticks, "tickformat": tickformat or ".0e"}
+    axis = {"title_text": title, "type": "log", "tickvals": [a * 10.0**b for b in powers for a in steps]}
+    if counts:
+        return {**axis, "exponentformat": "B"}
+    if len(steps) == 1:
+        return {**axis, "ticktext": [f"10<sup>{b}</sup>" for b in powers]}
+    return {**axis, "tickformat": ".0e"}
 
 
 def isoflop_curves(budgets: Sequence[Mapping[str, Any]]) -> go.Figure:
@@ -64,7 +64,7 @@ def isoflop_curves(budgets: Sequence[Mapping[str, Any]]) -> go.Figure:
                 marker={"color": colour, "size": 13, "symbol": "diamond-open", "line": {"width": 2.5}},
                 hovertemplate=f"optimum of {name} FLOPs<br>%{{x:.4~s}} tokens<br>loss %{{y:.4f}}<extra></extra>",
             )  # fmt: skip
-    drawing.update_xaxes(**log_axis("training tokens", [t for b in budgets for t in b["tokens"]], "~s"))
+    drawing.update_xaxes(**log_axis("training tokens", [t for b in budgets for t in b["tokens"]], counts=True))
     drawing.update_yaxes(title_text="loss (nats per token)")
     return dressed(drawing, 460, legend_title_text="FLOPs")
 
@@ -101,7 +101,7 @@ def optimal_allocation(
                 )  # fmt: skip
         drawing.update_xaxes(**log_axis("training FLOPs", x), row=1, col=column)
         ends = [p[end] for p in line for end in ("low", "high")]
-        drawing.update_yaxes(**log_axis(f"optimal {what}", ends, "~s"), row=1, col=column)
+        drawing.update_yaxes(**log_axis(f"optimal {what}", ends, counts=True), row=1, col=column)
     return dressed(drawing, 400)
 
 

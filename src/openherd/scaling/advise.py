@@ -39,7 +39,7 @@ class Law:
     def published(cls, name: str) -> "Law":
         """Raises ConfigError for an unknown name."""
         if name not in PUBLISHED:
-            raise ConfigError("--law", f"{name!r}", do=nearest(name, PUBLISHED))
+            raise ConfigError("--law", f"{name!r}", do=nearest(name, [*PUBLISHED, "llama3"]))
         return cls(name=name, values=PUBLISHED[name])
 
     @classmethod
@@ -70,6 +70,9 @@ def best_with_serving(columns: dict[str, Array], flops: float, served: float) ->
         law = {name: value[:, None] for name, value in columns.items()}
         with np.errstate(invalid="ignore", divide="ignore"):
             loss = np.where(d > 0, loss_at(law, n, np.maximum(d, 1e-9)), np.inf)
+        if not np.isfinite(loss).any(1).all():
+            found = f"{served:.3g} of {flops:.3g} FLOPs"
+            raise ConfigError("--served-tokens", found, allowed="fewer: 2 N FLOPs each leave nothing to train with")
         best = np.clip(loss.argmin(1), 1, reach.shape[-1] - 2)
         rows = np.arange(len(n))
         low, high = n[rows, best - 1], n[rows, best + 1]

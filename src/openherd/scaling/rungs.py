@@ -67,6 +67,9 @@ def rungs(
             raise ConfigError("--sizes", f"unknown size {name!r}", do=nearest(name, SIZES))
     if len(sizes) < sizes_per_budget or len(set(sizes)) < len(sizes):
         raise ConfigError("--sizes", ", ".join(sizes), allowed=f"{sizes_per_budget} different sizes or more")
+    if held_out and min(held_out) <= max(flops):  # the stage that fits them leaves out the last ones
+        found_held = f"{min(held_out):g}, not larger than {max(flops):g} of --flops"
+        raise ConfigError("--held-out", found_held, allowed="budgets that are larger than all of --flops")
     counted = sorted((float(parameters(SIZES[name])), name) for name in sizes)
     every = sorted({*flops, *held_out})
     ends = PAPER_FLOPS if batch_tokens == PAPER_BATCH else (every[0], every[-1])

@@ -1,0 +1,114 @@
+"""One page as a reader gives it (paper 3.1), and what is no page.
+
+A reader yields, in the order of its file, a `Page` (kept, or with the reason why it is dropped), a `DamageError` for what cannot be
+read, and a `Passed` for a record that never was a page. Each says at which `Place` reading may start again with it.
+"""
+
+import datetime
+import email.utils
+import re
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+from openherd.data.documents import Drop
+
+READABLE = {
+    "text/html": "text/html",
+    "application/xhtml+xml": "text/html",
+    "text/plain": "text/plain",
+    "text/markdown": "text/markdown",
+    "text/x-markdown": "text/markdown",
+}
+TEXT = "text/plain; charset=utf-8"  # text that needs no extraction
+HTML_START = re.compile(rb"(?i)\s*(\xef\xbb\xbf)?\s*<(!doctype html|html|head|body|!--|\?xml)")
+
+
+class Place(NamedTuple):
+    """Where reading may start: at a byte of the file, and how many of what is found from there on are passed over first."""
+
+    byte: int = 0
+    skip: int = 0
+
+
+START = Place()
+
+
+class DamageError(Exception):
+    """What is wrong with the record, row or gzip member at `offset`."""
+
+    def __init__(self, offset: int, found: str, place: Place = START) -> None:
+        super().__init__(f"byte {offset:,}: {found}")
+        self.offset, self.found, self.place = offset, found, place
+
+
+@dataclass(frozen=True)
+class Passed:
+    """A record that is no page and stands for none: a request, say."""
+
+    offset: int
+    kind: str
+    place: Place = START
+
+
+@dataclass(frozen=True)
+class Page:
+    """One page as read, with the reason why it is dropped, if it is."""
+
+    offset: int
+    url: str = ""
+    date: str = ""
+    content_type: str = ""
+    content: bytes = b""
+    drop: Drop | None = None
+    title: str = ""
+    license: str = ""  # SPDX, or what the source says
+    attribution: str = ""  # whom the licence asks to name
+    programming_language: str = ""
+    source: str = ""  # the part of the corpus that it belongs to, where nothing else is said
+    place: Place = START
+
+    def dropped(self, reason: str, detail: str = "") -> "Page":
+        """This page, dropped."""
+        return replace(self, drop=Drop(reason, detail))
+
+    def holding(self, text: str) -> "Page":
+        """This page with a text that a reader made; dropped where there is none."""
+        page = replace(self, content_type=TEXT, content=text.encode(errors="replace"))
+        return page if page.drop or text.strip() else page.dropped("empty")
+
+
+Found = Page | DamageError | Passed
+
+
+def checked(page: Page) -> Page:
+    """A page with its content type in one spelling, dropped where it is no text or empty."""
+    if page.drop:
+        return page
+    declared, _, parameters = page.content_type.partition(";")
+    declared = declared.strip().lower()
+    if not page.content.strip():
+        return page.dropped("empty")
+    if not declared and b"\0" not in page.content[:1024]:
+        declared = "text/html" if HTML_START.match(page.content) else "text/plain"
+    if declared not in READABLE:
+        return page.dropped("content type", declared or "none, and not text")
+    return replace(page, content_type="; ".join([READABLE[declared], *filter(None, [parameters.strip()])]))
+
+
+def iso_date(value: Any) -> str:
+    """A date as text: ISO 8601 in UTC (one without a time zone is UTC); empty for what is no date."""
+    if isinstance(value, str):
+        value = _parsed(value.strip())
+    if isinstance(value, datetime.datetime):
+        value = value.replace(tzinfo=value.tzinfo or datetime.UTC).astimezone(datetime.UTC)
+        return value.isoformat(timespec="seconds").replace("+00:00", "Z")
+    return value.isoformat() if isinstance(value, datetime.date) else ""
+
+
+def _parsed(text: str) -> datetime.date | None:
+    for parse in (datetime.date.fromisoformat, datetime.datetime.fromisoformat, email.utils.parsedate_to_datetime):
+        try:
+            return parse(text)
+        except (ValueError, TypeError):
+            continue
+    return None

@@ -1,0 +1,79 @@
+"""Whatever the kind of file, reading goes on from the place of anything that was found, and gives the same."""
+
+import bz2
+import gzip
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from openherd.data.pages import DamageError, Page
+from openherd.data.reading import ENDINGS, Reading, is_readable, read_file
+from source_files import BOOK, CODE, PAPER, POSTS, WIKI_PAGES, committed, epub, posts_dump, tar, wiki_dump
+from warc_records import gzipped, page
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """A file of each kind, some of them damaged."""
+    folder = tmp_path_factory.mktemp("kinds")
+    rows = [json.dumps({"text": f"row {i}"}) for i in range(6)]
+    pq.write_table(pa.table({"text": [f"row {i}" for i in range(6)]}), folder / "a.parquet", row_group_size=2)
+    warc = bytearray(gzipped([page(i, 200) for i in range(6)]))
+    warc[len(warc) // 2] ^= 255
+    paper = gzip.compress(tar(PAPER))
+    contents = {
+        "a.warc.gz": bytes(warc),
+        "a.warc": b"".join(page(i) for i in range(5)),
+        "a.jsonl.gz": gzip.compress("\n".join([*rows[:3], "{broken", "", *rows[3:]]).encode()),
+        "a.html": b"<p>a",
+        "papers.tar": tar({f"2301.0000{i}.gz": paper if i != 1 else paper[:-9] for i in range(3)}),
+        "main.tex": b"\\begin{document}a\\end{document}",
+        "a.epub": epub(BOOK).getvalue(),
+        "wiki.xml.bz2": bz2.compress(wiki_dump(*WIKI_PAGES[:2], "noise", *WIKI_PAGES[2:])),
+        "Posts.xml": posts_dump(*POSTS, "noise\n"),
+    }
+    for name, content in contents.items():
+        (folder / name).write_bytes(content)
+    committed(folder / "code", CODE).close()
+    return folder
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a.warc.gz",
+        "a.warc",
+        "a.jsonl.gz",
+        "a.parquet",
+        "a.html",
+        "papers.tar",
+        "main.tex",
+        "a.epub",
+        "wiki.xml.bz2",
+        "Posts.xml",
+        "code",
+    ],
+)
+def test_reading_goes_on_from_any_place(files, name):
+    whole = list(read_file(str(files / name), Reading()))
+    assert any(isinstance(found, Page) and not found.drop for found in whole)
+    for i, found in enumerate(whole):
+        again = list(read_file(str(files / name), Reading(), found.place))
+        assert [told(x) for x in again] == [told(x) for x in whole[i:]]
+
+
+def told(found):
+    return found if not isinstance(found, DamageError) else (found.offset, found.found, found.place)
+
+
+def test_what_is_read_is_told_by_the_name():
+    assert all(is_readable(f"a{ending}") for ending in ENDINGS)
+    assert all(
+        is_readable(name)
+        for name in ("a.WARC.GZ", "a.warc.zst", "a.xml.bz2", "a.tex.xz", "2301.00001.gz", "https://x.org/a.html?b=c")
+    )
+    assert not any(
+        is_readable(name) for name in ("a", "a.png", "a.parquet.gz", "a.epub.gz", "a.gz", "a.arc.gz", "https://x.org/a?b=c.html")
+    )
