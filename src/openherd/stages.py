@@ -76,6 +76,10 @@ BY_NAME = {stage.name: stage for stage in STAGES}
 
 # What is no stage of its own: section, module, one line with the words that `openherd where` finds it by.
 PARTS = (
+    ("3.1", "openherd.data.engine", "engine of curation: processes, shards, memory and time limits, resume"),
+    ("3.1", "openherd.data.guard", "guarded processes: a crash, time-out or memory of one document loses it alone"),
+    ("3.1", "openherd.data.daft_ray", "curation on a Ray cluster by Daft"),
+    ("3.1", "openherd.data.tables", "DuckDB with a memory limit, for grouping and joins"),
     ("3.2", "openherd.model.transformer", "the Transformer: pre-norm, SwiGLU, RMSNorm, residual stream, embeddings"),
     ("3.2", "openherd.model.attention", "grouped-query attention (GQA), document mask"),
     ("3.2", "openherd.model.causal", "attention kernel on a processor (CPU): blocks of queries, packed documents, backward"),

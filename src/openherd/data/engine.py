@@ -88,14 +88,15 @@ def judge_documents(
             for account in itertools.chain([first], accounts):
                 funnel.add(account)
                 watch(judged_of(account))
-        if funnel.n_in != n_rows or funnel.n_out + sum(n for n, _ in funnel.reasons.values()) != n_rows:
-            raise AssertionError(f"{stage}: {n_rows} documents in, {funnel.n_in} accounted for")
+            accounted = funnel.n_out + sum(n for n, _ in funnel.reasons.values())
+            if not n_rows == funnel.n_in == accounted:
+                raise AssertionError(f"{stage}: {n_rows} documents in, {accounted} accounted for")
     return funnel.metrics()
 
 
 def mark_of(stage: str, prepare: "partial[Judge]", documents: Run, out: Output) -> str:
     """The digest of what the accounts of a run's shards depend on: stage, settings and inputs."""
-    settings = [to_plain(value) for value in prepare.args if is_dataclass(value)]
+    settings = [to_plain(value) for value in (*prepare.args, *prepare.keywords.values()) if is_dataclass(value)]
     for values in settings:
         values.pop("engine", None)  # who judges makes no other rows
     return digest_of([stage, out.digest, documents.digest, settings])
