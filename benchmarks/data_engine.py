@@ -27,7 +27,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 ARTICLES = ROOT.parent / "shared" / "data" / "article_extraction"
 FEW, MANY = 40, 200  # pages of a comparison
-SCALING_PAGES = 1_000
+SCALING_PAGES = 4_000
 REPEATS = 2
 PAGES_OF_A_FILE, FILES_OF_A_SNAPSHOT = 35_000, 90_000  # Common Crawl: about 1 GB compressed with 30,000 to 40,000 pages
 PEER = (
@@ -138,7 +138,7 @@ def ours(crawl: Path, out: Path, processes: int, packages: str = "") -> dict[str
         seconds[name] = time.perf_counter() - start
         return run
 
-    pages = stage(sources, SourcesConfig(), pages=Outside(str(crawl)))
+    pages = stage(sources, SourcesConfig(), pages=(Outside(str(crawl)),))
     texts = (
         stage(with_trafilatura, None, documents=pages)
         if packages
@@ -201,6 +201,8 @@ def main() -> None:
         page_gzip = (folder / str(MANY) / "crawl.warc.gz").stat().st_size / MANY
         figures |= {"html_kb_a_page": page_bytes / 1e3, "gzip_kb_a_page": page_gzip / 1e3}
 
+        figures |= scaling(folder / str(SCALING_PAGES), folder)
+        print("scaling is measured; what follows is processor time", file=sys.stderr, flush=True)
         numbers = iter(range(10_000))
         peer = peer_python()
         packages = next((peer.parent.parent / "lib").glob("python*/site-packages"))
@@ -222,8 +224,6 @@ def main() -> None:
         figures["same_extractor_over_datatrove"] = per_cpu_s["same_extractor"] / per_cpu_s["datatrove"]
         figures["our_extractor_over_datatrove"] = per_cpu_s["our_extractor"] / per_cpu_s["datatrove"]
 
-        print("scaling: from here on the machine should have nothing else to do", file=sys.stderr, flush=True)
-        figures |= scaling(folder / str(SCALING_PAGES), folder)
         figures["reading_cpu_ms_a_page"] = reading_ms(folder / "scaling-0-1" / "sources")
         rate = per_cpu_s["our_extractor"]
         figures |= {

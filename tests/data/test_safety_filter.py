@@ -126,7 +126,7 @@ class ByWord:
 def judged(rows, config=None, scorers=None, schema=LANGUAGE_SCHEMA):
     import pyarrow as pa
 
-    batch = pa.RecordBatch.from_pylist([{name: r[name] for name in schema.names} for r in rows], schema=schema)
+    batch = pa.RecordBatch.from_pylist([{name: r.get(name) for name in schema.names} for r in rows], schema=schema)
     return SafetyRules(config or SafetyFilterConfig(), {sha256(SECRET)}, Builder().build(), scorers or {}).judge(batch)
 
 

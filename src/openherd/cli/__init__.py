@@ -40,6 +40,7 @@ commands:
   data page RUN --out FILE   what curation kept and dropped, to browse
   data explain URL|ID RUN    one document's story: each stage, why dropped
   data diff A B              which documents a changed setting keeps or drops
+  data dry-run RUN           what each limit of the heuristics would drop
   tokenizer compare A B      two tokenizers on the same text, by language
   tokenizer convert SOURCE   Meta's rank file to tokenizer.json, and back
   plan MODEL --gpus N        layouts with memory, speed, days, cost, errors
@@ -78,9 +79,10 @@ COMMANDS = {
     "plan tutorial": "planning",
     "plan failures": "planning",
     "model": "about",
-    "data page": "data",
-    "data explain": "data",
-    "data diff": "data",
+    "data page": "curating",
+    "data explain": "curating",
+    "data diff": "curating",
+    "data dry-run": "curating",
     "tokenizer compare": "exchange",
     "tokenizer convert": "exchange",
     "scaling": "scaling",
@@ -98,7 +100,8 @@ NOT_FOR_PEOPLE = {"worker": "running", "agent": "running"}  # how the runner sta
 def command(name: str) -> Callable[[list[str]], int | None]:
     """The function of a command."""
     module = {**COMMANDS, **NOT_FOR_PEOPLE}[name]
-    found: Callable[[list[str]], int | None] = getattr(import_module(f"openherd.cli.{module}"), f"command_{name.replace(' ', '_')}")
+    function = f"command_{name.replace(' ', '_').replace('-', '_')}"
+    found: Callable[[list[str]], int | None] = getattr(import_module(f"openherd.cli.{module}"), function)
     return found
 
 
