@@ -80,7 +80,7 @@ def test_data_never_becomes_markup(page, seen):
 def test_the_same_run_gives_the_same_page(page, small_curation):
     assert data_page(BrowsingConfig(), small_curation, "a run") == page
     few = Seen(data_page(BrowsingConfig(samples=3), small_curation, "a run"))
-    assert re.search(r"heuristics: kept \(\d+ documents, 3 shown\)", few.text)
+    assert re.search(r"heuristics: kept in documents.parquet \(\d+ documents, 3 shown\)", few.text)
 
 
 def test_shares_are_those_of_a_plain_count(small_curation):

@@ -16,7 +16,7 @@ from pydantic import Field
 from openherd.core.rundir import Run
 from openherd.data.curated import Curated, curated, last_stages
 from openherd.data.distributions import Distribution, distributions
-from openherd.data.documents import DOCUMENTS, DROPPED
+from openherd.data.documents import DROPPED
 from openherd.data.duplicate_clusters import clusters_section
 from openherd.data.excerpts import address, excerpt
 from openherd.data.found_rows import rows_at, sampled_places
@@ -142,10 +142,10 @@ def dropped_samples(config: BrowsingConfig, stages: Sequence[Curated]) -> Iterat
 def kept_samples(config: BrowsingConfig, stages: Sequence[Curated]) -> Iterator[Html]:
     """Documents that are there at the end."""
     for stage in last_stages(list(stages)):
-        file = stage.output(DOCUMENTS)
-        places = sampled_places(file, None, config.samples, config.seed).get(None) if file and config.samples else None
-        if file and places:
-            yield samples_of(f"{stage.name}: kept", stage.run.metrics["documents_out"], file, places, config.characters)
+        for file in stage.kept if config.samples else ():
+            if places := sampled_places(file, None, config.samples, config.seed).get(None):
+                n = stage.run.manifest["outputs"][file.name]["rows"]
+                yield samples_of(f"{stage.name}: kept in {file.name}", n, file, places, config.characters)
 
 
 def samples_of(title: str, n: int, file: Path, places: Sequence[int], characters: int) -> Html:

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from openherd.core.rundir import Run
 from openherd.data.curated import Curated, last_stages
-from openherd.data.documents import DOCUMENTS, DROPPED
+from openherd.data.documents import DROPPED
 from openherd.data.excerpts import address, excerpt
 from openherd.data.found_rows import rows_with
 from openherd.data.shares import database
@@ -77,7 +77,7 @@ def fill_fates(connection: "duckdb.DuckDBPyConnection", name: str, stages: Seque
             connection.execute(
                 f"INSERT INTO {table}_all SELECT id, url, ?, reason, detail, NULL FROM read_parquet(?)", [stage.name, str(path)]
             )
-        if stage.name in last and (path := stage.output(DOCUMENTS)):
+        for path in stage.kept if stage.name in last else ():
             content = "text" if "text" in pq.read_schema(path).names else "content"
             connection.execute(
                 f"INSERT INTO {table}_all SELECT id, url, '', '', '', hash({content}) FROM read_parquet(?)", [str(path)]
@@ -180,7 +180,7 @@ def edited_lines(id_: str, a: Sequence[Curated], b: Sequence[Curated]) -> list[s
     """The first lines that differ between the texts that two curations keep of a document: "-" stands in A, "+" in B."""
     texts = []
     for stages in (a, b):
-        files = [path for stage in last_stages(list(stages)) if stage.has_text and (path := stage.output(DOCUMENTS))]
+        files = [path for stage in last_stages(list(stages)) if stage.has_text for path in stage.kept]
         texts.append(next((row["text"] or "" for path in files for row in rows_with(path, "id", [id_], ["id", "text"])), ""))
     changes = list(line_changes(*texts))
     lines = [f"{c.sign} {excerpt(c.line, LINE_CHARACTERS, max(c.begin - LINE_CHARACTERS // 4, 0))}" for c in changes[:LINES_SHOWN]]

@@ -14,9 +14,11 @@ from openherd.core.rundir import Run
 from openherd.data.dedup_documents import DUPLICATES
 from openherd.data.documents import DOCUMENTS, DROPPED
 from openherd.data.heuristics import HeuristicsConfig, limits
+from openherd.data.holdout import HELDOUT, TRAIN
 from openherd.report.curation import COUNTS
 
-NO_MEASURES = (DOCUMENTS, DROPPED, DUPLICATES)
+KEPT = (DOCUMENTS, TRAIN, HELDOUT)  # the held-out documents are set aside, not dropped
+NO_MEASURES = (*KEPT, DROPPED, DUPLICATES)
 
 
 @dataclass(frozen=True)
@@ -32,9 +34,15 @@ class Curated:
         return self.run.file(name) if name in self.run.manifest["outputs"] else None
 
     @property
+    def kept(self) -> list[Path]:
+        """Where the documents that it kept lie."""
+        return [path for name in KEPT if (path := self.output(name)) is not None]
+
+    @property
     def files(self) -> list[Path]:
         """Where its documents lie: those that it kept, those that it dropped."""
-        return [path for name in (DOCUMENTS, DROPPED) if (path := self.output(name)) is not None]
+        dropped = self.output(DROPPED)
+        return [*self.kept, *([dropped] if dropped else [])]
 
     @property
     def measures(self) -> list[Path]:
@@ -47,8 +55,7 @@ class Curated:
     @property
     def has_text(self) -> bool:
         """Whether its documents are texts, not pages."""
-        path = self.output(DOCUMENTS)
-        return path is not None and "text" in pq.read_schema(path).names
+        return any("text" in pq.read_schema(path).names for path in self.kept)
 
     def limits(self, language: str | None) -> dict[str, tuple[float, float]]:
         """The lowest and highest value that it allows of each measure, where it has such."""
@@ -71,7 +78,9 @@ def curated(runs: Mapping[str, Run], where: object) -> list[Curated]:
         given = {}
         for run in _with_ancestors(next(iter(runs.values()))):
             given[name if (name := run.manifest["stage"]) not in given else f"{name} {run.digest[:6]}"] = run
-    counted = {name: run for name, run in given.items() if run.metrics.keys() >= COUNTS and DOCUMENTS in run.manifest["outputs"]}
+    counted = {
+        name: run for name, run in given.items() if run.metrics.keys() >= COUNTS and run.manifest["outputs"].keys() & set(KEPT)
+    }
     if not counted:
         raise InputError(where, "no curation stage", do="give a run that read documents, or one of its stages' directories")
     names = {run.digest: name for name, run in counted.items()}

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import pyarrow.parquet as pq
 
 from openherd.data.curated import Curated
-from openherd.data.documents import DOCUMENTS
+from openherd.data.documents import DROPPED
 from openherd.data.tables import connect
 from openherd.data.urls import plain_host, registrable_domain
 
@@ -59,7 +59,7 @@ def count_shares(connection: "duckdb.DuckDBPyConnection", stages: Sequence[Curat
                 SELECT ?, ?, lower(regexp_extract(coalesce(url, ''), ?, 1)) AS host, {language} AS language, count(*),
                     coalesce(sum({size}), 0)
                 FROM read_parquet(?) GROUP BY host, {language}""",
-                [number, file.name == DOCUMENTS, HOST, str(file)],
+                [number, file.name != DROPPED, HOST, str(file)],
             )
     connection.create_function("registered", lambda host: registrable_domain(plain_host(host.strip("[]"))), ["VARCHAR"], "VARCHAR")  # type: ignore[list-item, arg-type]
     connection.execute("CREATE TABLE domains AS SELECT host, registered(host) AS domain FROM (SELECT DISTINCT host FROM hosts)")
