@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from openherd.core.rundir import Output, Run
-from openherd.report.curation import dropped_samples, excerpt, parts
+from openherd.report.curation import bytes_per_token, dropped_samples, exact_tokens, excerpt, holds_text, parts
 from openherd.report.page import ReportConfig, pieces, report
 from openherd.report.scores import example_answers, verdict
 from openherd.report.training import curves
@@ -72,7 +72,7 @@ def test_a_whole_run(whole, runs):
     page, metrics, content = whole
     assert page.sections == SECTIONS
     assert metrics == {"runs": 10, "sections": 7, "bytes": len(content)}
-    assert len(page.figures) == 7
+    assert len(page.figures) == 8
     for run in runs:
         assert run.digest[:12] in page.text
         assert f"{run.manifest['stage']}/{run.digest[:12]}" in page.text
@@ -122,6 +122,15 @@ def test_parts_of_the_funnel_add_up():
     assert parts(metrics, "bytes") == {"kept": 60, "dropped": 15, "trimmed from kept": 25}
     metrics = {"documents_in": 10, "documents_out": 7, "dropped": metrics["dropped"]}
     assert parts(metrics, "documents") == {"kept": 7, "dropped": 3, "trimmed from kept": 0}
+
+
+def test_tokens_are_estimated_before_the_tokenizer_and_exact_behind_it(whole, runs):
+    assert bytes_per_token(runs) == (2.75, "as tokenizer measured")
+    assert bytes_per_token(of(runs, "heuristics"))[0] == 4.0
+    assert exact_tokens(runs) == {"token-shards": 123_456}
+    assert [holds_text(run) for run in of(runs, "url-filter", "heuristics")] == [False, True]
+    assert "1,818,182" in whole[0].text  # 5,000,000 bytes
+    assert "123,456" in whole[0].text
 
 
 def test_dropped_samples(runs):
