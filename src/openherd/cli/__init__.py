@@ -39,7 +39,7 @@ commands:
   clean DIR                  remove what no run names
   data page RUN --out FILE   what curation kept and dropped, to browse
   data explain URL|ID RUN    one document's story: each stage, why dropped
-  data diff A B              which documents a changed setting keeps or drops
+  data diff A B              what a changed setting keeps or drops
   data dry-run RUN           what each limit of the heuristics would drop
   tokenizer compare A B      two tokenizers on the same text, by language
   tokenizer convert SOURCE   Meta's rank file to tokenizer.json, and back
