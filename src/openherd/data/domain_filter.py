@@ -10,7 +10,7 @@ limit.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,7 +24,7 @@ from openherd.core.errors import InputError
 from openherd.core.records import ParquetWriter
 from openherd.core.rundir import Output, Run
 from openherd.data.documents import Drop, Judge, Judged
-from openherd.data.engine import EngineConfig, judge_documents
+from openherd.data.engine import EngineConfig, EngineSetting, judge_documents
 from openherd.data.pii import KINDS, domain_of
 from openherd.data.pii import MEASURES as PERSONAL_DATA
 from openherd.data.safety_filter import MEASURES as SAFETY
@@ -59,6 +59,7 @@ class DomainFilterConfig:
     min_documents: Annotated[int, Field(description="documents from which on a domain is judged", ge=1)] = 10
     memory_gb: Annotated[float, Field(description="memory of the sums, in GB; more is spilled to disk", gt=0)] = 1.0
     threads: Annotated[int, Field(description="threads of the database", ge=1)] = 2
+    engine: EngineSetting = field(default_factory=EngineConfig)
 
 
 def domains_schema() -> pa.Schema:
@@ -145,6 +146,6 @@ def domain_filter(config: DomainFilterConfig, *, documents: Run, counted: tuple[
         sums(config, personal, harmful, database)
         denied = write_domains(database, out)
     prepare = partial(prepare_domain_filter, config, denied=denied)
-    metrics = judge_documents("domain-filter", prepare, documents, out, EngineConfig())
+    metrics = judge_documents("domain-filter", prepare, documents, out, config.engine)
     n_domains = pq.read_metadata(out.path / DOMAINS).num_rows
     return metrics | {"domains": n_domains, "domains_dropped": len(denied)}

@@ -21,7 +21,7 @@ from openherd.core.errors import ConfigError, InputError
 from openherd.core.records import ParquetWriter
 from openherd.core.rundir import Output, Run
 from openherd.data.documents import Drop, Judge, Judged
-from openherd.data.engine import EngineConfig, judge_documents
+from openherd.data.engine import EngineConfig, EngineSetting, judge_documents
 from openherd.data.name_tagger import NameTagger
 from openherd.data.pii_patterns import REGIONS, Span, find_emails, find_ibans, find_ips, find_letter_ids, find_numbers
 from openherd.data.street_addresses import find_addresses
@@ -62,6 +62,7 @@ class PiiConfig:
     ] = REGIONS
     only_public_ips: Annotated[bool, Field(description="leave private, loopback and documentation addresses alone")] = True
     min_name_score: Annotated[float, Field(description="probability from which on words are a name", gt=0, lt=1)] = 0.5
+    engine: EngineSetting = field(default_factory=EngineConfig)
 
     def __post_init__(self) -> None:
         if unknown := sorted(set(self.placeholders) - set(KINDS)):
@@ -200,5 +201,5 @@ def pii(config: PiiConfig, *, documents: Run, names: Run | None = None, out: Out
                     found[kind] += row[kind]
                     n_documents[kind] += row[kind] > 0
 
-        metrics = judge_documents("pii", prepare, documents, out, EngineConfig(), watch)
+        metrics = judge_documents("pii", prepare, documents, out, config.engine, watch)
     return metrics | {"found": dict(found), "documents_with": dict(n_documents)}

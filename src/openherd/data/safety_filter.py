@@ -27,7 +27,7 @@ from openherd.core.records import ParquetWriter
 from openherd.core.rundir import Output, Outside, Run
 from openherd.data.address_lists import AddressRules, Builder
 from openherd.data.documents import Drop, Judge, Judged
-from openherd.data.engine import EngineConfig, judge_documents
+from openherd.data.engine import EngineConfig, EngineSetting, judge_documents
 from openherd.data.lists import read_list
 from openherd.data.pii import domain_of
 from openherd.data.url_filter import checked_digests
@@ -56,6 +56,7 @@ class SafetyFilterConfig:
     adult_label: Annotated[str, Field(description="the classifier's label for adult text; empty: the second of two")] = ""
     mode: Annotated[Literal["drop", "report"], Field(description="what is done with text that a classifier finds harmful")] = "drop"
     max_characters: Annotated[int, Field(description="characters of a document that the classifiers read", ge=100)] = 20_000
+    engine: EngineSetting = field(default_factory=EngineConfig)
 
 
 Scorer = Callable[[Sequence[str]], npt.NDArray[np.float64]]  # probabilities that texts are of the class that is looked for
@@ -183,5 +184,5 @@ def safety_filter(
                 writer.write(row)
                 n_harmful += row["harmful"]
 
-        metrics = judge_documents("safety-filter", prepare, documents, out, EngineConfig(), watch)
+        metrics = judge_documents("safety-filter", prepare, documents, out, config.engine, watch)
     return metrics | {"harmful_documents": n_harmful}

@@ -11,7 +11,7 @@ nothing more; an IP address as host; words. A page without an address stays.
 import hashlib
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Annotated, Any
 
@@ -21,7 +21,7 @@ from openherd.core.errors import InputError
 from openherd.core.rundir import Output, Outside, Run
 from openherd.data.address_lists import AddressRules, Builder, Entry
 from openherd.data.documents import Drop, Judge, Judged
-from openherd.data.engine import EngineConfig, judge_documents
+from openherd.data.engine import EngineConfig, EngineSetting, judge_documents
 from openherd.data.lists import read_list
 from openherd.data.urls import host_of, ip_of, normalise, plain_host, words_of
 
@@ -74,6 +74,7 @@ class UrlFilterConfig:
     illegal_url_sha256: Annotated[
         tuple[str, ...], Field(description="SHA-256 of normalised addresses whose content must not be kept")
     ] = ()
+    engine: EngineSetting = field(default_factory=EngineConfig)
 
 
 class Denied:
@@ -172,5 +173,5 @@ def url_filter(
     builder = read_rules(config, domains, allowed)
     lists = builder.build()
     prepare = partial(prepare_url_filter, config, lists=lists, words=tuple(read_list(words)), illegal=tuple(read_list(illegal)))
-    metrics = judge_documents("url-filter", prepare, documents, out, EngineConfig())
+    metrics = judge_documents("url-filter", prepare, documents, out, config.engine)
     return metrics | {"list_entries": len(lists), "list_lines_passed_over": builder.n_passed_over}
