@@ -39,10 +39,6 @@ WITH_EXAMPLES = {
     "tokenizer.md",
     "tour.md",
 }
-    "chat-page.md", "continued-pretraining.md", "data-engine.md", "data-extraction.md", "data-sources.md", "dialogs.md",
-    "errors.md", "failures.md", "inference.md", "interchange.md", "planning.md", "recipes.md", "run-directories.md", "scaling.md",
-    "serving.md", "tokenizer.md", "tour.md",
-}  # fmt: skip
 
 
 def blocks_of(text: str) -> list[tuple[str, str]]:
