@@ -27,6 +27,12 @@ from pathlib import Path
 from typing import Any
 
 PYTHONS = {peer: Path(__file__).resolve().parent.parent / f".venv-{peer}" / "bin" / "python" for peer in ("llama", "vllm")}
+TO_F32 = """# llama.cpp writes its own f32 file; openherd writes none
+import sys, llama_cpp as c
+options = c.llama_model_quantize_default_params()
+options.ftype, options.allow_requantize = c.LLAMA_FTYPE_ALL_F32, True
+sys.exit(c.llama_model_quantize(sys.argv[1].encode(), sys.argv[2].encode(), options))
+"""
 CASES = ("decode_1", "decode_16", "prefill", "requests", "samples", "first")
 WAYS = ("ours_bf16", "ours_fp32", "ours_int8", "llama_bf16", "llama_f32", "llama_q8_0", "transformers_bf16", "vllm_bf16")
 QUIET = {  # vLLM, alone on this machine and in one process
@@ -297,6 +303,8 @@ def make(directory: Path, quick: bool) -> int:
             openherd(
                 ["export", str(directory), "--to", "gguf", "--out", str(directory / f"{name}.gguf"), "--type", kind, "--no-check"]
             )
+        files = [directory / "bf16.gguf", directory / "f32.gguf"]
+        subprocess.run([PYTHONS["llama"], "-c", TO_F32, *files], check=True, capture_output=True)
     return sum(p.numel() for p in model.parameters())
 
 

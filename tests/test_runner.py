@@ -145,6 +145,28 @@ def test_what_cannot_run_is_refused_before_anything_runs(toy, old, new, message)
     assert not toy.out.exists()
 
 
+def test_who_judges_is_no_part_of_what_is_made_but_its_time_limit_is(toy, tmp_path):
+    toy.file.write_text(toy.file.read_text() + "\n[engine]\nprocesses = 3\n")
+    runs = toy.run()[1]
+    assert runs["half"].manifest["settings"]["timeout_s"] == 60
+    assert "processes" not in json.dumps(runs["half"].manifest["settings"])
+    assert "processes = 3" in (runs["half"].path / "config.toml").read_text()
+    assert toy.run("engine.processes=2", "engine.memory_gb=3.5", "engine.kind=daft-ray")[0] == []
+    assert toy.run("engine.timeout_s=7.5")[0] == ["toy-scale", "half", "toy-join"]
+    assert toy.run("half.engine={ timeout_s = 3.5 }")[0] == ["half", "toy-join"]
+    other = tmp_path / "other.toml"
+    other.write_text('base = "recipe.toml"\n[engine]\ntimeout_s = 7.5\n')
+    toy.file = other
+    assert toy.run()[0] == []
+    config = toy.recipe().resolve(toy.out)[1].config
+    assert (config.engine.processes, config.engine.timeout_s) == (3, 7.5)
+    with pytest.raises(ConfigError, match=r"no setting 'procesess' in \[engine\]; did you mean 'processes'"):
+        toy.run("engine.procesess=1")
+    other.write_text('base = "recipe.toml"\nengine = 3\n')
+    with pytest.raises(ConfigError, match=r"engine = 3; allowed: a table \[engine\]"):
+        toy.run()
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -2,7 +2,7 @@
 
 import os
 import signal
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +10,7 @@ from pydantic import Field
 
 from openherd.core.metrics import mean_estimate
 from openherd.core.rundir import Output, Run, Source
+from openherd.data.engine import EngineConfig, EngineSetting
 from openherd.stages import Stage
 
 STAGES = {
@@ -52,6 +53,7 @@ class ScaleConfig:
     factor: Annotated[float, Field(description="what to multiply by", gt=0)] = 2.0
     name: Annotated[str, Field(description="a label")] = "x"
     steps: Annotated[int, Field(description="how many times it says so")] = 3
+    engine: EngineSetting = field(default_factory=EngineConfig)
     die_at: Annotated[int, Field(description="the step at which the process is killed; -1 never")] = -1
     seed: Annotated[int, Field(description="seed")] = 0
 

@@ -34,6 +34,7 @@ from openherd.core.metrics import format_metric, is_estimate
 from openherd.core.progress import format_duration
 from openherd.core.remote import RemoteRun, is_address
 from openherd.core.rundir import Job, Outside, Run
+from openherd.data.engine import EngineConfig
 from openherd.model.config import SIZES, ModelConfig
 from openherd.parallel.layout import ParallelConfig, check_layout
 from openherd.report.terminal import flat_metrics, told
@@ -48,8 +49,9 @@ WORKER_FILE = ".worker.json"
 SHORT_DIGEST = 12
 STAGE_NAME = re.compile(r"[a-z][a-z0-9-]*")
 RESERVED = ("use", "name", "inputs", "require")
-KEYS = ("name", "about", "seed", "parallel", "stage", "base", "change")
-PARALLEL = "parallel"  # settings of how a stage is spread, which are in no digest
+PARALLEL, ENGINE = "parallel", "engine"  # settings of how a stage is spread, which are in no digest
+TABLES = {PARALLEL: ParallelConfig, ENGINE: EngineConfig}  # a recipe gives them once, to every stage that has them
+KEYS = ("name", "about", "seed", *TABLES, "stage", "base", "change")
 CACHE = ("cache_directory", "cache_gb")  # nor are these
 
 Given = Outside | Run | RemoteRun  # an input that no stage of the recipe makes
@@ -131,8 +133,10 @@ class Step:
                 sources[key] = os.path.relpath(item.path, self.path) if isinstance(item, Step | Run) else item.location
         stage = self.stage.stage
         settings = {name: value for name, value in to_plain(self.config).items() if name not in CACHE}
-        parallel = settings.pop(PARALLEL, {})
-        return Job(stage.name, stage.section, stage.version, settings, digests, sources, parallel)
+        parallel, engine = settings.pop(PARALLEL, {}), settings.pop(ENGINE, {})
+        if engine:
+            settings["timeout_s"] = engine.pop("timeout_s")  # which documents are lost depends on it
+        return Job(stage.name, stage.section, stage.version, settings, digests, sources, parallel | engine)
 
     def opened_inputs(self) -> dict[str, Any]:
         """The inputs as the stage's function takes them; all earlier stages must be done."""
@@ -195,7 +199,7 @@ class Recipe:
     name: str
     seed: int
     stages: tuple[Mapping[str, Any], ...]
-    parallel: Mapping[str, Any]
+    tables: Mapping[str, Mapping[str, Any]]  # of TABLES
 
     @classmethod
     def read(cls, path: Path, changes: Sequence[str] = (), above: tuple[Path, ...] = ()) -> "Recipe":
@@ -209,6 +213,10 @@ class Recipe:
         for key in document:
             if key not in KEYS:
                 raise ConfigError(path, f"unknown key {key!r}", do=nearest(key, KEYS))
+        tables = {name: document.get(name, {}) for name in TABLES}
+        for name, values in tables.items():
+            if not isinstance(values, dict):
+                raise ConfigError(path, f"{name} = {values!r}", allowed=f"a table [{name}] of settings")
         stages = document.get("stage")
         if "base" in document:
             if stages is not None:
@@ -217,7 +225,8 @@ class Recipe:
                 )
             base = cls.read(path.parent / str(document["base"]), above=(*above, path.resolve()))
             stages = _changed_stages(path, base, document.get("change", {}))
-            document = {"seed": base.seed, **document, PARALLEL: {**base.parallel, **document.get(PARALLEL, {})}}
+            tables = {name: {**base.tables[name], **values} for name, values in tables.items()}
+            document = {"seed": base.seed, **document}
         elif "change" in document:
             raise ConfigError(path, "has changes without a base", do="name the recipe that they change: base = 'FILE'")
         if not isinstance(stages, list) or not stages:
@@ -225,11 +234,9 @@ class Recipe:
         for i, entry in enumerate(stages, 1):
             if not isinstance(entry, dict) or not isinstance(entry.get("use"), str):
                 raise ConfigError(f"{path}, stage {i}", "does not say which stage", do='write use = "..."')
-        if not isinstance(document.get(PARALLEL, {}), dict):
-            raise ConfigError(path, f"parallel = {document[PARALLEL]!r}", allowed="a table [parallel] of settings")
         if type(document.get("seed", 0)) is not int:
             raise ConfigError(path, f"seed = {document['seed']!r}", allowed="an integer")
-        recipe = cls(path, str(document.get("name", path.stem)), document.get("seed", 0), tuple(stages), document.get(PARALLEL, {}))
+        recipe = cls(path, str(document.get("name", path.stem)), document.get("seed", 0), tuple(stages), tables)
         for change in changes:
             recipe = recipe.changed(change)
         return recipe
@@ -245,11 +252,12 @@ class Recipe:
                 return replace(self, seed=int(text))
             except ValueError:
                 raise ConfigError("--set", f"seed = {text!r}", allowed="an integer") from None
-        if name == PARALLEL:
-            known = {s.name: s for s in settings_of(ParallelConfig)}
+        if name in TABLES:
+            known = {s.name: s for s in settings_of(TABLES[name])}
             if setting_name not in known:
-                raise ConfigError("--set", f"no setting {setting_name!r} in [parallel]", do=nearest(setting_name, known))
-            return replace(self, parallel={**self.parallel, setting_name: parse_value(known[setting_name], text)})
+                raise ConfigError("--set", f"no setting {setting_name!r} in [{name}]", do=nearest(setting_name, known))
+            values = {**self.tables[name], setting_name: parse_value(known[setting_name], text)}
+            return replace(self, tables={**self.tables, name: values})
         names = [entry.get("name", entry["use"]) for entry in self.stages]
         of_stage, _, table = name.rpartition(".")
         if of_stage in names:
@@ -285,8 +293,9 @@ class Recipe:
             settings = {k: v for k, v in entry.items() if k not in RESERVED}
             if "seed" not in settings and any(s.name == "seed" for s in settings_of(stage.config_class)):
                 settings["seed"] = self.seed
-            if self.parallel and any(s.name == PARALLEL for s in settings_of(stage.config_class)):
-                settings[PARALLEL] = {**self.parallel, **settings.get(PARALLEL, {})}
+            for table, values in self.tables.items():
+                if values and any(s.name == table for s in settings_of(stage.config_class)):
+                    settings[table] = {**values, **settings.get(table, {})}
             config: Any = load_config(stage.config_class, settings, where)
             given = entry.get("inputs", {})
             if not isinstance(given, dict):

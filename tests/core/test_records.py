@@ -3,10 +3,12 @@
 import json
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from openherd.core import records
 from openherd.core.errors import InputError
 from openherd.core.records import ParquetWriter, count_rows, read_jsonl, read_parquet, write_jsonl
 
@@ -24,6 +26,38 @@ def test_parquet_rows_come_back(tmp_path_factory, rows, per_group):
     assert writer.rows == len(rows) == count_rows(path)
     assert list(read_parquet(path, rows_per_batch=3)) == rows
     assert list(read_parquet(path, ["n"])) == [{"n": row["n"]} for row in rows]
+
+
+@given(sizes=st.lists(st.integers(0, 25), max_size=8), rows_first=st.booleans())
+def test_batches_and_rows_make_the_same_file(tmp_path_factory, sizes, rows_first):
+    schema = pa.schema([("i", pa.int64()), ("text", pa.string())])
+    rows = [{"i": i, "text": "x" * (i % 7)} for i in range(sum(sizes))]
+    folder = tmp_path_factory.mktemp("batches")
+    with ParquetWriter(folder / "rows.parquet", schema, rows_per_group=10) as writer:
+        for row in rows:
+            writer.write(row)
+    with ParquetWriter(folder / "batches.parquet", schema, rows_per_group=10) as writer:
+        at = 0
+        for i, size in enumerate(sizes):
+            piece = rows[at : at + size]
+            at += size
+            if rows_first and i == 0:
+                for row in piece:
+                    writer.write(row)
+            else:
+                writer.write_batch(pa.RecordBatch.from_pylist(piece, schema=schema))
+    assert writer.rows == len(rows)
+    assert (folder / "batches.parquet").read_bytes() == (folder / "rows.parquet").read_bytes()
+
+
+def test_groups_of_large_rows_are_smaller(tmp_path, monkeypatch):
+    monkeypatch.setattr(records, "GROUP_BYTES", 100)
+    schema = pa.schema([("text", pa.string())])
+    with ParquetWriter(tmp_path / "a.parquet", schema) as writer:
+        for _ in range(5):
+            writer.write_batch(pa.RecordBatch.from_pylist([{"text": "x" * 60}], schema=schema))
+    groups = pq.read_metadata(tmp_path / "a.parquet")
+    assert [groups.row_group(i).num_rows for i in range(groups.num_row_groups)] == [2, 2, 1]
 
 
 def test_parquet_that_is_none(tmp_path):

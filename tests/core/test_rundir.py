@@ -209,3 +209,25 @@ def test_the_digest_of_a_value_by_hand():
     # printf '{"b":1,"a":[true,null]}' | sha256sum; a setting may say "the first that matches", so order counts
     assert digest_of({"b": 1, "a": [True, None]}) == "37f089b7fdf4e666671765be1ecddc11aec19eab3bd1e2cdbcb704004223f8d8"
     assert digest_of({"a": [True, None], "b": 1}) == "51705a2c9eb3e7e410a58f696a770c3ac3885a0cf43eb7fc88f5e47c11d4d30d"
+
+
+def test_what_a_stage_keeps_to_go_on_from_is_its_jobs_alone_and_goes_at_the_end(tmp_path):
+    job, found = Job("stage", "3.1", 1, {"a": 1}, {}, {}), []
+
+    def stops(config, *, out):
+        found.append(sorted(path.name for path in out.work.iterdir()))
+        (out.work / str(len(found))).touch()
+        if len(found) % 2:
+            raise InputError("here", "stopped")
+        return {}
+
+    with pytest.raises(InputError):
+        make(job, tmp_path, stops, None, {})
+    make(job, tmp_path, stops, None, {})
+    assert found == [[], ["1"]]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.toml", "manifest.json"]
+    other = tmp_path / "other"
+    with pytest.raises(InputError):
+        make(job, other, stops, None, {})
+    make(replace(job, settings={"a": 2}), other, stops, None, {})  # the first had written nothing: the place is free
+    assert found[2:] == [[], []]

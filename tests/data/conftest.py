@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from openherd.core import rundir
 from openherd.core.records import ParquetWriter, read_parquet
 from openherd.core.rundir import Job, Output, Run
 from openherd.data.documents import DOCUMENTS, LANGUAGE_SCHEMA
+from openherd.data.engine import EngineConfig
 
 
 def document(text: str, **fields: Any) -> dict[str, Any]:
@@ -29,11 +31,11 @@ def document(text: str, **fields: Any) -> dict[str, Any]:
 def documents_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Run]:
     """A function that makes a finished run of the texts, or rows, given."""
 
-    def make(texts: Iterable[str | Mapping[str, Any]], schema: Any = LANGUAGE_SCHEMA) -> Run:
+    def make(texts: Iterable[str | Mapping[str, Any]], schema: Any = LANGUAGE_SCHEMA, rows_per_group: int = 2_000) -> Run:
         rows = [document(text, id=f"{i:032x}") if isinstance(text, str) else dict(text) for i, text in enumerate(texts)]
 
         def stage(config: None, *, out: Output) -> dict[str, Any]:
-            with out.write(DOCUMENTS) as path, ParquetWriter(path, schema) as writer:
+            with out.write(DOCUMENTS) as path, ParquetWriter(path, schema, rows_per_group) as writer:
                 for row in rows:
                     writer.write({name: row.get(name) for name in schema.names})
             return {}
@@ -48,6 +50,8 @@ def run_stage(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Run]:
     """A function that runs a stage on given inputs."""
 
     def make(stage: Callable[..., Any], config: Any, **inputs: Any) -> Run:
+        if hasattr(config, "engine"):
+            config = replace(config, engine=EngineConfig(processes=1))  # tests have few documents
         job = Job(stage.__name__.replace("_", "-"), "3.1", 1, {}, {}, {})
         return rundir.make(job, tmp_path_factory.mktemp(stage.__name__), stage, config, inputs)[0]
 

@@ -1,22 +1,21 @@
 """Every rule dropped by a document made for it; the numbers beside slow twins and hand-worked values."""
 
+import json
 import math
 import random
-from collections import Counter
+import re
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from openherd.core.config import load_config
 from openherd.core.errors import ConfigError, InputError
 from openherd.core.rundir import Outside
-from openherd.data import heuristics as module
-from openherd.data.documents import DROPPED, TEXT_SCHEMA
-from openherd.data.heuristics import DUPLICATE_NGRAMS, MEASURES, TOP_NGRAMS, HeuristicsConfig, heuristics
+from openherd.data.documents import DROPPED, MEASURES, TEXT_SCHEMA
+from openherd.data.dry_run import DRY_RUN
+from openherd.data.heuristics import HeuristicsConfig, dry_run_text, heuristics, limits, read_dirty_words
+from openherd.data.word_tables import DIRTY_WORDS, WORD_TABLES
 from openherd.data.words import terms, words
 
-WORDS = st.lists(st.sampled_from(["a", "bb", "ccc"]), max_size=40)
 OPEN = {  # every rule off
     "min_words": 0, "min_mean_word_characters": 0.0, "max_mean_word_characters": 1e9, "max_symbols_per_word": 1e9,
     "max_bullet_line_share": 1.0, "max_ellipsis_line_share": 1.0, "min_alphabetic_word_share": 0.0, "min_stop_words": 0,
@@ -37,68 +36,6 @@ def prose(n_words=120, seed=0):
     made = ["".join(draw.choices("aeioulnrst", k=6)) for _ in range(n_words)]
     found = [draw.choice(common) if i % 3 == 0 else made[i] for i in range(n_words)]
     return "\n".join(" ".join(found[i : i + 10]) for i in range(0, n_words, 10))
-
-
-def slow_ngram_shares(found):
-    total = sum(map(len, found))
-    shares = {}
-    for n in TOP_NGRAMS + DUPLICATE_NGRAMS:
-        ngrams = [tuple(found[i : i + n]) for i in range(len(found) - n + 1)]
-        counts = Counter(ngrams)
-        covered = set()
-        if n in DUPLICATE_NGRAMS:
-            for i, ngram in enumerate(ngrams):
-                if ngram in ngrams[:i]:
-                    covered.update(range(i, i + n))
-            shares[f"duplicate_{n}gram_share"] = sum(len(found[i]) for i in covered) / total if covered else 0.0
-            continue
-        repeated = [(count, sum(map(len, ngram)), ngram) for ngram, count in counts.items() if count > 1]
-        best = max((count, characters) for count, characters, _ in repeated) if repeated else None
-        options = set()
-        for count, characters, ngram in repeated:
-            if (count, characters) == best:
-                places = {i + k for i in range(len(ngrams)) if ngrams[i] == ngram for k in range(n)}
-                options.add(sum(len(found[i]) for i in places) / total)
-        shares[f"top_{n}gram_share"] = options or {0.0}  # equally frequent and long ones: any of them
-    return shares
-
-
-@given(WORDS)
-def test_ngram_shares_equal_their_slow_twin(found):
-    shares = module.ngram_shares(found)
-    for name, expected in slow_ngram_shares(found).items():
-        assert any(shares[name] == pytest.approx(value) for value in (expected if isinstance(expected, set) else [expected]))
-    assert len(shares) == 9
-
-
-def test_ngram_shares_worked_by_hand():
-    # ten words of 2 characters twice: the second ten are repeats; "xx yy" stands three times in 20 + 4 words.
-    found = [f"w{i}" for i in range(10)] * 2
-    assert module.ngram_shares(found)["duplicate_10gram_share"] == 0.5
-    assert module.ngram_shares([*found, "xx", "yy", "u1", "xx", "yy", "u2", "xx", "yy"])["top_2gram_share"] == pytest.approx(
-        12 / 56
-    )
-
-
-def test_divergence_worked_by_hand():
-    corpus = {"the": 60, "cat": 30, "dog": 10}
-    # Without the document "the" has 59 left and "dog" 9; with one more each, of 98 + 3.
-    expected = 0.5 * math.log(0.5 / (60 / 101)) + 0.5 * math.log(0.5 / (10 / 101))
-    assert module.divergence_nats({"the": 1, "dog": 1}, corpus, 100) == pytest.approx(expected)
-    assert module.divergence_nats({}, corpus, 100) == 0.0
-
-
-@given(st.lists(WORDS.filter(bool), min_size=1, max_size=5))
-def test_divergence_equals_its_slow_twin_and_no_document_helps_itself(texts):
-    corpus = Counter(word for text in texts for word in text)
-    for text in texts:
-        own = Counter(text)
-        rest = corpus.copy()
-        rest.subtract(own)
-        total = sum(rest[word] + 1 for word in corpus)
-        expected = sum(n / len(text) * math.log(n / len(text) / ((rest[word] + 1) / total)) for word, n in own.items())
-        assert module.divergence_nats(own, corpus, corpus.total()) == pytest.approx(expected)
-        assert expected >= -1e-12 or len(own) < len(corpus)
 
 
 def pairs(prefix, n_words=60):
@@ -154,15 +91,17 @@ def test_a_document_that_breaks_a_rule_is_dropped_with_value_and_limit(documents
     assert len(rows_of(run)) == 1
 
 
-def test_a_document_of_outlier_words_is_dropped_against_a_corpus_that_is_large_enough(
-    documents_run, run_stage, rows_of, monkeypatch
-):
+def test_a_document_of_outlier_words_is_dropped_against_a_corpus_that_is_large_enough(documents_run, run_stage, rows_of):
     texts = [prose(400, seed=1) + "\n" + prose(400, seed=i) for i in range(2, 12)]
     outlier = " ".join("".join(random.Random(i).choices("bcdfghjk", k=9)) for i in range(200))
-    for at_least, n_dropped in ((1_000, 1), (1_000_000, 0)):
-        monkeypatch.setattr(module, "CORPUS_WORDS_AT_LEAST", at_least)
-        run = run_stage(heuristics, config_with(max_divergence_nats=3.5), documents=documents_run([*texts, outlier]))
-        assert [row["reason"] for row in rows_of(run, DROPPED)] == ["divergence nats"] * n_dropped
+    for changes, reason in (
+        ({"max_divergence_nats": 3.5}, "divergence nats"),
+        ({"max_outlier_word_share": 0.9}, "outlier word share"),
+    ):
+        for at_least, n_dropped in ((1_000, 1), (1_000_000, 0)):
+            config = config_with(**changes, min_corpus_words=at_least)
+            run = run_stage(heuristics, config, documents=documents_run([*texts, outlier]))
+            assert [row["reason"] for row in rows_of(run, DROPPED)] == [reason] * n_dropped
 
 
 def test_lines_that_repeat_themselves_go_and_the_document_stays(documents_run, run_stage, rows_of):
@@ -170,19 +109,109 @@ def test_lines_that_repeat_themselves_go_and_the_document_stays(documents_run, r
     run = run_stage(heuristics, HeuristicsConfig(), documents=documents_run([text]))
     assert [row["text"] for row in rows_of(run)] == [prose(100)]
     assert run.metrics["lines_removed"] == 1
-    # nine words eight times, in runs of three: all but the first nine words, as a share of characters
-    assert module.line_ngram_share(words(LOG), 3) == pytest.approx(7 / 8)
+    assert run.metrics["lines_removed_by_rule"] == {"repetitive_lines": 1}
     longer = load_config(HeuristicsConfig, {"min_line_words": 100}, "test")
     assert rows_of(run_stage(heuristics, longer, documents=documents_run([text])), DROPPED)[0]["text"] == text
 
 
-def test_rules_of_a_language_are_not_asked_of_others(documents_run, run_stage, rows_of):
+def test_rules_of_a_language_are_not_asked_where_nothing_is_known_of_it(documents_run, run_stage, rows_of):
     chinese = "".join(chr(0x4E00 + i) for i in range(200))
     rows = rows_of(documents_run([chinese, chinese]))
     rows = [{**row, "language": language} for row, language in zip(rows, ["zh", "en"], strict=True)]
     run = run_stage(heuristics, HeuristicsConfig(), documents=documents_run(rows))
     assert [row["language"] for row in rows_of(run)] == ["zh"]
     assert [row["reason"] for row in rows_of(run, DROPPED)] == ["mean word characters"]
+    assert run.metrics["without_word_rules"] == {"zh": 1}
+
+
+def test_each_language_has_its_own_common_words_and_lengths(documents_run, run_stage, rows_of):
+    for language, table in WORD_TABLES.items():
+        assert len({word for entry in table.common.split() for word in terms(entry)}) >= 8, language
+        assert all(len(terms(word)) == 1 for word in table.common.split()), language
+        low, high = limits(HeuristicsConfig(), language)["mean_word_characters"]
+        assert low <= 3 < 10 <= high
+    german = "die Brücke und der Fluss sind nicht weit von einander entfernt " * 3
+    rows = [{**row, "language": code} for row, code in zip(rows_of(documents_run([german] * 2)), ["de", "fr"], strict=True)]
+    config = config_with(min_stop_words=3)
+    run = run_stage(heuristics, config, documents=documents_run(rows))
+    assert [row["language"] for row in rows_of(run)] == ["de"]
+    assert [row["reason"] for row in rows_of(run, DROPPED)] == ["different stop words"]
+    only = config_with(min_stop_words=3, word_rule_languages=["de"])
+    assert len(rows_of(run_stage(heuristics, only, documents=documents_run(rows)))) == 2
+
+
+LINES_GO = [  # a setting, a line that goes, one like it that stays
+    ({"remove_unfinished_lines": True}, "this line does not end", "this line ends."),
+    ({"remove_unfinished_lines": True}, "this line goes on...", 'this line ends "so".'),
+    ({"min_words_per_line": 3}, "two words", "now three words"),
+    ({"max_word_characters": 20}, "a " + "x" * 21, "a " + "x" * 20),
+    ({"remove_javascript_lines": True}, "Please enable JavaScript.", "Please enable Java."),
+    ({"remove_policy_lines": True}, "This site uses Cookies.", "This site has cookies."),
+    ({"remove_repeated_lines": True}, "Posted on 12 May, at 10:33", "Posted on 12 June"),
+]
+
+
+@pytest.mark.parametrize(("changes", "goes", "stays"), LINES_GO)
+def test_a_line_rule_takes_its_lines_and_no_others(documents_run, run_stage, rows_of, changes, goes, stays):
+    first = "posted on 31 may at 09:59."
+    text = f"{first}\n\n{stays}\n{goes}\nand this is the end."
+    run = run_stage(heuristics, config_with(**changes), documents=documents_run([text]))
+    assert [row["text"] for row in rows_of(run)] == [f"{first}\n\n{stays}\nand this is the end."]
+    assert run.metrics["lines_removed"] == 1
+    assert rows_of(run_stage(heuristics, config_with(), documents=documents_run([text])))[0]["text"] == text
+
+
+def test_citations_are_removed(documents_run, run_stage, rows_of):
+    run = run_stage(
+        heuristics, config_with(remove_citations=True), documents=documents_run(["A fact.[12] Another[citation needed]. [x]"])
+    )
+    assert [row["text"] for row in rows_of(run)] == ["A fact. Another. [x]"]
+
+
+PUBLISHED = [  # C4's, FineWeb's and ccNet's rules on documents: a setting, one that is dropped, one that is kept
+    ({"drop_lorem_ipsum": True}, "a Lorem Ipsum b", "lorem and ipsum", "lorem ipsum"),
+    ({"drop_curly_brackets": True}, "a {", "a (", "curly brackets"),
+    ({"min_sentences": 3}, "One. Two e.g. that by Dr. X.", "One. Two! Is it three", "sentences"),
+    ({"min_characters": 10}, "123456789", "1234567890", "characters"),
+    ({"min_end_mark_line_share": 0.5}, "a.\nb\nc", "a.\nb", "end mark line share"),
+    ({"max_short_line_share": 0.5}, "a\nb\n" + "c" * 31, "a\n" + "c" * 31, "short line share"),
+    ({"max_repeated_line_character_share": 0.1}, "abcd\n\nabcd\nx", "abcd\n\nabce", "repeated line character share"),
+    ({"max_line_breaks_per_word": 0.3}, "a b\nc", "a b c d\ne", "line breaks per word"),
+]
+
+
+@pytest.mark.parametrize(("changes", "dropped", "kept", "reason"), PUBLISHED)
+def test_rules_of_other_pipelines_are_there_and_off(documents_run, run_stage, rows_of, changes, dropped, kept, reason):
+    run = run_stage(heuristics, config_with(**changes), documents=documents_run([dropped, kept]))
+    assert [row["text"] for row in rows_of(run)] == [kept]
+    assert [row["reason"] for row in rows_of(run, DROPPED)] == [reason]
+    assert len(rows_of(run_stage(heuristics, config_with(), documents=documents_run([dropped, kept])))) == 2
+
+
+def test_a_dry_run_keeps_all_and_tells_what_would_go(documents_run, run_stage, rows_of):
+    short, long_words = prose(20), " ".join(["unusuallylengthyword"] * 20)
+    logged = prose(100).replace("\n", f"\n{LOG}\n", 1)
+    texts = [prose(), short, long_words, logged, prose(seed=3)]
+    run = run_stage(heuristics, HeuristicsConfig(dry_run=True), documents=documents_run(texts))
+    assert [row["text"] for row in rows_of(run)] == texts
+    assert rows_of(run, DROPPED) == []
+    told = json.loads(run.file(DRY_RUN).read_text(encoding="utf-8"))
+    real = run_stage(heuristics, HeuristicsConfig(), documents=documents_run(texts))
+    assert told["documents"] == 5
+    assert told["dropped"] == len(rows_of(real, DROPPED)) == 2
+    by_rule = {rule["name"]: rule for rule in told["rules"]}
+    assert (by_rule["words"]["alone"], by_rule["words"]["only"], by_rule["words"]["first"]) == (2, 1, 2)
+    assert by_rule["mean_word_characters"]["alone"] == 1
+    assert by_rule["mean_word_characters"]["first"] == 0
+    assert [example["text"] for example in by_rule["words"]["examples"]] == [short[:300], long_words[:300]]
+    assert sum(rule["first"] for rule in told["rules"]) == 2
+    table = dry_run_text(real, documents_run(texts), {})
+    assert re.search(r"^words +≥50 ≤100000 +2 \(40.0%\) +1 \(20.0%\) +2 \(40.0%\)$", table, re.MULTILINE)
+    assert "5 documents, 2 would be dropped" in table
+    assert " ".join(short.split())[:100] in table
+    assert "5 documents, 1 would be dropped" in dry_run_text(
+        real, documents_run(texts), {"min_words": 20, "max_mean_word_characters": 12.0}
+    )
 
 
 def test_documents_without_a_language_column_are_taken_as_known(documents_run, run_stage, rows_of):
@@ -206,11 +235,25 @@ def test_a_list_of_dirty_words_can_be_given(documents_run, run_stage, rows_of, t
         run_stage(heuristics, config, documents=documents_run([text]), dirty_words=Outside(str(file)))
 
 
+def test_dirty_words_are_of_a_language(documents_run, run_stage, rows_of, tmp_path):
+    assert all(terms(word) == [word] for listed in DIRTY_WORDS.values() for word in listed.split())
+    text = prose(60) + " schlampig florp florp florp"
+    for name in ("de.txt", "en.txt", "sonstige.txt"):
+        (tmp_path / name).write_text("florp\n", encoding="utf-8")
+    assert set(read_dirty_words(Outside(str(tmp_path / "*.txt")))) == {"de", "en", ""}
+    for name, n_kept in (("de.txt", 1), ("en.txt", 0), ("sonstige.txt", 0)):
+        given = Outside(str(tmp_path / name))
+        run = run_stage(heuristics, config_with(max_dirty_word_share=0.01), documents=documents_run([text]), dirty_words=given)
+        assert len(rows_of(run)) == n_kept
+
+
 @pytest.mark.parametrize("text", ["", "\n\n", "文", "#", "a"])
 def test_the_smallest_texts_are_measured(documents_run, run_stage, rows_of, text):
     run = run_stage(heuristics, config_with(), documents=documents_run([text]))
     assert [row["text"] for row in rows_of(run)] == [text]
-    assert all(math.isfinite(value) for name, value in rows_of(run, MEASURES)[0].items() if name not in ("id", "reason"))
+    assert all(
+        math.isfinite(value) for name, value in rows_of(run, MEASURES)[0].items() if name not in ("id", "reason", "language")
+    )
 
 
 @pytest.mark.parametrize("changes", [{"max_duplicate_ngram_shares": [0.2]}, {"max_line_ngram_share": 1.5}, {"min_line_words": 1}])

@@ -37,6 +37,7 @@ commands:
   sweep RECIPE --out DIR     variants of a recipe; they share what is the same
   metrics DIR --to FORMAT    what training logged: tensorboard, csv or wandb
   clean DIR                  remove what no run names
+  data dry-run RUN           what each limit of the heuristics would drop
   tokenizer compare A B      two tokenizers on the same text, by language
   tokenizer convert SOURCE   Meta's rank file to tokenizer.json, and back
   plan MODEL --gpus N        layouts with memory, speed, days, cost, errors
@@ -75,6 +76,7 @@ COMMANDS = {
     "plan tutorial": "planning",
     "plan failures": "planning",
     "model": "about",
+    "data dry-run": "curating",
     "tokenizer compare": "exchange",
     "tokenizer convert": "exchange",
     "scaling": "scaling",
@@ -92,7 +94,8 @@ NOT_FOR_PEOPLE = {"worker": "running", "agent": "running"}  # how the runner sta
 def command(name: str) -> Callable[[list[str]], int | None]:
     """The function of a command."""
     module = {**COMMANDS, **NOT_FOR_PEOPLE}[name]
-    found: Callable[[list[str]], int | None] = getattr(import_module(f"openherd.cli.{module}"), f"command_{name.replace(' ', '_')}")
+    function = f"command_{name.replace(' ', '_').replace('-', '_')}"
+    found: Callable[[list[str]], int | None] = getattr(import_module(f"openherd.cli.{module}"), function)
     return found
 
 

@@ -4,6 +4,9 @@ Each says in one line where, what was found, what is allowed and what to do. The
 2, or the error's own.
 """
 
+from functools import partial
+from typing import Any
+
 
 class OpenherdError(Exception):
     """Base of all errors that a person can mend."""
@@ -18,6 +21,9 @@ class OpenherdError(Exception):
         if do:
             parts.append(do)
         super().__init__(" ".join("; ".join(parts).split()))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial(type(self), allowed=self.allowed, do=self.do), (self.where, self.found)  # it goes from process to process
 
 
 class ConfigError(OpenherdError):

@@ -4,6 +4,7 @@ import ctypes
 import os
 import platform
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -19,6 +20,26 @@ from openherd.core.errors import RequeueError
 def cores() -> int:
     """Cores that this process may use: those it is pinned to, where the system says so."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def memory_bytes() -> int:
+    """Memory of this machine, or of the part of it that this process may use where the system says so."""
+    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    try:
+        return min(machine, int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii")))
+    except (OSError, ValueError):  # no Linux, or no limit ("max")
+        return machine
+
+
+def resident_bytes(process: int) -> int:
+    """Memory that a process of this machine holds; 0 where it is gone."""
+    try:
+        if sys.platform == "linux":
+            return int(Path(f"/proc/{process}/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        told = subprocess.run(["ps", "-o", "rss=", "-p", str(process)], capture_output=True, text=True).stdout
+        return int(told or 0) * 1024
+    except (OSError, ValueError):
+        return 0
 
 
 @cache

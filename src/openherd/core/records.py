@@ -14,8 +14,11 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
+GROUP_BYTES = 1 << 27  # a row group of larger rows has fewer of them: one must fit into memory with what reads it
+
+
 class ParquetWriter:
-    """Writes dictionaries with one schema to a Parquet file; a context manager."""
+    """Writes dictionaries or batches with one schema to a Parquet file; a context manager."""
 
     def __init__(self, path: Path, schema: "pa.Schema", rows_per_group: int = 2_000) -> None:
         import pyarrow.parquet as pq
@@ -24,6 +27,8 @@ class ParquetWriter:
         self.rows = 0
         self._rows_per_group = rows_per_group
         self._buffer: list[dict[str, Any]] = []
+        self._held: list[pa.RecordBatch] = []
+        self._n_held = self._bytes_held = 0
         self._file = pq.ParquetWriter(path, schema, compression="zstd")
 
     def write(self, row: dict[str, Any]) -> None:
@@ -34,14 +39,38 @@ class ParquetWriter:
         self._buffer.append(row)
         self.rows += 1
         if len(self._buffer) >= self._rows_per_group:
-            self._flush()
+            self._release_rows()
+
+    def write_batch(self, batch: "pa.RecordBatch") -> None:
+        """Add rows; how they come in batches shows in the file only where they are large."""
+        self._release_rows()
+        self.rows += len(batch)
+        self._hold(batch)
+
+    def _hold(self, batch: "pa.RecordBatch") -> None:
+        while len(batch):
+            piece = batch.slice(0, self._rows_per_group - self._n_held)
+            batch = batch.slice(len(piece))
+            self._held.append(piece)
+            self._n_held += len(piece)
+            self._bytes_held += piece.nbytes
+            if self._n_held >= self._rows_per_group or self._bytes_held >= GROUP_BYTES:
+                self._flush()
+
+    def _release_rows(self) -> None:
+        import pyarrow as pa
+
+        if self._buffer:
+            rows, self._buffer = self._buffer, []
+            self._hold(pa.RecordBatch.from_pylist(rows, schema=self.schema))
 
     def _flush(self) -> None:
         import pyarrow as pa
 
-        if self._buffer:
-            self._file.write_table(pa.Table.from_pylist(self._buffer, schema=self.schema))
-            self._buffer = []
+        self._release_rows()
+        if self._held:
+            self._file.write_table(pa.Table.from_batches(self._held, schema=self.schema).combine_chunks())
+            self._held, self._n_held, self._bytes_held = [], 0, 0
 
     def __enter__(self) -> "ParquetWriter":
         return self

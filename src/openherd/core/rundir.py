@@ -30,6 +30,7 @@ from openherd.core.records import count_rows
 MANIFEST = "manifest.json"
 CONFIG = "config.toml"
 METRICS = "metrics.jsonl"
+WORK = ".work"  # what a stage keeps to go on from; it goes when the stage is done
 INTERPRETER = "python://"  # the documentation of the running Python: an input that lies in no file
 WAIT_S = 0.2  # between looks for another process's manifest
 PACKAGES = ("torch", "numpy", "pyarrow", "tokenizers", "safetensors")  # their versions stand in every manifest
@@ -210,6 +211,7 @@ class Output:
     processes: str = ""  # the layout of several
     begun: float = field(default_factory=lambda: float(os.environ.get(BEGUN) or time.time()))  # Unix time when the work began
     leads: bool = True  # of several processes one writes; what the others write is thrown away
+    digest: str = ""  # of the job
     metrics: MetricsLog = field(init=False)
 
     def __post_init__(self) -> None:
@@ -235,6 +237,19 @@ class Output:
         if temporary.is_dir() or final.is_dir():
             _remove(final)  # a folder replaces nothing; a file is there all the time
         os.replace(temporary, final)
+
+    @property
+    def work(self) -> Path:
+        """Where the stage may keep what it goes on from when it was stopped; what lies there is of this job alone.
+
+        A folder of the job's digest, in one that holds no other and goes when the stage is done.
+        """
+        folder = self.path / WORK / (self.digest or "job")
+        make_directory(folder)
+        for other in folder.parent.iterdir():
+            if other != folder:
+                _remove(other)
+        return folder
 
     def log(self, **record: Any) -> None:
         """Append one record to `metrics.jsonl`."""
@@ -317,7 +332,7 @@ def prepare(job: Job, path: Path) -> Iterator[Output]:
         if all(entry.name == CONFIG or entry.name.startswith(".") for entry in path.iterdir()):
             (path / CONFIG).unlink(missing_ok=True)  # a job that ended before it wrote anything leaves the place to another
         check_same_job(job, path)
-        output = Output(path)
+        output = Output(path, digest=job.digest)
         if not (path / CONFIG).exists():
             with output.write(CONFIG) as temporary:
                 temporary.write_text(tomli_w.dumps(_config_document(job)), encoding="utf-8")
@@ -399,6 +414,7 @@ def finish(job: Job, output: Output, metrics: Mapping[str, Any], seconds: float)
     }
     with output.write(MANIFEST) as temporary:
         temporary.write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    _remove(output.path / WORK)
     return Run(output.path, manifest)
 
 

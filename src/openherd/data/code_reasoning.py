@@ -12,7 +12,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -26,7 +26,7 @@ from openherd.core.rundir import Output, Outside, Run
 from openherd.data.calibration import sigmoid
 from openherd.data.classifier import Classifier, checked_label, load, place_of, probability_of, with_columns
 from openherd.data.documents import Drop, Judge, Judged
-from openherd.data.engine import EngineConfig, judge_documents
+from openherd.data.engine import EngineConfig, EngineSetting, judge_documents
 
 MOST_CHARACTERS = 400  # of a line of code
 SUREST = 4.0  # log-odds of a rule at most: 98%
@@ -86,6 +86,7 @@ class CodeReasoningConfig:
     reasoning_label: Annotated[str, Field(description="the reasoning classifier's label; empty: the second of two")] = ""
     keep: Annotated[tuple[Kind, ...], Field(description="kinds that stay; the others are dropped")] = get_args(Kind)
     as_source: Annotated[bool, Field(description="make code and reasoning sources of their own, which a mix can weigh")] = False
+    engine: EngineSetting = field(default_factory=EngineConfig)
 
 
 def is_code(line: str) -> bool:
@@ -208,6 +209,6 @@ def code_reasoning(
         counts.update(judged.batch.column("kind").to_pylist())
 
     metrics = judge_documents(
-        "code-reasoning", partial(prepare_code_reasoning, config, *places), documents, out, EngineConfig(), watch
+        "code-reasoning", partial(prepare_code_reasoning, config, *places), documents, out, config.engine, watch
     )
     return metrics | {"documents_by_kind": {kind: counts[kind] for kind in get_args(Kind)}}

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from openherd.core.progress import Progress
 from openherd.core.records import ParquetWriter, count_rows, read_parquet
@@ -19,6 +20,7 @@ from openherd.core.rundir import Output, Run
 
 DOCUMENTS = "documents.parquet"
 DROPPED = "dropped.parquet"
+MEASURES = "measures.parquet"  # what a stage measured of all documents, by id, with the reason where one was dropped
 
 # Lineage stays with a document to the end: `file` and `offset` find the record that it was read from.
 LINEAGE = [
@@ -57,11 +59,6 @@ class Judged:
     drops: Sequence[Drop | None]
     measures: pa.RecordBatch | None = None  # numbers of each row, for plots
 
-    def __post_init__(self) -> None:
-        found = {len(self.batch), len(self.drops), len(self.batch if self.measures is None else self.measures)}
-        if len(found) > 1:
-            raise AssertionError(f"{len(self.batch)} rows, {len(self.drops)} decisions, {sorted(found)}")
-
 
 Judge = Callable[[pa.RecordBatch], Judged]  # a stage that looks at one document at a time, ready to work; it is pure
 
@@ -75,6 +72,40 @@ def judge_rows(schema: pa.Schema, decide: Callable[[dict[str, Any]], tuple[Mappi
         return Judged(pa.RecordBatch.from_pylist(rows, schema=schema), [drop for _, drop in decided])
 
     return judge
+
+
+def account_of(judged: Judged, came: pa.RecordBatch) -> pa.RecordBatch:
+    """What is judged as one batch, the way it goes from process to process and lies on disk until all of a run is judged.
+
+    Raises AssertionError unless it answers for each document that came, in order.
+    """
+    batch, drops, measures = judged.batch, judged.drops, judged.measures
+    rows = {len(batch), len(drops), len(batch if measures is None else measures)}
+    if rows != {len(came)} or not batch.column("id").equals(came.column("id")):
+        raise AssertionError(f"{len(came)} documents in, {sorted(rows)} accounted for, or others, or in another order")
+    columns = {
+        "document": batch.to_struct_array(),
+        "reason": pa.array([drop and drop.reason for drop in drops], pa.string()),
+        "detail": pa.array([drop and drop.detail for drop in drops], pa.string()),
+        "keep_content": pa.array([drop is None or drop.keep_content for drop in drops], pa.bool_()),
+        "bytes_in": batch_bytes(came),
+    }
+    if measures is not None:
+        columns["measures"] = measures.to_struct_array()
+    return pa.RecordBatch.from_pydict(columns)
+
+
+def judged_of(account: pa.RecordBatch) -> Judged:
+    """What an account tells."""
+    told = zip(*(account.column(name).to_pylist() for name in ("reason", "detail", "keep_content")), strict=True)
+    measures = pa.RecordBatch.from_struct_array(account.column("measures")) if "measures" in account.schema.names else None
+    drops = [None if reason is None else Drop(reason, detail, keep) for reason, detail, keep in told]
+    return Judged(pa.RecordBatch.from_struct_array(account.column("document")), drops, measures)
+
+
+def batch_bytes(batch: pa.RecordBatch) -> pa.Array:
+    """Size of each row's text (UTF-8) or of its page content; 0 where there is none."""
+    return pc.fill_null(pc.binary_length(batch.column("text" if "text" in batch.schema.names else "content")), 0).cast(pa.int64())
 
 
 def content_bytes(row: Mapping[str, Any]) -> int:
@@ -93,22 +124,25 @@ def dropped_schema(schema: pa.Schema) -> pa.Schema:
 
 
 class Funnel:
-    """Writes kept and dropped documents side by side and counts them; a context manager."""
+    """Writes kept and dropped documents, and measures where there are any, side by side and counts them; a context manager."""
 
-    def __init__(self, stage: str, out: Output, schema: pa.Schema) -> None:
-        self.stage, self.out, self.schema = stage, out, schema
+    def __init__(self, stage: str, out: Output, schema: pa.Schema, measures: pa.Schema | None = None) -> None:
+        self.stage, self.out, self.schema, self.measures = stage, out, schema, measures
         self.n_in = self.bytes_in = self.n_out = self.bytes_out = 0
         self.reasons: dict[str, list[int]] = defaultdict(lambda: [0, 0])
 
     def __enter__(self) -> "Funnel":
-        self._files = [self.out.write(DOCUMENTS), self.out.write(DROPPED)]
+        schemas = {DOCUMENTS: self.schema, DROPPED: dropped_schema(self.schema)}
+        if self.measures is not None:
+            schemas[MEASURES] = pa.schema([("id", pa.string()), ("reason", pa.string()), *self.measures])
+        self._files = [self.out.write(name) for name in schemas]
         paths: list[Path] = [file.__enter__() for file in self._files]
-        self._kept = ParquetWriter(paths[0], self.schema)
-        self._dropped = ParquetWriter(paths[1], dropped_schema(self.schema))
+        self._writers = [ParquetWriter(path, schema) for path, schema in zip(paths, schemas.values(), strict=True)]
+        self._kept, self._dropped = self._writers[:2]
         return self
 
     def __exit__(self, *error: Any) -> None:
-        for writer in (self._kept, self._dropped):
+        for writer in self._writers:
             writer.__exit__(*error)
         for file in reversed(self._files):
             try:
@@ -116,6 +150,41 @@ class Funnel:
             except BaseException as again:
                 if again is not error[1]:
                     raise
+
+    def add(self, account: pa.RecordBatch) -> None:
+        """Write and count what is judged of a batch."""
+        documents = pa.RecordBatch.from_struct_array(account.column("document"))
+        reasons = account.column("reason")
+        came, goes = account.column("bytes_in"), batch_bytes(documents)
+        kept = pc.is_null(reasons)
+        out = documents.filter(kept)
+        self.n_in += len(account)
+        self.bytes_in += pc.sum(came).as_py() or 0
+        self.n_out += len(out)
+        self.bytes_out += pc.sum(goes.filter(kept)).as_py() or 0
+        self._kept.write_batch(out)
+        for reason, size, shown in zip(reasons.to_pylist(), came.to_pylist(), goes.to_pylist(), strict=True):
+            if reason is not None:
+                counts = self.reasons[reason]
+                counts[0] += 1
+                counts[1] += shown or size
+        if self.measures is not None:
+            measured = pa.RecordBatch.from_struct_array(account.column("measures"))
+            columns = [documents.column("id"), pc.fill_null(reasons, ""), *measured.columns]
+            self._writers[2].write_batch(pa.RecordBatch.from_arrays(columns, schema=self._writers[2].schema))
+        gone = account.filter(pc.invert(kept))
+        if len(gone):
+            self._dropped.write_batch(self._dropped_rows(gone))
+
+    def _dropped_rows(self, gone: pa.RecordBatch) -> pa.RecordBatch:
+        rows = pa.RecordBatch.from_struct_array(gone.column("document"))
+        may_stay = gone.column("keep_content")
+        columns = [
+            column if name == "id" else pc.if_else(may_stay, column, pa.scalar(None, column.type))
+            for name, column in zip(rows.schema.names, rows.columns, strict=True)
+        ]
+        columns += [pa.repeat(self.stage, len(gone)), gone.column("reason"), gone.column("detail")]
+        return pa.RecordBatch.from_arrays(columns, schema=dropped_schema(self.schema))
 
     def take(self, row: Mapping[str, Any]) -> None:
         """Count a document that came in."""

@@ -6,7 +6,7 @@ clusters (`cluster-documents`). Each document gets the likeliest field and its p
 """
 
 from collections import Counter, defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,7 +18,7 @@ from pydantic import Field
 from openherd.core.rundir import Output, Outside, Run
 from openherd.data.classifier import load, place_of, with_columns
 from openherd.data.documents import Judge, Judged
-from openherd.data.engine import EngineConfig, judge_documents
+from openherd.data.engine import EngineConfig, EngineSetting, judge_documents
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +28,7 @@ class DomainsConfig:
     column: Annotated[str, Field(description="column that keeps the field", min_length=1)] = "domain"
     min_score: Annotated[float, Field(description="probability under which a document is of no field", ge=0, le=1)] = 0.0
     unknown: Annotated[str, Field(description="what those are called", min_length=1)] = "other"
+    engine: EngineSetting = field(default_factory=EngineConfig)
 
 
 def prepare_domains(config: DomainsConfig, place: str) -> Judge:
@@ -72,7 +73,7 @@ def domains(config: DomainsConfig, *, documents: Run, classifier: Run | Outside,
             counts[name][1] += len(text.encode())
             by_language[language or ""][name] += 1
 
-    metrics = judge_documents("domains", partial(prepare_domains, config, place), documents, out, EngineConfig(), watch)
+    metrics = judge_documents("domains", partial(prepare_domains, config, place), documents, out, config.engine, watch)
     return metrics | {
         "fields": len(labels),
         "shares": shares(counts),

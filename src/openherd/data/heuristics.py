@@ -3,47 +3,44 @@
 The paper names three. Duplicated n-gram coverage removes *lines* that repeat themselves, such as logs; counting dirty words
 catches adult pages that no block list names; the Kullback-Leibler divergence of a document's words from the corpus's finds too
 many outlier tokens. It publishes no threshold. Added are the document rules of Gopher, whose repetition filter the paper cites,
-with Gopher's limits.
+with Gopher's limits, and, off unless asked for, those of C4, FineWeb and ccNet.
 
-Every rule is a number with a lowest and a highest value; the first that is broken drops the document, and `measures.parquet`
-holds all numbers of all documents, so that limits can be chosen by looking. A repeat is any occurrence but the first. Shares of
-characters are of the words' characters, without blanks. Rules that suppose a language's habits are asked only of
-`word_rule_languages`.
+First lines are taken out (`line_rules.py`), then the rest of a document is measured. Every rule is a number with a lowest and a
+highest value; the first that is broken drops the document, and `measures.parquet` holds all numbers of all documents, so that
+limits can be chosen by looking (`dry_run.py`). All rules share one pass that takes a batch of texts apart (`text_batch.py`).
+Rules that suppose a language's habits are asked where its row in `word_tables.py` tells them.
 """
 
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import PurePosixPath
 from typing import Annotated, Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import Field
 
+from openherd.core.config import load_config
 from openherd.core.errors import InputError
 from openherd.core.progress import track
-from openherd.core.records import ParquetWriter, count_rows
 from openherd.core.rundir import Output, Outside, Run
-from openherd.data.documents import DOCUMENTS, Drop, curate, read_documents
+from openherd.data.corpus_words import CORPUS_WORDS, corpus_shares, count_words, is_counted, read_counts, write_counts
+from openherd.data.documents import DOCUMENTS, MEASURES, Drop, Judge, Judged
+from openherd.data.dry_run import example_lines, rules_with_texts, table_text, write_dry_run
+from openherd.data.engine import EngineConfig, EngineSetting, judge_documents
+from openherd.data.line_rules import ELLIPSIS, LINE_RULES, removed_lines, without_citations
 from openherd.data.lists import read_list
-from openherd.data.words import paragraphs, terms, words
+from openherd.data.repetition import Counting, duplicate_shares, ngram_shares
+from openherd.data.text_batch import Floats, TextBatch, integers, shares
+from openherd.data.word_tables import DIRTY_WORDS, GOPHER_LENGTHS, WORD_TABLES
+from openherd.data.words import terms
 
-Integers = npt.NDArray[np.int64]
-
-MEASURES = "measures.parquet"
-TOP_NGRAMS = (2, 3, 4)
-DUPLICATE_NGRAMS = (5, 6, 7, 8, 9, 10)
-BULLETS = ("•", "‣", "▪", "■", "●", "–", "-", "*")
-ELLIPSES = ("...", "…")
-# Plain words of pornographic pages; a list of one's own goes in as the input `dirty_words`.
-DIRTY_WORDS = frozenset(
-    """blowjob blowjobs bukkake camgirl camgirls creampie cumshot cumshots cunt cunts deepthroat dildo dildos fuck fucked fucking
-    gangbang handjob handjobs hentai milf milfs orgies orgy porn porno pornstar pornstars pussies pussy slut sluts threesome
-    threesomes upskirt whore whores""".split()  # noqa: SIM905
-)
-CORPUS_WORDS_AT_LEAST = 100_000  # below, a corpus says too little about which words are outliers
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,24 +49,33 @@ class HeuristicsConfig:
 
     min_words: Annotated[int, Field(description="fewest words of a document", ge=0)] = 50
     max_words: Annotated[int, Field(description="most words of a document", ge=1)] = 100_000
-    min_mean_word_characters: Annotated[float, Field(description="mean length of a word, in characters", ge=0)] = 3.0
-    max_mean_word_characters: Annotated[float, Field(description="mean length of a word, in characters", ge=1)] = 10.0
+    min_mean_word_characters: Annotated[
+        float, Field(description="mean length of a word, in characters; or a language's own, where that is wider", ge=0)
+    ] = 3.0
+    max_mean_word_characters: Annotated[float, Field(description="the same at most, in characters", ge=1)] = 10.0
     max_symbols_per_word: Annotated[float, Field(description="'#' per word, and ellipses per word", ge=0)] = 0.1
-    max_bullet_line_share: Annotated[float, Field(description="share of lines that begin with a bullet", ge=0, le=1)] = 0.9
-    max_ellipsis_line_share: Annotated[float, Field(description="share of lines that end with an ellipsis", ge=0, le=1)] = 0.3
-    min_alphabetic_word_share: Annotated[float, Field(description="share of words with a letter", ge=0, le=1)] = 0.8
-    stop_words: Annotated[tuple[str, ...], Field(description="words that running text holds")] = (
-        "the", "be", "to", "of", "and", "that", "have", "with",
+    bullets: Annotated[tuple[str, ...], Field(description="what a line of a list begins with")] = (
+        "•", "‣", "▪", "■", "●", "–", "-", "*",
     )  # fmt: skip
+    max_bullet_line_share: Annotated[Share, Field(description="share of lines that begin with a bullet")] = 0.9
+    max_ellipsis_line_share: Annotated[Share, Field(description="share of lines that end with an ellipsis")] = 0.3
+    min_alphabetic_word_share: Annotated[Share, Field(description="share of words with a letter")] = 0.8
+    stop_words: Annotated[
+        tuple[str, ...], Field(description="words that running text holds; empty: those of the document's language")
+    ] = ()
     min_stop_words: Annotated[int, Field(description="how many different ones of them at least", ge=0)] = 2
     word_rule_languages: Annotated[
-        tuple[str, ...], Field(description="languages that the rules on word length, letters and stop words are made for")
-    ] = ("en",)
+        tuple[str, ...],
+        Field(description="languages of which the rules on word length, letters and stop words are asked; empty: all with a table"),
+    ] = ()
 
-    max_duplicate_line_share: Annotated[float, Field(description="share of lines that repeat one", ge=0, le=1)] = 0.30
-    max_duplicate_line_character_share: Annotated[float, Field(description="share of characters in those", ge=0, le=1)] = 0.20
-    max_duplicate_paragraph_share: Annotated[float, Field(description="share of paragraphs that repeat one", ge=0, le=1)] = 0.30
-    max_duplicate_paragraph_character_share: Annotated[float, Field(description="share of characters in those", ge=0, le=1)] = 0.20
+    counting: Annotated[
+        Counting, Field(description="shares of repeats: of the words' characters, each once; or as datatrove counts them")
+    ] = "covered"
+    max_duplicate_line_share: Annotated[Share, Field(description="share of lines that repeat one")] = 0.30
+    max_duplicate_line_character_share: Annotated[Share, Field(description="share of characters in those")] = 0.20
+    max_duplicate_paragraph_share: Annotated[Share, Field(description="share of paragraphs that repeat one")] = 0.30
+    max_duplicate_paragraph_character_share: Annotated[Share, Field(description="share of characters in those")] = 0.20
     max_top_ngram_shares: Annotated[
         tuple[float, float, float], Field(description="share of characters in the most frequent 2-, 3-, 4-gram of words")
     ] = (0.20, 0.18, 0.16)
@@ -79,170 +85,189 @@ class HeuristicsConfig:
     ] = (0.15, 0.14, 0.13, 0.12, 0.11, 0.10)
 
     line_ngram_words: Annotated[int, Field(description="words per n-gram of the line rule; ours", ge=2)] = 3
-    min_line_words: Annotated[int, Field(description="a shorter line is never removed; ours", ge=2)] = 30
+    min_line_words: Annotated[int, Field(description="a shorter line does not go by its n-grams; ours", ge=2)] = 30
     max_line_ngram_share: Annotated[
-        float,
-        Field(
-            description="a line with a larger share of characters in its own repeated n-grams is removed; ours; 1 = off", ge=0, le=1
-        ),
+        Share, Field(description="a line with a larger share of characters in its own repeated n-grams is removed; ours; 1 = off")
     ] = 0.5
 
     min_dirty_words: Annotated[
         int, Field(description="fewer dirty words than these drop nothing; ours (C4 drops at one)", ge=1)
     ] = 3
-    max_dirty_word_share: Annotated[float, Field(description="share of words; ours", ge=0, le=1)] = 0.005
+    max_dirty_word_share: Annotated[Share, Field(description="share of words; ours")] = 0.005
     max_divergence_nats: Annotated[
         float, Field(description="Kullback-Leibler divergence of a document's words from those of all others, in nats; ours", gt=0)
     ] = 8.0
+    max_outlier_word_share: Annotated[Share, Field(description="share of words that are rare in all others; ours; 1 = off")] = 1.0
+    outlier_count: Annotated[int, Field(description="a word that all others have less often is rare; ours", ge=1)] = 2
+    min_corpus_words: Annotated[
+        int, Field(description="words of a language from which on these two rules are asked; ours", ge=1)
+    ] = 100_000
+    max_corpus_terms: Annotated[
+        int, Field(description="different words of a language that are counted, the most frequent; ours", ge=1_000)
+    ] = 1_000_000
+    corpus_share: Annotated[float, Field(description="share of documents in which words are counted; ours", gt=0, le=1)] = 1.0
+
+    remove_citations: Annotated[bool, Field(description="C4: marks such as [1] and [edit] are removed")] = False
+    remove_unfinished_lines: Annotated[bool, Field(description="C4: lines without an end mark go")] = False
+    min_words_per_line: Annotated[int, Field(description="C4 (3): shorter lines go; 0 = off", ge=0)] = 0
+    max_word_characters: Annotated[int, Field(description="C4 (1000): lines with a longer word go; 0 = off", ge=0)] = 0
+    remove_javascript_lines: Annotated[bool, Field(description="C4: lines with 'javascript' go")] = False
+    remove_policy_lines: Annotated[bool, Field(description="C4: lines on terms of use, privacy, cookies go")] = False
+    remove_repeated_lines: Annotated[bool, Field(description="ccNet: lines that stood before go, but for case, digits, signs")] = (
+        False
+    )
+    drop_lorem_ipsum: Annotated[bool, Field(description="C4: documents with 'lorem ipsum'")] = False
+    drop_curly_brackets: Annotated[bool, Field(description="C4: documents with a '{'; takes all code")] = False
+    min_sentences: Annotated[int, Field(description="C4 (5): fewest sentences; 0 = off", ge=0)] = 0
+    min_characters: Annotated[int, Field(description="ccNet (300): fewest characters; 0 = off", ge=0)] = 0
+    min_end_mark_line_share: Annotated[Share, Field(description="FineWeb (0.12): share of lines that end a sentence; 0 = off")] = (
+        0.0
+    )
+    short_line_characters: Annotated[int, Field(description="FineWeb: a line of no more is short", ge=0)] = 30
+    max_short_line_share: Annotated[Share, Field(description="FineWeb (0.67): share of short lines; 1 = off")] = 1.0
+    max_repeated_line_character_share: Annotated[
+        Share, Field(description="FineWeb (0.01): share of characters in lines that repeat one; 1 = off")
+    ] = 1.0
+    max_line_breaks_per_word: Annotated[float, Field(description="FineWeb (0.3); 0 = off", ge=0)] = 0.0
+
+    dry_run: Annotated[bool, Field(description="drop nothing, remove no line; dry_run.json tells what each rule would")] = False
+    engine: EngineSetting = field(default_factory=EngineConfig)
 
 
-def repeated_ngrams(ids: Integers, longest: int) -> Iterator[tuple[int, Integers, Integers]]:
-    """For n = 2 .. longest: n, a label for each place that equal n-grams share (-1: stands once), and each label's first place.
-
-    An n-gram is the pair of (n-1)-grams that overlap in it, and can stand twice only if both of those do.
-    """
-    labels = ids
-    for n in range(2, longest + 1):
-        left, right = labels[:-1], labels[1:]
-        places = np.flatnonzero((left >= 0) & (right >= 0))
-        pairs = left[places] * (labels.max(initial=0) + 1) + right[places]
-        _, first, inverse, counts = np.unique(pairs, return_index=True, return_inverse=True, return_counts=True)
-        new = np.cumsum(counts > 1) - 1
-        labels = np.full(len(left), -1, np.int64)
-        labels[places] = np.where(counts > 1, new, -1)[inverse]
-        yield n, labels, places[first[counts > 1]]
+NOTHING = r"[^\s\S]"
+MARKLESS = r"^[^\p{L}\p{N}\p{M}]+$"  # a word of signs alone
+SENTENCE_END = r"""[.!?…。！？।؟۔]["'”’»)\]]*$"""
+ABBREVIATION = r"^\W*(\p{Lu}|(\p{L}\.)+\p{L}|[Mm]rs?|[Dd]r|[Pp]rof|[Ss]t|vs|etc|cf|[Ff]ig|[Nn]o|e\.g|i\.e)\.$"
+# FineWeb asks for any sentence terminal of Unicode; these are the ones of scripts in use today.
+SENTENCE_TERMINAL = r"[.!?։؟۔܀।॥၊။።፧᠃᠉‼‽⁇⁈⁉⸮。．！？｡﹒﹖﹗꓿]$"
 
 
-def covered_share(starts: Integers, n: int, lengths: Integers) -> float:
-    """The share of characters in the words that n-grams at `starts` cover."""
-    if not len(starts):
-        return 0.0
-    edges = np.zeros(len(lengths) + 1, np.int64)
-    np.add.at(edges, starts, 1)
-    np.add.at(edges, starts + n, -1)
-    return float(lengths[np.cumsum(edges[:-1]) > 0].sum() / lengths.sum())
+def sentences(batch: TextBatch) -> Floats:
+    """Sentences of each text: words that end one, and lines that end without."""
+    ends = batch.matching_words(SENTENCE_END) & ~batch.matching_words(ABBREVIATION)
+    last = np.diff(batch.word_line, append=-1) != 0
+    return batch.words_per_text(ends | last)
 
 
-def repeat_share(labels: Integers, first: Integers, n: int, lengths: Integers) -> float:
-    """The share of characters in n-grams that stood before."""
-    repeats = labels >= 0
-    repeats[first] = False
-    return covered_share(np.flatnonzero(repeats), n, lengths)
+def quality_measures(config: HeuristicsConfig, batch: TextBatch) -> dict[str, Floats]:
+    """What Gopher's quality rules, C4's, FineWeb's and ccNet's look at."""
+    n_words = batch.words_per_text()
+    characters = batch.word_characters
+    filled = batch.is_filled
+    n_filled = n_lines = batch.lines_per_text(filled)
+    counted = np.ones(len(batch.word_id), np.bool_)
+    if config.counting == "datatrove":  # words of signs alone are none, and blank lines are lines
+        counted, n_lines = ~batch.matching_words(MARKLESS), batch.lines_per_text()
+    per_line = {sign: integers(pc.count_substring(batch.lines, sign)) for sign in ("#", "...", "…", "{")}
+    bullet = rf"^\s*({'|'.join(map(re.escape, config.bullets))})" if config.bullets else NOTHING
+    lower = pc.utf8_lower(batch.lines)
 
+    def per_word(sign: str) -> Floats:
+        return shares(batch.lines_per_text(per_line[sign]), n_words)
 
-def numbered(found: Sequence[str]) -> tuple[Integers, Integers]:
-    """A number for each word, equal words sharing one, and the words' lengths."""
-    index: dict[str, int] = {}
-    ids = np.fromiter((index.setdefault(word, len(index)) for word in found), np.int64, len(found))
-    return ids, np.fromiter(map(len, found), np.int64, len(found))
-
-
-def ngram_shares(found: Sequence[str]) -> dict[str, float]:
-    """Characters in the most frequent short n-gram, and in repeats of long ones, as shares."""
-    ids, lengths = numbered(found)
-    ends = np.concatenate([[0], np.cumsum(lengths)])
-    shares = {}
-    for n, labels, first in repeated_ngrams(ids, max(DUPLICATE_NGRAMS)):
-        if n in DUPLICATE_NGRAMS:
-            shares[f"duplicate_{n}gram_share"] = repeat_share(labels, first, n, lengths)
-        elif n in TOP_NGRAMS:
-            counts = np.bincount(labels[labels >= 0], minlength=len(first))
-            characters = ends[first + n] - ends[first]
-            top = np.lexsort((characters, counts))[-1:]  # of equally frequent ones the longest
-            shares[f"top_{n}gram_share"] = covered_share(np.flatnonzero(np.isin(labels, top)), n, lengths)
-    return shares
-
-
-def line_ngram_share(found: Sequence[str], n: int) -> float:
-    """Duplicated n-gram coverage of one line: the share of its characters in n-grams that stood before in it."""
-    ids, lengths = numbered(found)
-    *_, (_, labels, first) = repeated_ngrams(ids, n)
-    return repeat_share(labels, first, n, lengths)
-
-
-def without_repetitive_lines(config: HeuristicsConfig, text: str) -> tuple[str, int]:
-    """The text without lines that repeat themselves, and how many went."""
-    if config.max_line_ngram_share >= 1:
-        return text, 0
-    lines = text.split("\n")
-    left = []
-    for line in lines:
-        found = words(line) if len(line) >= 2 * config.min_line_words - 1 else []
-        if len(found) < config.min_line_words or line_ngram_share(found, config.line_ngram_words) <= config.max_line_ngram_share:
-            left.append(line)
-    return ("\n".join(left) if len(left) < len(lines) else text), len(lines) - len(left)
-
-
-def duplicate_shares(unit: str, parts: Sequence[str]) -> dict[str, float]:
-    """Shares of parts, and of their characters, that repeat an earlier part."""
-    seen: set[str] = set()
-    repeats = [part for part in parts if part in seen or seen.add(part)]  # type: ignore[func-returns-value]
-    characters = sum(map(len, parts))
     return {
-        f"duplicate_{unit}_share": len(repeats) / len(parts) if parts else 0.0,
-        f"duplicate_{unit}_character_share": sum(map(len, repeats)) / characters if characters else 0.0,
+        "words": batch.words_per_text(counted),
+        "mean_word_characters": shares(batch.words_per_text(characters * counted), batch.words_per_text(counted)),
+        "hashes_per_word": per_word("#"),
+        "ellipses_per_word": per_word("...") + per_word("…"),
+        "bullet_line_share": shares(batch.lines_per_text(batch.matching_lines(bullet)), n_lines),
+        "ellipsis_line_share": shares(batch.lines_per_text(batch.matching_lines(ELLIPSIS)), n_lines),
+        "alphabetic_word_share": shares(batch.words_per_text(batch.matching_words(r"\p{L}")), n_words),
+        "characters": batch.text_characters,
+        "lorem_ipsum": batch.lines_per_text(integers(pc.count_substring(lower, "lorem ipsum"))),
+        "curly_brackets": batch.lines_per_text(per_line["{"]),
+        "sentences": sentences(batch),
+        "end_mark_line_share": shares(batch.lines_per_text(batch.matching_lines(SENTENCE_TERMINAL)), n_filled),
+        "short_line_share": shares(
+            batch.lines_per_text(filled & (batch.line_characters <= config.short_line_characters)), n_filled
+        ),
+        "line_breaks_per_word": shares(np.maximum(batch.lines_per_text() - 1, 0), n_words),
     }
-
-
-def divergence_nats(counts: Mapping[str, int], corpus: Mapping[str, int], corpus_words: int) -> float:
-    """Kullback-Leibler divergence of a document's words from those of the corpus without it, where each type counts once more."""
-    own = np.fromiter(counts.values(), np.float64, len(counts))
-    others = np.fromiter((corpus[word] for word in counts), np.float64, len(counts)) - own
-    n = own.sum()
-    if not n:
-        return 0.0
-    q = (others + 1) / (corpus_words - n + len(corpus))
-    return float((own / n * np.log(own / n / q)).sum())
 
 
 def measures(
-    config: HeuristicsConfig, text: str, is_dirty: frozenset[str], corpus: Mapping[str, int], corpus_words: int
-) -> dict[str, float]:
-    """All numbers that the rules look at, by name."""
-    found = words(text)
-    counts = Counter(terms(text))
-    lines = [line.strip() for line in text.split("\n") if line.strip()]
-    n, n_lines = max(len(found), 1), max(len(lines), 1)
-    n_dirty = sum(counts[word] for word in is_dirty & counts.keys())
+    config: HeuristicsConfig,
+    batch: TextBatch,
+    languages: list[str],
+    is_dirty: Mapping[str, frozenset[str]],
+    corpus: Mapping[str, Mapping[str, int]],
+    is_in_corpus: list[bool],
+) -> dict[str, Floats]:
+    """All numbers that the rules look at, by name: one of each text."""
+    found = batch.terms
+    n_texts = batch.n_texts
+    n_words = batch.words_per_text()
+    common, dirty = np.zeros(n_texts), np.zeros(n_texts)
+    for language in dict.fromkeys(languages):
+        mine = np.array([other == language for other in languages])[found.text]
+        table = WORD_TABLES.get(language or "en")
+        is_common = frozenset(config.stop_words or (table.common.split() if table else ()))
+        if config.counting == "covered":
+            is_common = frozenset(term for word in is_common for term in terms(word))
+        else:  # the words as they stand
+            exact = np.isin(np.array(batch.words.to_pylist(), object), list(is_common))[batch.word_id]
+            text = np.unique(np.stack([batch.word_text[exact], batch.word_id[exact]]), axis=1)[0]
+            common += np.bincount(text, minlength=n_texts) * np.array([other == language for other in languages])
+        if config.counting == "covered":
+            common += found.per_text(
+                mine & np.array([word in is_common for word in found.vocabulary], np.bool_)[found.term], n_texts
+            )
+        bad = is_dirty.get(language or "en", frozenset()) | is_dirty.get("", frozenset())
+        dirty += found.per_text(
+            mine * found.count * np.array([word in bad for word in found.vocabulary], np.bool_)[found.term], n_texts
+        )
+    divergence, outliers = corpus_shares(batch, languages, corpus, is_in_corpus, config.min_corpus_words, config.outlier_count)
     return {
-        "words": len(found),
-        "mean_word_characters": sum(map(len, found)) / n,
-        "hashes_per_word": text.count("#") / n,
-        "ellipses_per_word": sum(map(text.count, ELLIPSES)) / n,
-        "bullet_line_share": sum(line.startswith(BULLETS) for line in lines) / n_lines,
-        "ellipsis_line_share": sum(line.endswith(ELLIPSES) for line in lines) / n_lines,
-        "alphabetic_word_share": sum(any(map(str.isalpha, word)) for word in found) / n,
-        "different_stop_words": sum(word in counts for word in config.stop_words),
-        **duplicate_shares("line", lines),
-        **duplicate_shares("paragraph", ["\n".join(block) for block in paragraphs(text)]),
-        **ngram_shares(found),
-        "dirty_word_share": n_dirty / n if n_dirty >= config.min_dirty_words else 0.0,
-        "divergence_nats": divergence_nats(counts, corpus, corpus_words) if corpus_words >= CORPUS_WORDS_AT_LEAST else 0.0,
+        **quality_measures(config, batch),
+        "different_stop_words": common,
+        **duplicate_shares(batch, config.counting),
+        **ngram_shares(batch, config.counting),
+        "dirty_word_share": shares(dirty, n_words) * (dirty >= config.min_dirty_words),
+        "divergence_nats": divergence,
+        "outlier_word_share": outliers,
     }
 
 
+def has_word_rules(config: HeuristicsConfig, language: str | None) -> bool:
+    """Whether the rules that suppose a language's habits are asked; a language of None is taken as known."""
+    return language is None or language in (config.word_rule_languages or WORD_TABLES)
+
+
 def limits(config: HeuristicsConfig, language: str | None) -> dict[str, tuple[float, float]]:
-    """The lowest and highest value of each measure, in the order in which they are asked; a language of None is taken as known."""
-    top, duplicate = config.max_top_ngram_shares, config.max_duplicate_ngram_shares
+    """The lowest and highest value of each measure, in the order in which they are asked."""
+    shortest, longest = config.min_mean_word_characters, config.max_mean_word_characters
+    table = WORD_TABLES.get(language or "en")
+    if table and table.mean_characters != GOPHER_LENGTHS:
+        shortest, longest = min(shortest, table.mean_characters[0]), max(longest, table.mean_characters[1])
+    names = (*(f"top_{n}gram_share" for n in (2, 3, 4)), *(f"duplicate_{n}gram_share" for n in range(5, 11)))
+    ngrams = zip(names, (*config.max_top_ngram_shares, *config.max_duplicate_ngram_shares), strict=True)
     found = {
         "words": (config.min_words, config.max_words),
-        "mean_word_characters": (config.min_mean_word_characters, config.max_mean_word_characters),
+        "mean_word_characters": (shortest, longest),
         "hashes_per_word": (0, config.max_symbols_per_word),
         "ellipses_per_word": (0, config.max_symbols_per_word),
         "bullet_line_share": (0, config.max_bullet_line_share),
         "ellipsis_line_share": (0, config.max_ellipsis_line_share),
         "alphabetic_word_share": (config.min_alphabetic_word_share, 1),
-        "different_stop_words": (config.min_stop_words, len(config.stop_words)),
+        "different_stop_words": (config.min_stop_words, np.inf),
         "duplicate_line_share": (0, config.max_duplicate_line_share),
         "duplicate_line_character_share": (0, config.max_duplicate_line_character_share),
         "duplicate_paragraph_share": (0, config.max_duplicate_paragraph_share),
         "duplicate_paragraph_character_share": (0, config.max_duplicate_paragraph_character_share),
-        **{f"top_{n}gram_share": (0.0, limit) for n, limit in zip(TOP_NGRAMS, top, strict=True)},
-        **{f"duplicate_{n}gram_share": (0.0, limit) for n, limit in zip(DUPLICATE_NGRAMS, duplicate, strict=True)},
+        **{name: (0.0, limit) for name, limit in ngrams},
         "dirty_word_share": (0, config.max_dirty_word_share),
         "divergence_nats": (-np.inf, config.max_divergence_nats),
+        "outlier_word_share": (0, config.max_outlier_word_share),
+        "lorem_ipsum": (0, 0 if config.drop_lorem_ipsum else np.inf),
+        "curly_brackets": (0, 0 if config.drop_curly_brackets else np.inf),
+        "sentences": (config.min_sentences, np.inf),
+        "characters": (config.min_characters, np.inf),
+        "end_mark_line_share": (config.min_end_mark_line_share, 1),
+        "short_line_share": (0, config.max_short_line_share),
+        "repeated_line_character_share": (0, config.max_repeated_line_character_share),
+        "line_breaks_per_word": (0, config.max_line_breaks_per_word or np.inf),
     }
-    if language is not None and language not in config.word_rule_languages:
+    if not has_word_rules(config, language):
         for name in ("mean_word_characters", "alphabetic_word_share", "different_stop_words"):
             del found[name]
     return found
@@ -258,43 +283,99 @@ def broken_rule(measured: Mapping[str, float], allowed: Mapping[str, tuple[float
     return None
 
 
-def read_dirty_words(given: Outside | None) -> frozenset[str]:
-    """The built-in list, or the words of files. Raises InputError for an entry that is not a single word."""
+def read_dirty_words(given: Outside | None) -> dict[str, frozenset[str]]:
+    """The built-in lists by language, or those of files; a file such as de.txt is of a language, another of all ("").
+
+    Raises InputError for an entry that is not a single word.
+    """
     if given is None:
-        return DIRTY_WORDS
-    found = [(entry, terms(entry)) for entry in read_list(given)]
-    for entry, parts in found:
-        if len(parts) != 1:
-            raise InputError(given.location, f"{entry!r}", allowed="one word on each line")
-    return frozenset(parts[0] for _, parts in found)
+        return {language: frozenset(words.split()) for language, words in DIRTY_WORDS.items()}
+    found: dict[str, frozenset[str]] = {}
+    for name in given.files():
+        language = PurePosixPath(name).name.split(".")[0]
+        key = language if re.fullmatch("[a-z]{2,3}", language) else ""
+        entries = [(entry, terms(entry)) for entry in read_list(Outside(name))]
+        for entry, parts in entries:
+            if len(parts) != 1:
+                raise InputError(name, f"{entry!r}", allowed="one word on each line")
+        found[key] = found.get(key, frozenset()) | {parts[0] for _, parts in entries}
+    return found
+
+
+def prepare_heuristics(config: HeuristicsConfig, is_dirty: Mapping[str, frozenset[str]], corpus_file: str) -> Judge:
+    """The stage on batches of documents; `corpus_file` holds the counts of the corpus's words."""
+    corpus = read_counts(corpus_file)
+
+    def judge(batch: pa.RecordBatch) -> Judged:
+        texts = batch.column("text")
+        languages = batch.column("language").to_pylist() if "language" in batch.schema.names else [None] * len(batch)
+        took_apart = TextBatch.of(without_citations(texts) if config.remove_citations else texts)
+        gone = removed_lines(config, took_apart)
+        keep = ~np.any(list(gone.values()), axis=0)
+        left = took_apart.keeping(keep)
+        is_in = [is_counted(name, config.corpus_share) for name in batch.column("id").to_pylist()]
+        measured = measures(config, left, [language or "" for language in languages], is_dirty, corpus, is_in)
+        removed = {name: took_apart.lines_per_text(lines) for name, lines in gone.items()}
+        columns = {"language": languages, **measured, **removed, "lines_removed": took_apart.lines_per_text(~keep)}
+        allowed = {language: limits(config, language) for language in dict.fromkeys(languages)}
+        rows = [dict(zip(measured, values)) for values in zip(*(column.tolist() for column in measured.values()))]
+        drops = [broken_rule(row, allowed[language]) for row, language in zip(rows, languages)]
+        told = pa.RecordBatch.from_pydict(columns, MEASURES_SCHEMA)
+        if config.dry_run:
+            return Judged(batch, [None] * len(batch), told)
+        if config.remove_citations or not keep.all():
+            changed = [text if drop is None else old for text, old, drop in zip(left.texts(), texts.to_pylist(), drops)]
+            place = batch.schema.get_field_index("text")
+            batch = batch.set_column(place, batch.schema.field(place), pa.array(changed, pa.string()))
+        return Judged(batch, drops, told)
+
+    return judge
+
+
+MEASURED = (*limits(HeuristicsConfig(), None), *LINE_RULES, "lines_removed")
+MEASURES_SCHEMA = pa.schema([("language", pa.string()), *((name, pa.float64()) for name in MEASURED)])
+
+
+def corpus_batches(file: Any, share: float) -> Iterator[tuple[list[str], pa.StringArray]]:
+    """Languages and texts of the documents that are counted."""
+    names = [name for name in ("id", "language", "text") if name in file.schema_arrow.names]
+    for batch in file.iter_batches(batch_size=256, columns=names):
+        if share < 1:
+            batch = batch.filter(pa.array([is_counted(name, share) for name in batch.column("id").to_pylist()]))
+        languages = batch.column("language").to_pylist() if "language" in names else [None] * len(batch)
+        yield [language or "" for language in languages], batch.column("text")
 
 
 def heuristics(config: HeuristicsConfig, *, documents: Run, dirty_words: Outside | None = None, out: Output) -> dict[str, Any]:
-    """Remove lines that repeat themselves, then drop documents that break a rule."""
+    """Remove lines that break a line rule, then drop documents that break a rule."""
     is_dirty = read_dirty_words(dirty_words)
-    file = documents.file(DOCUMENTS)
-    schema = pq.read_schema(file)
-    corpus: dict[str, Counter[str]] = defaultdict(Counter)  # by language
-    columns = [name for name in ("language", "text") if name in schema.names]
-    for row in track(read_documents(documents, columns), "counting words", "documents", count_rows(file) or 0):
-        corpus[row.get("language") or ""].update(terms(row["text"]))
-    corpus_words = {language: counts.total() for language, counts in corpus.items()}
-    n_lines_removed = 0
+    with out.write(CORPUS_WORDS) as path, pq.ParquetFile(documents.file(DOCUMENTS)) as file:
+        batches = track(corpus_batches(file, config.corpus_share), "counting words", "batches", -(-file.metadata.num_rows // 256))
+        write_counts(path, count_words(batches, config.max_corpus_terms))
+    removed, without_rules = Counter[str](), Counter[str]()
 
-    names = list(limits(config, None))
-    measures_schema = pa.schema([("id", pa.string()), ("reason", pa.string()), *((name, pa.float64()) for name in names)])
-    with out.write(MEASURES) as path, ParquetWriter(path, measures_schema) as writer:
+    def count(judged: Judged) -> None:
+        assert judged.measures is not None
+        for name in (*LINE_RULES, "lines_removed"):
+            removed[name] += int(pc.sum(judged.measures.column(name)).as_py() or 0)
+        languages: Sequence[str | None] = (
+            judged.batch.column("language").to_pylist() if "language" in judged.batch.schema.names else []
+        )
+        without_rules.update(language or "" for language in languages if not has_word_rules(config, language))
 
-        def decide(rows: Iterable[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], Drop | None]]:
-            nonlocal n_lines_removed
-            for row in rows:
-                language = row.get("language") or ""
-                text, n_removed = without_repetitive_lines(config, row["text"])
-                measured = measures(config, text, is_dirty, corpus[language], corpus_words[language])
-                drop = broken_rule(measured, limits(config, row.get("language")))
-                n_lines_removed += n_removed
-                writer.write({"id": row["id"], "reason": drop.reason if drop else "", **measured})
-                yield ({**row, "text": text} if drop is None else row), drop
+    prepare = partial(prepare_heuristics, config, is_dirty, str(out.path / CORPUS_WORDS))
+    metrics = judge_documents("heuristics", prepare, documents, out, config.engine, count)
+    if config.dry_run:
+        write_dry_run(partial(limits, config), documents, out)
+    return metrics | {
+        "lines_removed": removed.pop("lines_removed"),
+        "lines_removed_by_rule": {name: n for name, n in removed.items() if n},
+        "without_word_rules": dict(sorted(without_rules.items())),
+    }
 
-        metrics = curate("heuristics", documents, out, schema, decide)
-    return metrics | {"lines_removed": n_lines_removed}
+
+def dry_run_text(run: Run, documents: Run, changes: Mapping[str, Any]) -> str:
+    """What each limit of a finished run, or another one, would drop, as a table and examples; nothing is measured again."""
+    config = load_config(HeuristicsConfig, {**run.manifest["settings"], **changes}, "settings")
+    found = rules_with_texts(run.file(MEASURES), documents.file(DOCUMENTS), partial(limits, config))
+    return "\n".join([table_text(found), *example_lines(found)])

@@ -1,21 +1,40 @@
-"""Language identification (paper 3.1.1: fastText over 176 languages). Here py3langid, whose model of 140 languages (version 0.4)
-is inside the wheel.
+"""Language identification (paper 3.1.1: fastText over 176 languages).
 
-Only the first 2,000 characters of the document's prose are looked at: lines with few letters (code, tables) say little.
+Here py3langid's model of 140 labels, which is inside its wheel, or a fastText file that the user has (`language_models.py`). Only
+the first characters of the document's prose are looked at: lines with few letters (code, tables) say little. A page in several
+languages can be told by blocks of lines: its main language is then the one that most of its characters are in, and the rest is
+measured, or goes. Splitting such a page into one document per language is a stage of its own (`language_split.py`).
 """
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from functools import cache
-from typing import Annotated, Any
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Annotated, Any, Literal, NamedTuple
 
-from py3langid.langid import MODEL_FILE, LanguageIdentifier
+import numpy as np
+import pyarrow as pa
+import regex
 from pydantic import Field
 
-from openherd.core.rundir import Output, Run
-from openherd.data.documents import LANGUAGE_SCHEMA, Drop, curate
+from openherd.core.config import nearest
+from openherd.core.errors import ConfigError, InputError
+from openherd.core.rundir import Output, Outside, Run
+from openherd.data.documents import LANGUAGE_SCHEMA, Drop, Judge, Judged
+from openherd.data.engine import EngineConfig, EngineSetting, judge_documents
+from openherd.data.language_models import UNDETERMINED, LanguageModel, load_model
 
-SAMPLE_CHARACTERS = 2_000
+PROSE_SHARE = 0.8  # of a line's characters are letters, their marks and blanks
+LONGEST_LINE = 4_000  # characters of one line that are looked at
+LOOKED_THROUGH = 8  # times as many characters are read as are taken
+MOST_BLOCKS = 32  # of a document
+BLOCK_SCORE = 0.5  # a block told with less joins the main language
+MEASURES_SCHEMA = pa.schema(
+    [("language_share", pa.float64()), ("second_language", pa.string()), ("second_language_share", pa.float64())]
+)
+
+_NO_LETTER = regex.compile(r"[^\p{L}\p{M}\s]+")
+_ASCII_LETTERS = bytes(c for c in range(128) if chr(c).isalpha() or chr(c).isspace())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,50 +42,170 @@ class LanguageConfig:
     """Settings of `language`."""
 
     languages: Annotated[
-        tuple[str, ...], Field(description="ISO 639 codes to keep, of two letters where there is one; empty keeps all")
+        tuple[str, ...],
+        Field(description="codes to keep, as the model spells them (ISO 639, two letters where there are); empty: all"),
     ] = ()
     min_score: Annotated[
-        float, Field(description="probability under which a document is dropped; the paper is silent", ge=0, le=1)
+        float, Field(description="probability under which a document is dropped; the paper is silent, ccNet 0.5", ge=0, le=1)
     ] = 0.0
+    sample_characters: Annotated[int, Field(description="of a document's prose that are looked at; ours", ge=100)] = 2_000
+    mixed: Annotated[
+        Literal["off", "score", "main"],
+        Field(
+            description="pages in several languages: not looked for; measured by blocks of lines; their main language alone kept"
+        ),
+    ] = "off"
+    block_characters: Annotated[int, Field(description="fewest characters of a block that is told by itself; ours", ge=20)] = 100
+    min_language_share: Annotated[
+        float, Field(description="share of a page's characters in its main language; needs `mixed`; ours; 0 = off", ge=0, le=1)
+    ] = 0.0
+    engine: EngineSetting = field(default_factory=EngineConfig)
 
 
-@cache
-def identifier() -> LanguageIdentifier:
-    """The model, loaded once."""
-    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+class Block(NamedTuple):
+    """Lines that stand together, and the language that they are in."""
+
+    text: str  # with the line ends
+    language: str
+    score: float
 
 
-def sample(text: str) -> str:
-    """The first prose of a text: lines that are mostly letters and spaces, or any text where there are none."""
-    lines = [line for line in text[: 4 * SAMPLE_CHARACTERS].splitlines() if line.strip()]
-    prose = [line for line in lines if sum(c.isalpha() or c.isspace() for c in line) > 0.8 * len(line)]
-    return ("\n".join(prose) or text)[:SAMPLE_CHARACTERS]
+def is_prose(line: str) -> bool:
+    """Whether a line is mostly letters, their marks and blanks."""
+    if line.isascii():
+        return len(line.encode().translate(None, _ASCII_LETTERS)) < (1 - PROSE_SHARE) * len(line)
+    return len(_NO_LETTER.sub("", line)) > PROSE_SHARE * len(line)
 
 
-def identify(text: str) -> tuple[str, float]:
-    """The most likely language and its probability."""
-    code, score = identifier().classify(sample(text))
-    return str(code), float(score)
+def sample(text: str, characters: int) -> str:
+    """The first prose of a text, or any text where there is none."""
+    taken: list[str] = []
+    left = characters
+    for line in text[: LOOKED_THROUGH * characters].split("\n"):
+        line = line[:LONGEST_LINE].strip()
+        if line and is_prose(line):
+            taken.append(line[:left])
+            left -= len(line) + 1
+            if left <= 0:
+                break
+    return "\n".join(taken) or text[:characters]
 
 
-def language(config: LanguageConfig, *, documents: Run, out: Output) -> dict[str, Any]:
-    """Add `language` and `language_score`; drop what is not asked for. Returns documents by language besides the funnel."""
-    counts: dict[str, int] = {}
+def line_blocks(text: str, characters: int) -> list[str]:
+    """A text cut at line ends into blocks of at least so many characters, more where there would be too many blocks."""
+    wanted = max(characters, len(text) // MOST_BLOCKS)
+    blocks, held, size = [], [], 0
+    for line in text.splitlines(keepends=True):
+        held.append(line)
+        size += len(line.strip())
+        if size >= wanted:
+            blocks.append("".join(held))
+            held, size = [], 0
+    if held and blocks and size < wanted:
+        blocks[-1] += "".join(held)
+    elif held:
+        blocks.append("".join(held))
+    return blocks
 
-    def judge(row: dict[str, Any]) -> Drop | None:
-        code, score = row["language"], row["language_score"]
+
+def identify(texts: Sequence[str], sample_characters: int = 2_000, model: LanguageModel | None = None) -> list[tuple[str, float]]:
+    """The most likely language of each text, and its probability."""
+    return (model or load_model()).identify([sample(text, sample_characters) for text in texts])
+
+
+def languages_of_blocks(text: str, whole: tuple[str, float], block_characters: int, model: LanguageModel) -> list[Block]:
+    """The blocks of a text; what cannot be told, or has no prose, is taken for the language of the `whole`, as that was told."""
+    found = line_blocks(text, block_characters)
+    if len(found) < 2:
+        return [Block(block, *whole) for block in found]
+    told = [any(map(is_prose, filter(str.strip, block.split("\n")))) for block in found]
+    answers = iter(model.identify([sample(block, 4 * block_characters) for block, has_prose in zip(found, told) if has_prose]))
+    languages = [next(answers) if has_prose else (UNDETERMINED, 0.0) for has_prose in told]
+    return [Block(block, *(answer if answer[1] >= BLOCK_SCORE else whole)) for block, answer in zip(found, languages)]
+
+
+def shares_of(blocks: Sequence[Block]) -> list[tuple[str, float]]:
+    """Languages and their shares of the blocks' characters, the largest first."""
+    characters: Counter[str] = Counter()
+    for block in blocks:
+        characters[block.language] += len(block.text)
+    total = max(characters.total(), 1)
+    return [(code, n / total) for code, n in characters.most_common()]
+
+
+def prepare_language(config: LanguageConfig, model_path: str = "") -> Judge:
+    """The stage on batches of documents; `model_path` is a fastText file, or empty."""
+    model = load_model(model_path)
+    schema = LANGUAGE_SCHEMA
+
+    def mixed(text: str, whole: tuple[str, float]) -> tuple[str, tuple[str, float], dict[str, Any]]:
+        blocks = languages_of_blocks(text, whole, config.block_characters, model)
+        (main, share), *others = shares_of(blocks) or [(whole[0], 1.0)]
+        if main != whole[0]:
+            mine = [block for block in blocks if block.language == main]
+            whole = main, float(np.average([block.score for block in mine], weights=[len(block.text) for block in mine]))
+        if config.mixed == "main" and others:
+            text = "".join(block.text for block in blocks if block.language == main)
+        second, second_share = others[0] if others else ("", 0.0)
+        return text, whole, {"language_share": share, "second_language": second, "second_language_share": second_share}
+
+    def decide(code: str, score: float, share: float) -> Drop | None:
         if config.languages and code not in config.languages:
             return Drop("language", f"{code} ({score:.2f})")
         if score < config.min_score:
             return Drop("language score", f"{code} {score:.2f}, limit {config.min_score}")
-        counts[code] = counts.get(code, 0) + 1
+        if share < config.min_language_share:
+            return Drop("language share", f"{share:.2f} in {code}, limit {config.min_language_share}")
         return None
 
-    def decide(rows: Iterable[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], Drop | None]]:
-        for row in rows:
-            code, score = identify(row["text"])
-            row = {**row, "language": code, "language_score": score}
-            yield row, judge(row)
+    def judge(batch: pa.RecordBatch) -> Judged:
+        texts = batch.column("text").to_pylist()
+        answers = identify(texts, config.sample_characters, model)
+        measures: list[dict[str, Any]] = []
+        if config.mixed != "off":
+            looked = [mixed(text, answer) for text, answer in zip(texts, answers)]
+            texts, answers, measures = [list(column) for column in zip(*looked)] or [[], [], []]
+        shares = [measured["language_share"] for measured in measures] or [1.0] * len(texts)
+        given = {name: batch.column(name) for name in schema.names if name in batch.schema.names}
+        columns = given | {
+            "text": pa.array(texts, pa.string()),
+            "language": pa.array([code for code, _ in answers], pa.string()),
+            "language_score": pa.array([score for _, score in answers], pa.float32()),
+        }
+        drops = [decide(code, score, share) for (code, score), share in zip(answers, shares)]
+        out = pa.RecordBatch.from_arrays([columns[name] for name in schema.names], schema=schema)
+        return Judged(out, drops, pa.RecordBatch.from_pylist(measures, MEASURES_SCHEMA) if config.mixed != "off" else None)
 
-    metrics = curate("language", documents, out, LANGUAGE_SCHEMA, decide)
-    return metrics | {"documents_by_language": dict(sorted(counts.items()))}
+    return judge
+
+
+def model_file(given: Outside | None) -> str:
+    """The path of the user's model, or empty. Raises InputError where the input is not one file."""
+    if given is None:
+        return ""
+    files = given.files()
+    if len(files) != 1:
+        raise InputError(given.location, f"{len(files)} files", allowed="one fastText model, such as lid.176.ftz")
+    return files[0]
+
+
+def check_languages(languages: Sequence[str], model: LanguageModel) -> None:
+    """Raise ConfigError for a language that the model cannot answer with."""
+    for code in languages:
+        if code not in model.labels:
+            raise ConfigError("languages", f"the model has no {code!r}", allowed=nearest(code, model.labels))
+
+
+def language(config: LanguageConfig, *, documents: Run, model: Outside | None = None, out: Output) -> dict[str, Any]:
+    """Add `language` and `language_score`; drop what is not asked for. Returns documents by language besides the funnel."""
+    path = model_file(model)
+    labels = load_model(path).labels
+    check_languages(config.languages, load_model(path))
+    counts: Counter[str] = Counter()
+
+    def count(judged: Judged) -> None:
+        languages = judged.batch.column("language").to_pylist()
+        counts.update(code for code, drop in zip(languages, judged.drops, strict=True) if drop is None)
+
+    metrics = judge_documents("language", partial(prepare_language, config, path), documents, out, config.engine, count)
+    return metrics | {"documents_by_language": dict(sorted(counts.items())), "languages_covered": len(labels)}

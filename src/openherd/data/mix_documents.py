@@ -25,7 +25,7 @@ from openherd.core.rundir import Output, Run
 from openherd.core.seeds import uniform
 from openherd.data.classifier import with_columns
 from openherd.data.documents import DOCUMENTS, Drop, Judge, Judged, read_documents
-from openherd.data.engine import EngineConfig, judge_documents
+from openherd.data.engine import EngineConfig, EngineSetting, judge_documents
 from openherd.data.mix import MIXES
 
 PLAN = "mix.json"
@@ -66,6 +66,7 @@ class MixDocumentsConfig:
         float, Field(description="refuse to show a component more often; 4 lose little (Muennighoff et al. 2023)", gt=0)
     ] = 4.0
     seed: Annotated[int, Field(description="seed of what is downsampled")] = 0
+    engine: EngineSetting = field(default_factory=EngineConfig)
 
     def __post_init__(self) -> None:
         targets = self.targets()
@@ -185,7 +186,7 @@ def mix_documents(config: MixDocumentsConfig, *, documents: Run, out: Output) ->
             kept[name] += 0 if drop else len(text.encode())
 
     prepare = partial(prepare_mix_documents, config, columns, plan.keep)
-    metrics = judge_documents("mix-documents", prepare, documents, out, EngineConfig(), watch)
+    metrics = judge_documents("mix-documents", prepare, documents, out, config.engine, watch)
     # What was drawn is not quite what was planned: epochs are those of the documents that stayed.
     epochs = {name: share * plan.total_bytes / kept[name] if kept[name] else 0.0 for name, share in plan.targets.items()}
     total_in, total_kept = max(sum(came.values()), 1), max(sum(kept.values()), 1)

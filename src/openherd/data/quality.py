@@ -9,7 +9,7 @@ on seed and id alone. The score stays with the document, so that deduplication c
 from array import array
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -25,8 +25,9 @@ from openherd.core.records import count_rows
 from openherd.core.rundir import Output, Outside, Run
 from openherd.core.seeds import uniform
 from openherd.data.classifier import checked_label, load, place_of, scores_column, with_columns
+from openherd.data.document_shards import BATCH_ROWS
 from openherd.data.documents import DOCUMENTS, Drop, Judge, Judged
-from openherd.data.engine import BATCH_ROWS, EngineConfig, judge_documents
+from openherd.data.engine import EngineConfig, EngineSetting, judge_documents
 
 HISTOGRAM_BINS = 40
 
@@ -43,6 +44,7 @@ class QualityConfig:
     label: Annotated[str, Field(description="the label whose probability is the score; empty: the second of two")] = ""
     score_column: Annotated[str, Field(description="column that keeps the score", min_length=1)] = "score"
     seed: Annotated[int, Field(description="seed of what soft and pareto draw")] = 0
+    engine: EngineSetting = field(default_factory=EngineConfig)
 
 
 def keep_probability(config: QualityConfig, score: float) -> float:
@@ -132,7 +134,7 @@ def quality(config: QualityConfig, *, documents: Run, classifier: Run | Outside,
             sums[language or ""][1] += 1
 
     prepare = partial(prepare_quality, config, place, label, least)
-    metrics = judge_documents("quality", prepare, documents, out, EngineConfig(), watch)
+    metrics = judge_documents("quality", prepare, documents, out, config.engine, watch)
     return metrics | {
         "label": label,
         "mean_score_by_language": {language: total / n for language, (total, n) in sorted(sums.items())},

@@ -1,0 +1,101 @@
+"""The words of a corpus, and how far a document's are from them (paper 3.1.1).
+
+The paper drops documents with too many outlier tokens by the Kullback-Leibler divergence of their token distribution from the
+corpus's. Tokens are here terms (`words.terms`), counted by language; a document is compared with all others, itself left out,
+so that none helps itself. Counted is a bounded number of terms: when there are more, the rarest are forgotten, which are those
+that any document that has them is an outlier by.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import xxhash
+
+from openherd.data.text_batch import Floats, TextBatch
+
+CORPUS_WORDS = "corpus_words.parquet"
+SCHEMA = pa.schema([("language", pa.string()), ("word", pa.string()), ("count", pa.int64())])  # the word "" is all words
+
+
+def is_counted(document_id: str, share: float) -> bool:
+    """Whether a document is of the sample that is counted: a fixed choice by its id."""
+    return share >= 1 or xxhash.xxh3_64_intdigest(document_id.encode()) < share * 2**64
+
+
+def count_words(batches: Iterable[tuple[list[str], pa.StringArray]], most: int) -> dict[str, Counter[str]]:
+    """Counts of terms by language, from batches of languages and texts; of no language more than twice `most` at any time."""
+    counted: dict[str, Counter[str]] = {}
+    for languages, texts in batches:
+        batch = TextBatch.of(texts)
+        found = batch.terms
+        of_text = np.array(languages, object)
+        for language in dict.fromkeys(languages):
+            rows = (of_text == language)[found.text]
+            n = np.bincount(found.term[rows], found.count[rows], len(found.vocabulary)).astype(np.int64)
+            counts = counted.setdefault(language, Counter())
+            for term in np.flatnonzero(n).tolist():
+                counts[found.vocabulary[term]] += int(n[term])
+            counts[""] += int(n.sum())
+            if len(counts) > 2 * most:
+                counted[language] = most_common(counts, most)
+    return {language: most_common(counts, most) for language, counts in sorted(counted.items())}
+
+
+def most_common(counts: Counter[str], most: int) -> Counter[str]:
+    """The most frequent terms, of equals the first by spelling."""
+    if len(counts) <= most + 1:
+        return counts
+    return Counter(dict(sorted(counts.items(), key=lambda item: (-item[1], item[0]))[: most + 1]))
+
+
+def write_counts(path: Path, counted: Mapping[str, Mapping[str, int]]) -> None:
+    """Write counts, a row per language and term."""
+    rows = [(language, word, n) for language, counts in counted.items() for word, n in counts.items()]
+    columns = list(zip(*rows)) or [(), (), ()]
+    table = pa.Table.from_arrays([pa.array(column, field.type) for column, field in zip(columns, SCHEMA)], schema=SCHEMA)
+    pq.write_table(table, path, compression="zstd")
+
+
+def read_counts(path: str) -> dict[str, dict[str, int]]:
+    """Counts of terms by language."""
+    counted: dict[str, dict[str, int]] = {}
+    for batch in pq.ParquetFile(path).iter_batches():
+        for language, word, n in zip(*(column.to_pylist() for column in batch.columns)):
+            counted.setdefault(language, {})[word] = n
+    return counted
+
+
+def corpus_shares(
+    batch: TextBatch, languages: list[str], counted: Mapping[str, Mapping[str, int]], is_in: list[bool], least: int, rare: int
+) -> tuple[Floats, Floats]:
+    """Of each text the Kullback-Leibler divergence of its terms from those of all others, in nats, and the share of its terms that
+    stand fewer than `rare` times in them.
+
+    Each known term counts once more, as one that stands nowhere else must not be impossible. A language with fewer than `least`
+    words says too little: 0. `is_in` tells which texts are part of what was counted.
+    """
+    found, n_texts = batch.terms, batch.n_texts
+    divergence, outliers = np.zeros(n_texts), np.zeros(n_texts)
+    own_total = found.per_text(found.count, n_texts)
+    for language in dict.fromkeys(languages):
+        corpus = counted.get(language, {})
+        total = corpus.get("", 0)
+        if total < max(least, 1):
+            continue
+        mine = np.array([other == language for other in languages])
+        rows = mine[found.text]
+        terms, places = np.unique(found.term[rows], return_inverse=True)
+        known = np.array([corpus.get(found.vocabulary[term], 0) for term in terms.tolist()], np.int64)
+        text, own = found.text[rows], found.count[rows]
+        left_out = np.array(is_in)[text] * own
+        others = np.maximum(known[places] - left_out, 0)
+        rest = total - np.array(is_in) * own_total
+        p = own / own_total[text]
+        q = (others + 1) / (rest[text] + len(corpus) - 1)
+        divergence += np.bincount(text, p * np.log(p / q), n_texts)
+        outliers += np.bincount(text, p * (others < rare), n_texts)
+    return divergence, outliers

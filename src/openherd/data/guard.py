@@ -1,0 +1,256 @@
+"""A stage's function in a process of its own, which may die of a document without harm to the others (paper 3.1).
+
+A parser can crash, run without end or take all memory, none of which an exception tells of. So batches go to a process that is
+killed at limits and replaced when it dies; what it died of is then found by asking again row by row, and is lost with a reason. A
+time limit counts processor time, since a busy machine is no fault of the document's; ten times as much time on the clock ends what
+only waits. The limit is the whole batch's first, so that no document is lost that alone keeps to it.
+"""
+
+import os
+import pickle
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any
+
+import pyarrow as pa
+
+from openherd.core.errors import ConfigError, OpenherdError
+from openherd.core.machine import resident_bytes
+from openherd.data.documents import Drop, Judge, Judged, account_of
+
+CLOCK_FACTOR = 10  # clock time allowed for each second of processor time
+LOOK_S = 0.1  # between looks at the process's memory
+DETAIL_CHARACTERS = 300
+PROGRAM = "import sys; from openherd.data.guard import serve; serve(*map(int, sys.argv[1:]))"
+TIMED_OUT, OUT_OF_MEMORY, CRASHED = "timed out", "out of memory", "crashed"
+
+
+def lost(came: pa.RecordBatch, schemas: pa.RecordBatch, drop: Drop) -> pa.RecordBatch:
+    """The account of documents that a stage could not judge: of theirs what the stage's own output has too."""
+    account = schemas.schema
+    columns = []
+    for field in account.field("document").type:
+        given = came.column(field.name) if field.name in came.schema.names else None
+        columns.append(given if given is not None and given.type == field.type else pa.nulls(len(came), field.type))
+    documents = pa.RecordBatch.from_arrays(columns, schema=pa.schema(list(account.field("document").type)))
+    measures = None
+    if "measures" in account.names:
+        fields = list(account.field("measures").type)
+        measures = pa.RecordBatch.from_arrays([pa.nulls(len(came), field.type) for field in fields], schema=pa.schema(fields))
+    return account_of(Judged(documents, [drop] * len(came), measures), came)
+
+
+def judged_rows(judge: Judge, came: pa.RecordBatch, schemas: pa.RecordBatch) -> pa.RecordBatch:
+    """The account of a batch; a document at which the function raises is lost, not the batch.
+
+    What a person can mend (OpenherdError) is no document's fault and raises.
+    """
+    try:
+        judged = judge(came)
+    except OpenherdError:
+        raise
+    except Exception as error:
+        if len(came) > 1:
+            return joined([judged_rows(judge, came.slice(i, 1), schemas) for i in range(len(came))])
+        reason = OUT_OF_MEMORY if isinstance(error, MemoryError) else f"failed: {type(error).__name__}"
+        return lost(came, schemas, Drop(reason, " ".join(str(error).split())[:DETAIL_CHARACTERS]))
+    return account_of(judged, came)
+
+
+def joined(accounts: list[pa.RecordBatch]) -> pa.RecordBatch:
+    """Several accounts as one."""
+    return pa.concat_batches(accounts)
+
+
+class Room:
+    """A file in memory through which two processes hand each other one thing at a time.
+
+    A socket holds 0.2 MB: on a busy machine a batch of 9 MB would wait some forty times for its reader to have its turn.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+
+    @classmethod
+    def make(cls) -> "Room":
+        """A new one."""
+        if hasattr(os, "memfd_create"):
+            return cls(os.memfd_create("openherd"))
+        with tempfile.TemporaryFile() as file:  # macOS
+            return cls(os.dup(file.fileno()))
+
+    def put(self, data: Any) -> int:
+        """Leave bytes, in place of what was there; returns how many."""
+        view = memoryview(data)
+        os.ftruncate(self.descriptor, 0)
+        n = 0
+        while n < len(view):
+            n += os.pwrite(self.descriptor, view[n:], n)
+        return n
+
+    def get(self, size: int) -> bytes:
+        """The bytes that were left."""
+        pieces: list[bytes] = []
+        while (n := sum(map(len, pieces))) < size:
+            pieces.append(os.pread(self.descriptor, size - n, n))
+        return b"".join(pieces)
+
+    def put_batch(self, batch: pa.RecordBatch) -> int:
+        """Leave a batch."""
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, batch.schema) as writer:
+            writer.write_batch(batch)
+        return self.put(sink.getvalue())
+
+    def get_batch(self, size: int) -> pa.RecordBatch:
+        """The batch that was left."""
+        return pa.ipc.open_stream(self.get(size)).read_next_batch()
+
+
+def serve(descriptor: int, of_room: int) -> None:
+    """Be the process: make the function, then judge what comes until the other end closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started this one
+    pa.set_cpu_count(1)
+    connection, room = Connection(descriptor), Room(of_room)
+    schema, timeout_s, prepare = pickle.loads(room.get(connection.recv()))
+    try:
+        judge = prepare()
+        empty = pa.RecordBatch.from_pylist([], schema=schema)
+        schemas = account_of(judge(empty), empty)
+        connection.send(room.put_batch(schemas))
+        while True:
+            came = room.get_batch(connection.recv())
+            signal.setitimer(signal.ITIMER_PROF, timeout_s)  # these signals end the process, wherever it is
+            signal.setitimer(signal.ITIMER_REAL, CLOCK_FACTOR * timeout_s)
+            account = judged_rows(judge, came, schemas)
+            signal.setitimer(signal.ITIMER_PROF, 0)
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            connection.send(room.put_batch(account))
+    except EOFError:
+        return
+    except OpenherdError as error:
+        connection.send(error)
+    except Exception:
+        connection.send(RuntimeError(traceback.format_exc()))
+
+
+class DiedError(Exception):
+    """The process ended while it judged a batch."""
+
+    def __init__(self, drop: Drop, first: bool) -> None:
+        super().__init__(drop.reason)
+        self.drop = drop
+        self.first = first  # it had judged nothing before
+
+
+class Guard:
+    """A stage's function in a process of its own, with what becomes of the documents that it dies of; a context manager."""
+
+    def __init__(self, prepare: Callable[[], Judge], schema: pa.Schema, timeout_s: float, memory_bytes: int) -> None:
+        self.timeout_s, self.memory_bytes = timeout_s, memory_bytes
+        self._begin = pickle.dumps((schema, timeout_s, prepare))
+        self._process: subprocess.Popen[bytes] | None = None
+        self._n_judged = 0  # by the process that is there
+        self._ended = False
+        self.schemas: pa.RecordBatch | None = None
+
+    def __enter__(self) -> "Guard":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stop()
+
+    def end(self) -> None:
+        """End the process from another thread: what it is judging raises InterruptedError."""
+        self._ended = True
+        if (process := self._process) is not None:
+            process.kill()
+
+    def judge(self, came: pa.RecordBatch) -> pa.RecordBatch:
+        """The account of a batch. Raises what a person can mend, and RuntimeError for a stage that cannot be made."""
+        self._start()
+        assert self.schemas is not None
+        try:
+            return self._ask(came)
+        except DiedError as died:
+            if len(came) > 1:
+                return joined([self.judge(came.slice(i, 1)) for i in range(len(came))])
+            if died.first or died.drop.reason == TIMED_OUT:
+                return lost(came, self.schemas, died.drop)
+            return self.judge(came)  # perhaps what came before did the harm
+
+    def _start(self) -> None:
+        if self._process is not None:
+            return
+        if self._ended:
+            raise InterruptedError("the engine was stopped")
+        ours, theirs = socket.socketpair()
+        self._room = Room.make()
+        ends = [theirs.fileno(), self._room.descriptor]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, "-c", PROGRAM, *map(str, ends)]
+        nothing = subprocess.DEVNULL
+        self._process = subprocess.Popen(command, pass_fds=ends, env=environment, stdin=nothing, stdout=nothing)
+        theirs.close()
+        self._connection = Connection(ours.detach())
+        self._n_judged = 0
+        try:
+            self._connection.send(self._room.put(self._begin))
+            self.schemas = self._answer()
+        except (EOFError, OSError):
+            code = self._process.wait()
+            self._stop()
+            raise RuntimeError(f"a process for the stage ended with code {code} before it had judged anything") from None
+        if self.memory_bytes and (found := resident_bytes(self._process.pid)) > self.memory_bytes:
+            self._stop()
+            share, needs = self.memory_bytes / 1e9, found / 1e9
+            raise ConfigError(
+                "engine", f"{share:.2g} GB for each process, which needs {needs:.2g} GB for the stage alone",
+                do="raise memory_gb, or give fewer processes",
+            )  # fmt: skip
+
+    def _ask(self, came: pa.RecordBatch) -> pa.RecordBatch:
+        assert self._process is not None
+        first = not self._n_judged
+        try:
+            self._connection.send(self._room.put_batch(came))
+            while not self._connection.poll(LOOK_S):
+                if self.memory_bytes and resident_bytes(self._process.pid) > self.memory_bytes:
+                    self._stop()
+                    raise DiedError(Drop(OUT_OF_MEMORY, f"more than {self.memory_bytes / 1e9:.2g} GB"), first)
+            account = self._answer()
+        except (EOFError, OSError):
+            code = self._process.wait()
+            self._stop()
+            if self._ended:
+                raise InterruptedError("the engine was stopped") from None
+            raise DiedError(self._cause(code), first) from None
+        self._n_judged += len(came)
+        return account
+
+    def _cause(self, code: int) -> Drop:
+        if code in (-signal.SIGPROF, -signal.SIGALRM):
+            kind, limit = ("processor", self.timeout_s) if code == -signal.SIGPROF else ("clock", CLOCK_FACTOR * self.timeout_s)
+            return Drop(TIMED_OUT, f"more than {limit:g} s of {kind} time")
+        return Drop(CRASHED, signal.Signals(-code).name if code < 0 else f"code {code}")
+
+    def _answer(self) -> pa.RecordBatch:
+        found = self._connection.recv()
+        if isinstance(found, Exception):
+            self._stop()
+            raise found
+        return self._room.get_batch(found)
+
+    def _stop(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._connection.close()
+            os.close(self._room.descriptor)
+            self._process = None

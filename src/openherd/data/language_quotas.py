@@ -1,0 +1,102 @@
+"""How much of each language is kept (paper 3.1.1, 3.1.2: the amount of multilingual text was chosen by experiment).
+
+Over its quota a language keeps its best documents by a column of scores, such as the quality classifier's; without one, a fixed
+choice by id, which is as good as random since ids are digests. Ties go by id, so the outcome does not depend on the input's order.
+A quota is a number of documents, of bytes, or a share of all bytes that are kept. Ranks and sums are DuckDB's, which spills.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+import pyarrow.parquet as pq
+from pydantic import Field
+
+from openherd.core.errors import ConfigError, InputError
+from openherd.core.rundir import Output, Run
+from openherd.data.documents import DOCUMENTS, Drop, curate
+from openherd.data.tables import connect
+
+REST = "*"  # languages that no quota names
+
+
+@dataclass(frozen=True, kw_only=True)
+class LanguageQuotasConfig:
+    """Settings of `language-quotas`; the paper gives 8% of all tokens as multilingual, and no quota of a language."""
+
+    max_documents: Annotated[
+        dict[str, int], Field(description="most documents by language, as { de = 1000, '*' = 500 }; '*' is any other language")
+    ] = field(default_factory=dict)
+    max_bytes: Annotated[dict[str, int], Field(description="most bytes of text (UTF-8) by language")] = field(default_factory=dict)
+    max_shares: Annotated[
+        dict[str, float], Field(description="largest share of all bytes kept, by language; '*' is each other one's")
+    ] = field(default_factory=dict)
+    score: Annotated[str, Field(description="column of which the highest are kept; empty: a fixed choice by id")] = ""
+    memory_gb: Annotated[float, Field(description="memory for ranks, which spill beyond it", gt=0)] = 1.0
+
+
+def largest_total(sizes: Mapping[str, int], shares: Mapping[str, float]) -> float:
+    """The most bytes in all with which no language has more than its share: the largest T = sum of min(size, share x T)."""
+    total = float(sum(sizes.values()))
+    while True:
+        lower = sum(min(size, shares.get(code, shares.get(REST, 1.0)) * total) for code, size in sizes.items())
+        if total - lower < 0.5:
+            return lower if lower >= 1 else 0.0
+        total = lower
+
+
+def byte_quotas(config: LanguageQuotasConfig, sizes: Mapping[str, int]) -> dict[str, float]:
+    """The most bytes of each language. Raises ConfigError where the shares leave nothing."""
+    most = {code: min(size, config.max_bytes.get(code, config.max_bytes.get(REST, size))) for code, size in sizes.items()}
+    if not config.max_shares or not sum(most.values()):
+        return {code: float(size) for code, size in most.items()}
+    total = largest_total(most, config.max_shares)
+    if not total:
+        raise ConfigError(
+            "max_shares", "no text keeps to them", allowed="shares of the languages that are there, together 1 or more"
+        )
+    return {code: min(size, config.max_shares.get(code, config.max_shares.get(REST, 1.0)) * total) for code, size in most.items()}
+
+
+def language_quotas(config: LanguageQuotasConfig, *, documents: Run, out: Output) -> dict[str, Any]:
+    """Drop what is over a language's quota, the lowest scores first. Returns documents and bytes by language besides the funnel."""
+    file = documents.file(DOCUMENTS)
+    schema = pq.read_schema(file)
+    for column in ("language", *([config.score] if config.score else [])):
+        if column not in schema.names:
+            raise InputError(file, f"no column {column!r}", allowed=f"columns here: {', '.join(schema.names)}")
+    score = f'"{config.score}"' if config.score else "0"
+    kept: dict[str, dict[str, int]] = {}
+    with connect(out.work, config.memory_gb, 1) as tables:
+        tables.execute(
+            f"""create table ranked as
+                select file_row_number as n, coalesce(language, '') as code, strlen(text) as size,
+                row_number() over best as place, sum(strlen(text)) over best as so_far
+                from read_parquet(?, file_row_number = true)
+                window best as (partition by coalesce(language, '') order by {score} desc nulls last, id
+                                rows between unbounded preceding and current row)""",
+            [str(file)],
+        )
+        sizes = dict(tables.execute("select code, sum(size)::bigint from ranked group by code order by code").fetchall())
+        quotas = byte_quotas(config, sizes)
+        cursor = tables.execute("select code, size, place, so_far::bigint from ranked order by n")
+
+        def ranks() -> Iterator[tuple[str, int, int, int]]:
+            while rows := cursor.fetchmany(10_000):
+                yield from rows
+
+        def decide(rows: Iterable[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], Drop | None]]:
+            for row, (code, size, place, so_far) in zip(rows, ranks(), strict=True):
+                most = config.max_documents.get(code, config.max_documents.get(REST, place))
+                if place > most:
+                    yield row, Drop("language quota", f"{code}: number {place:,}, limit {most:,} documents")
+                elif so_far > quotas[code]:
+                    yield row, Drop("language quota", f"{code}: byte {so_far:,}, limit {quotas[code]:,.0f} bytes")
+                else:
+                    counts = kept.setdefault(code, {"documents": 0, "bytes": 0})
+                    counts["documents"] += 1
+                    counts["bytes"] += size
+                    yield row, None
+
+        metrics = curate("language-quotas", documents, out, schema, decide)
+    return metrics | {"kept_by_language": dict(sorted(kept.items()))}
