@@ -16,10 +16,29 @@ PAGES = sorted((ROOT / "docs").glob("*.md"))
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\((?!https?:)([^)#]+)")
 WITH_EXAMPLES = {
-    "chat-page.md", "continued-pretraining.md", "data-engine.md", "data-sources.md", "dialogs.md", "errors.md", "failures.md",
+    "chat-page.md",
+    "continued-pretraining.md",
+    "data-classifiers.md",
+    "data-dedup.md",
+    "data-engine.md",
+    "data-extraction.md",
+    "data-mix.md",
+    "data-privacy.md",
+    "data-sources.md",
+    "data-urls.md",
+    "dialogs.md",
+    "errors.md",
+    "failures.md",
     "inference.md",
-    "interchange.md", "planning.md", "recipes.md", "run-directories.md", "scaling.md", "serving.md", "tokenizer.md", "tour.md",
-}  # fmt: skip
+    "interchange.md",
+    "planning.md",
+    "recipes.md",
+    "run-directories.md",
+    "scaling.md",
+    "serving.md",
+    "tokenizer.md",
+    "tour.md",
+}
 
 
 def blocks_of(text: str) -> list[tuple[str, str]]:

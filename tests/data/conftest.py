@@ -31,11 +31,11 @@ def document(text: str, **fields: Any) -> dict[str, Any]:
 def documents_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Run]:
     """A function that makes a finished run of the texts, or rows, given."""
 
-    def make(texts: Iterable[str | Mapping[str, Any]], schema: Any = LANGUAGE_SCHEMA) -> Run:
+    def make(texts: Iterable[str | Mapping[str, Any]], schema: Any = LANGUAGE_SCHEMA, rows_per_group: int = 2_000) -> Run:
         rows = [document(text, id=f"{i:032x}") if isinstance(text, str) else dict(text) for i, text in enumerate(texts)]
 
         def stage(config: None, *, out: Output) -> dict[str, Any]:
-            with out.write(DOCUMENTS) as path, ParquetWriter(path, schema) as writer:
+            with out.write(DOCUMENTS) as path, ParquetWriter(path, schema, rows_per_group) as writer:
                 for row in rows:
                     writer.write({name: row.get(name) for name in schema.names})
             return {}

@@ -187,3 +187,17 @@ def test_corrupt_shards_are_refused(tmp_path):
     file.write_bytes(whole[:-3])
     with pytest.raises(InputError, match=r"a corrupt shard: .* bytes; allowed: .* tokens of 4 bytes"):
         TokenShards.open(run)
+
+
+@given(weights=st.dictionaries(st.sampled_from("abc"), st.integers(1, 1000), min_size=1), length=st.sampled_from([4, 8]))
+@settings(max_examples=30)
+def test_tokens_of_each_source_are_its_share_over_any_prefix(tmp_path_factory, weights, length):
+    path = tmp_path_factory.mktemp("shares")
+    shards = TokenShards.open(make_shards(path, {"a": documents(1, 9), "b": documents(2, 30), "c": documents(3, 60)}))
+    source = BatchSource(shards, 0, "p", length, {name: float(w) for name, w in weights.items()})
+    tokens = dict.fromkeys(weights, 0)
+    for index in range(300):
+        name, _ = source.window(index)
+        tokens[name] += length
+        total = (index + 1) * length
+        assert all(abs(tokens[s] - total * w / sum(weights.values())) < 2 * length for s, w in weights.items())

@@ -13,7 +13,8 @@ import pytest
 from openherd.core.errors import ConfigError, InputError
 from openherd.core.rundir import Outside
 from openherd.data.documents import DROPPED
-from openherd.data.extraction import decode, tidy
+from openherd.data.encodings import decode
+from openherd.data.extraction import tidy
 from openherd.data.sources import SourcesConfig, sources
 from source_files import BOOK, PAPER, POSTS, TEXTS, WIKI_PAGES, committed, epub, posts_dump, tar, wiki_dump
 from warc_records import DATE, gzipped, page, record, response, starts

@@ -8,7 +8,7 @@ import pytest
 from warcio.archiveiterator import ArchiveIterator
 from warcio.exceptions import ArchiveLoadFailed
 
-from openherd.data.extraction import decode
+from openherd.data.encodings import decode
 from openherd.data.pages import DamageError, Page, Passed
 from openherd.data.warc import zstd
 from openherd.data.warc_pages import read_records

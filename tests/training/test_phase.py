@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from openherd.core.errors import ConfigError
+from openherd.data.mix import MIXES
 from openherd.data.token_shards import TokenShards
 from openherd.training.phase import Piece, batches, check_epochs
+from openherd.training.pretrain import PretrainConfig
 
 
 def counting(**sources):
@@ -91,3 +94,11 @@ def test_epochs_are_what_a_token_is_shown():
     found = seen(shards, pieces, range(11), {"web": 1.0})
     assert found.mean() == pytest.approx(stated)
     assert found.max() <= 6  # 11 sequences are five and a half times two windows
+
+
+def test_a_mix_by_name_is_its_weights():
+    assert PretrainConfig(source_mix="paper").asked_weights() == MIXES["paper"]
+    assert PretrainConfig(source_mix="tutorial").asked_weights()["web"] == 0.85
+    assert PretrainConfig(source_weights={"a": 2.0}).asked_weights() == {"a": 2.0}
+    with pytest.raises(ConfigError, match="weights, and source_mix = 'paper'; allowed: one of them"):
+        PretrainConfig(source_mix="paper", source_weights={"a": 1.0}).asked_weights()

@@ -94,7 +94,9 @@ NOT_FOR_PEOPLE = {"worker": "running", "agent": "running"}  # how the runner sta
 def command(name: str) -> Callable[[list[str]], int | None]:
     """The function of a command."""
     module = {**COMMANDS, **NOT_FOR_PEOPLE}[name]
-    found: Callable[[list[str]], int | None] = getattr(import_module(f"openherd.cli.{module}"), f"command_{name.replace(' ', '_').replace('-', '_')}")
+    found: Callable[[list[str]], int | None] = getattr(
+        import_module(f"openherd.cli.{module}"), f"command_{name.replace(' ', '_').replace('-', '_')}"
+    )
     return found
 
 

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 from urllib.parse import unquote
 from xml.etree import ElementTree
 
-from openherd.data.extraction import decode
+from openherd.data.encodings import decode
 from openherd.data.markup import html_text
 from openherd.data.pages import DamageError, Page, iso_date
 

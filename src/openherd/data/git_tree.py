@@ -29,7 +29,7 @@ from pygments.lexers import get_lexer_for_filename
 from pygments.util import ClassNotFound
 
 from openherd.core.errors import InputError
-from openherd.data.extraction import decode
+from openherd.data.encodings import decode
 from openherd.data.pages import START, DamageError, Found, Page, Place, iso_date
 
 LARGEST_FILE = 1 << 20  # bytes; larger ones are data, or generated

@@ -21,7 +21,7 @@ from openherd.core.records import ParquetWriter, count_rows
 from openherd.core.rundir import Output, Run
 from openherd.core.seeds import uniform
 from openherd.data.documents import DOCUMENTS, DROPPED, content_bytes, dropped_schema, read_documents
-from openherd.data.minhash import Hashes, shingles
+from openherd.data.shingles import Hashes, shingles
 from openherd.data.words import terms
 
 TRAIN = "train.parquet"

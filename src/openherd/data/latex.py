@@ -17,7 +17,7 @@ from itertools import islice
 from pathlib import PurePosixPath
 from typing import BinaryIO
 
-from openherd.data.extraction import decode
+from openherd.data.encodings import decode
 from openherd.data.latex_text import latex_text, title_of
 from openherd.data.pages import START, DamageError, Found, Page, Place
 

@@ -1,101 +1,106 @@
 """MinHash signatures and their locality-sensitive hashing (paper 3.1.1).
 
-A document is the set of its shingles: runs of n terms, each a 64-bit number mixed from the terms' xxHash. A signature holds,
-for each of bands x rows random permutations, the smallest permuted shingle; two signatures agree at a place with probability
-equal to the Jaccard similarity s of the sets. Documents that agree in all rows of any band are candidates: with probability 1 -
-(1 - s^rows)^bands. The paper gives no parameters. All is a function of the text and of the settings: no salted hash, no order
-of documents.
+A signature holds, for each of bands x rows random permutations, the smallest permuted shingle; two signatures agree at a place with
+probability equal to the Jaccard similarity s of the sets. Documents that agree in all rows of any band are candidates: with
+probability 1 - (1 - s^rows)^bands, the S-curve. The paper gives no parameters.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import combinations
+import ctypes
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import xxhash
+import pyarrow as pa
 
-Hashes = npt.NDArray[np.uint64]  # sorted, distinct
-Signature = npt.NDArray[np.uint32]
+from openherd.data.shingles import (
+    MULTIPLIER,
+    Column,
+    Hashes,
+    Normalisation,
+    Numbers,
+    address,
+    digests_of,
+    hashed,
+    library,
+    mixed,
+    shingled,
+    tables,
+    terms_of,
+)
 
-MULTIPLIER = 0x9E3779B97F4A7C15  # odd: the golden ratio in 64 bits, splitmix64's increment
-MIX = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)  # splitmix64's finaliser
-SHINGLES_PER_BLOCK = 4_096  # bounds memory: permutations x block x 8 bytes
-
-
-def _mixed(values: Hashes) -> Hashes:
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(MIX[0])
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(MIX[1])
-    return values ^ (values >> np.uint64(31))
-
-
-def shingles(terms: Sequence[str], n: int) -> Hashes:
-    """The distinct n-term shingles as sorted 64-bit numbers; a shorter text is one shingle, an empty one none."""
-    hashes = np.fromiter((xxhash.xxh64_intdigest(term.encode()) for term in terms), np.uint64, len(terms))
-    width = min(n, len(hashes))
-    if width == 0:
-        return hashes
-    total = np.zeros(len(hashes) - width + 1, np.uint64)
-    for i in range(width):
-        total = total * np.uint64(MULTIPLIER) + hashes[i : len(hashes) - width + 1 + i]
-    return np.unique(_mixed(total))
+Signatures = npt.NDArray[np.uint32]  # documents x permutations
+Permutations = tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32]]
+SHINGLES_PER_BLOCK = 4_096  # bounds memory: permutations x block x 4 bytes
 
 
-def permutations(n: int, seed: int) -> tuple[Hashes, Hashes]:
-    """n random maps x -> a x + b modulo 2^64, a odd: as two columns."""
-    drawn = np.random.default_rng(seed).integers(0, 2**64, size=(2, n, 1), dtype=np.uint64)
-    return drawn[0] | np.uint64(1), drawn[1]
+def permutations(n: int, seed: int) -> Permutations:
+    """n random maps x -> a x + b modulo 2^32, a odd, of the upper half of a shingle."""
+    drawn = np.random.default_rng(seed).integers(0, 2**32, size=(2, n), dtype=np.uint32)
+    return drawn[0] | np.uint32(1), drawn[1]
 
 
-def signature(shingled: Hashes, permuted_by: tuple[Hashes, Hashes]) -> Signature:
-    """The upper 32 bits of the smallest shingle under each permutation. The set must not be empty."""
-    a, b = permuted_by
-    smallest = np.full(len(a), np.iinfo(np.uint64).max, np.uint64)
-    for start in range(0, len(shingled), SHINGLES_PER_BLOCK):
-        block = shingled[start : start + SHINGLES_PER_BLOCK]
+def signature(shingles: Hashes, permuted_by: Permutations) -> npt.NDArray[np.uint32]:
+    """The smallest shingle under each permutation; of an empty set the largest number."""
+    a, b = (column[:, None] for column in permuted_by)
+    smallest = np.full(len(a), np.iinfo(np.uint32).max, np.uint32)
+    for start in range(0, len(shingles), SHINGLES_PER_BLOCK):
+        block = (shingles[start : start + SHINGLES_PER_BLOCK] >> np.uint64(32)).astype(np.uint32)
         smallest = np.minimum(smallest, (a * block + b).min(axis=1))
-    return (smallest >> np.uint64(32)).astype(np.uint32)
+    return smallest
 
 
-def candidate_pairs(signatures: Iterable[tuple[int, Signature]], bands: int) -> Iterator[tuple[int, int]]:
-    """Pairs of documents, given as (number, signature), whose signatures agree in a whole band; each pair once."""
-    buckets: dict[tuple[int, bytes], list[int]] = {}
-    for number, signed in signatures:
-        for band, rows in enumerate(signed.reshape(bands, -1)):
-            buckets.setdefault((band, rows.tobytes()), []).append(number)
-    seen: set[tuple[int, int]] = set()
-    for bucket in buckets.values():
-        for pair in combinations(bucket, 2):
-            if pair not in seen:
-                seen.add(pair)
-                yield pair
+class Signed(NamedTuple):
+    """What is known of each of some texts."""
+
+    signatures: Signatures
+    digests: npt.NDArray[np.uint64]  # n x 2: the same for the same terms in the same order
+    terms: Numbers  # how many
 
 
-def jaccard(a: Hashes, b: Hashes) -> float:
-    """Shared shingles over all shingles of two sets; 1 for two empty ones."""
-    shared = len(np.intersect1d(a, b, assume_unique=True))
-    together = len(a) + len(b) - shared
-    return shared / together if together else 1.0
+def signed(texts: pa.Array, n: int, normalised: Normalisation, permuted_by: Permutations) -> Signed:
+    """Signatures of a column of texts, by shingles of n terms."""
+    column, (a, b) = Column.of(texts), permuted_by
+    if library.functions is None:
+        rows = [hashed(terms_of(text, normalised)) for text in column.texts()]
+        signatures = [signature(shingled(row, n), permuted_by) for row in rows]
+        digests = np.array([digests_of(row) for row in rows], np.uint64).reshape(len(rows), 2)
+        terms = np.array([len(row) for row in rows], np.int64)
+        return Signed(np.array(signatures, np.uint32).reshape(len(rows), len(a)), digests, terms)
+    found = Signed(np.empty((len(texts), len(a)), np.uint32), np.empty((len(texts), 2), np.uint64), np.empty(len(texts), np.int64))
+    library.functions.signatures(
+        ctypes.byref(tables(normalised, column.is_ascii())), address(column.data), address(column.offsets),
+        ctypes.c_int64(len(texts)), n, address(a), address(b), len(a), *(address(array) for array in found),
+    )  # fmt: skip
+    return found
 
 
-def estimated_jaccard(a: Signature, b: Signature) -> float:
-    """The share of places where two signatures agree."""
-    return float(np.mean(a == b))
+def band_keys(signatures: Signatures, bands: int, groups: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """A number for each band and document: equal where all rows of the band are, within a group."""
+    keys = np.empty((bands, len(signatures)), np.uint64)
+    for band, rows in enumerate(np.split(signatures, bands, axis=1)):
+        total = groups.copy()
+        for column in rows.T:
+            total = total * np.uint64(MULTIPLIER) + column
+        keys[band] = mixed(total)
+    return keys
 
 
-class Clusters:
-    """Union-find over document numbers 0 .. n-1."""
+def candidate_probability(similarity: float | npt.NDArray[np.float64], bands: int, rows: int) -> npt.NDArray[np.float64]:
+    """The S-curve: how likely two documents of this Jaccard similarity agree in a whole band."""
+    return np.asarray(1 - (1 - np.asarray(similarity, np.float64) ** rows) ** bands)
 
-    def __init__(self, n: int) -> None:
-        self._parent = list(range(n))
 
-    def find(self, i: int) -> int:
-        """The representative of i's cluster: its smallest number."""
-        while self._parent[i] != i:
-            self._parent[i] = self._parent[self._parent[i]]
-            i = self._parent[i]
-        return i
+def bands_for(threshold: float, permutations: int, recall: float) -> tuple[int, int]:
+    """Bands and rows of at most so many permutations: the steepest curve that finds a pair at the threshold with this probability.
 
-    def join(self, i: int, j: int) -> None:
-        """Make the clusters of i and j one."""
-        a, b = sorted((self.find(i), self.find(j)))
-        self._parent[b] = a
+    More rows make fewer candidates, and of those that are not alike fewer still. One row where nothing finds that many.
+    """
+    for rows in range(permutations, 1, -1):
+        if candidate_probability(threshold, permutations // rows, rows) >= recall:
+            return permutations // rows, rows
+    return permutations, 1
+
+
+def estimated_jaccards(a: Signatures, b: Signatures) -> npt.NDArray[np.float64]:
+    """The share of places where two signatures agree, for each pair of rows."""
+    return np.asarray((a == b).mean(axis=1, dtype=np.float64))

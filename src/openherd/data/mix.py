@@ -13,6 +13,12 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Union
 
+# Mixes by name. The paper's shares are of tokens by kind of knowledge (3.1.2), the tutorial's by where text comes from.
+MIXES: dict[str, dict[str, float]] = {
+    "paper": {"general": 0.50, "reasoning": 0.25, "code": 0.17, "multilingual": 0.08},
+    "tutorial": {"web": 0.85, "code": 0.08, "books": 0.03, "academic": 0.025, "wikipedia": 0.015},
+}
+
 
 @dataclass(frozen=True)
 class Fork:

@@ -20,7 +20,8 @@ from openherd.core.errors import ConfigError, InputError
 from openherd.core.progress import Progress
 from openherd.core.rundir import Output, Run, Source
 from openherd.data.documents import PAGE_SCHEMA, TEXT_SCHEMA, Funnel
-from openherd.data.extraction import decode, tidy
+from openherd.data.encodings import decode
+from openherd.data.extraction import tidy
 from openherd.data.locations import NamedFile, ending_of, files_of
 from openherd.data.pages import DamageError, Page, Passed
 from openherd.data.reading import ENDINGS, Reading, address_of, damaged, is_readable, read_file

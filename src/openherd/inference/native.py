@@ -5,16 +5,9 @@ outcome of a row does not depend on what else is in a step. Without a compiler, 
 model's own layers do the work.
 """
 
-import contextlib
 import ctypes
-import hashlib
 import math
 import mmap
-import os
-import signal
-import subprocess
-import sys
-import tempfile
 import threading
 import weakref
 from collections.abc import Callable, Sequence
@@ -25,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from openherd.core.machine import cache_folder, processor
+from openherd.core.compiled import Compiled
 from openherd.inference.repack import Int8Linear, with_modules
 from openherd.model.attention import Attend
 from openherd.model.layers import Linear
@@ -80,69 +73,20 @@ class HasCache(Protocol):
         """Those of one layer."""
 
 
-# In a process of its own: importing torch's compiler would hold this one up for seconds. Its flags for vectors, where it would give
-# any, would come behind ours.
-COMPILE = """
-import inspect, shutil, sys
-from torch._inductor.codecache import CppCodeCache
-own = {"needs_vec_isa": False} if "needs_vec_isa" in inspect.signature(CppCodeCache.load_async).parameters else {}
-shutil.copy(CppCodeCache.load(open(sys.argv[1]).read(), extra_flags=tuple(sys.argv[3:]), **own)._name, sys.argv[2])
-"""
-
-
-class Library:
-    """The compiled kernel, or why there is none; compiled once on a machine, in some seconds."""
+class Library(Compiled):
+    """The kernel for the processor that it runs on."""
 
     def __init__(self, *flags: str) -> None:
         """With more flags for the compiler."""
-        self.flags = (*FLAGS, *flags)
-        self.lock = threading.Lock()
-        self.functions: Any = None
-        self.error = ""
-        self.compiler: subprocess.Popen[str] | None = None
-        self.stopped = False
+        super().__init__(SOURCE, *FLAGS, *flags)
 
-    def load(self) -> bool:
-        """Compile, if need be; returns whether it is there."""
-        with self.lock:
-            if self.functions is None and not self.error:
-                try:
-                    functions = ctypes.CDLL(str(self._compiled()))
-                    if not functions.ready():  # the system keeps the matrix unit to itself
-                        self.flags = (*self.flags, "-mno-amx-tile", "-mno-amx-bf16", "-mno-amx-int8")
-                        functions = ctypes.CDLL(str(self._compiled()))
-                    self.functions = functions
-                except OSError as error:
-                    self.error = str(error)
-        return self.functions is not None
-
-    def stop(self) -> None:
-        """Give up compiling: the process ends."""
-        self.stopped = True
-        if self.compiler is not None and self.compiler.poll() is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self.compiler.pid, signal.SIGKILL)
-
-    def _compiled(self) -> Path:
-        source = SOURCE.read_text(encoding="utf-8")
-        made_for = hashlib.sha256("\0".join([source, *self.flags, torch.__version__, processor()]).encode()).hexdigest()
-        path = cache_folder() / "kernels" / f"{made_for[:32]}.so"
-        if self.stopped:
-            raise OSError("stopped")
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-                made = Path(folder) / path.name
-                command = [sys.executable, "-c", COMPILE, str(SOURCE), str(made), *self.flags]
-                pipes: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
-                # In a group of its own: Ctrl-C in a chat stops an answer, not the compiler.
-                with subprocess.Popen(command, text=True, process_group=0, **pipes) as self.compiler:
-                    said = self.compiler.communicate()[1].strip()
-                if self.compiler.returncode:
-                    errors = [line for line in said.splitlines() if "error" in line.lower()]
-                    raise OSError((errors or said.splitlines() or ["the compiler was stopped"])[0])
-                made.replace(path)
-        return path
+    def opened(self) -> Any:
+        """The functions, without the matrix unit where the system keeps it to itself."""
+        functions = super().opened()
+        if not functions.ready():
+            self.flags = (*self.flags, "-mno-amx-tile", "-mno-amx-bf16", "-mno-amx-int8")
+            functions = super().opened()
+        return functions
 
 
 library = Library()

@@ -91,12 +91,16 @@ def hugging_face_config(config: ModelConfig, dtype: str, bos: int | None = None,
     }
 
 
-def read_config(directory: Path) -> ModelConfig:
-    """The shape of a model directory. Raises InputError where config.json is missing, damaged, or of what is not built here."""
+def read_config(directory: Path, architecture: str = "") -> ModelConfig:
+    """The shape of a model directory, of a language model or of another architecture with its trunk.
+
+    Raises InputError where config.json is missing, damaged, or of what is not built here.
+    """
     file = directory / CONFIG
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
-        for key, allowed in SUPPORTED.items():
+        supported = {**SUPPORTED, "architectures": ([architecture],)} if architecture else SUPPORTED
+        for key, allowed in supported.items():
             if found.get(key, allowed[0]) not in allowed:
                 raise InputError(file, f"{key} = {found[key]!r}", allowed=" or ".join(map(str, allowed)))
         rope = found.get("rope_parameters") or found.get("rope_scaling") or {}  # as transformers 5 writes it, and before

@@ -11,7 +11,9 @@ from pydantic import Field
 
 from openherd.core.progress import format_duration
 from openherd.core.rundir import Output, Run
+from openherd.report.classifiers import classifiers
 from openherd.report.curation import curation
+from openherd.report.experiments import experiments
 from openherd.report.markup import Html, code, document, element, join, paragraph, side_by_side, table, tiles
 from openherd.report.runs import Runs, file_of, names, of_stage, places, scalars, si
 from openherd.report.scaling import ladder
@@ -42,10 +44,12 @@ def report(config: ReportConfig, *, runs: tuple[Run, ...], out: Output) -> dict[
     parts = {
         ("stages", "Stages"): stages(runs),
         ("curation", "Curation"): curation(runs, config.dropped_samples, config.sample_characters),
+        ("classifiers", "Classifiers"): classifiers(runs),
         ("tokenizer", "Tokenizer"): tokenizer(runs, config.token_text),
         ("training", "Training"): training(runs),
         ("scores", "Scores"): scores(runs, config.example_answers),
         ("scaling", "Scaling laws"): ladder(runs),
+        ("experiments", "Data experiments"): experiments(runs),
         ("samples", "Samples"): samples(runs),
         ("lineage", "Lineage"): lineage(runs),
     }

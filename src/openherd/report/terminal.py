@@ -19,8 +19,18 @@ TOY_PARAMETERS = 500_000_000  # under this a model is said to be a toy
 # ends. Of parts with '; ' between them those are left out whose metrics are missing. Curation stages share the default.
 CURATION = ("{documents_in:,} documents, {bytes_in:.1f} MB", "{documents_out:,} documents, {bytes_out:.1f} MB")
 TRAINING = ("{tokens:,} tokens", "{parameters:,} parameters, loss {loss_nats_last_5_percent:.3f} nats")
+TRAINED = ("{texts:,} texts", "held out {heldout_texts:,}; AUC {heldout_auc:.4f}; accuracy {heldout_accuracy:.4f}")
 SAYS: dict[str, tuple[str, ...]] = {
     "python-docs": ("Python {python}", "{pages:,} pages, {bytes:.1f} MB"),
+    "label-documents": ("{documents:,} documents", "{labelled:,} labelled; {unlabelled:,} not to be read; cost {cost:.4g}"),
+    "train-classifier": TRAINED,
+    "train-transformer": TRAINED,
+    "cluster-documents": ("{documents:,} documents", "{clusters:,} clusters, mean cosine {mean_cosine:.3f}"),
+    "mix-experiment": (
+        "{runs:,} runs",
+        "best foretold {best_foretold}; measured {best_measured}; {pairs_in_order} of {pairs} pairs in order",
+    ),
+    "data-value": ("", "best {best}"),
     "holdout": (CURATION[0], "{train_documents:,} to train on, {heldout_documents:,} held out"),
     "tokenizer": ("", "{vocabulary:,} tokens, {bytes_per_token:.2f} bytes each"),
     "import": ("{format} directory", "{parameters:,} parameters, {dtype}"),

@@ -86,7 +86,7 @@ def with_replay(shards: TokenShards, config: ContinuePretrainConfig) -> dict[str
     for name in config.replay:
         if name not in shards.tokens:
             raise ConfigError("replay", f"no source {name!r}", do=nearest(name, shards.tokens))
-    new = {name: w for name, w in all_weights(shards, config.source_weights).items() if name not in config.replay}
+    new = {name: w for name, w in all_weights(shards, config.asked_weights()).items() if name not in config.replay}
     if not new:
         raise ConfigError("replay", "every source is replayed", allowed="one source of new text at least")
     rest = (1 - sum(config.replay.values())) / sum(new.values())
@@ -105,7 +105,7 @@ def continue_pretrain(config: ContinuePretrainConfig, *, base: Run, shards: Run 
     model = before.model("continue-pretrain", config, [p.rows for p in config.pieces()], lora=lora)
     with open_shards(shards, before.tokenizer, config) as tokens:
         shares = with_replay(tokens, config)
-        mixed = replace(config, source_weights=shares, replay={})
+        mixed = replace(config, source_mix="given", source_weights=shares, replay={})
         pieces, rate = config.pieces(), config.learning_rate_at
         metrics = train_phase("continue-pretrain", model, tokens, pieces, rate, mixed, out, phases=before.phases)
     metrics |= write_trained(model, before.tokenizer, out)

@@ -53,9 +53,11 @@ class Trains(Protocol):
     moments_dtype: MomentsDtype
     optimizer_offload: bool
     micro_batch_sequences: int
-    source_weights: dict[str, float]
     checkpoint_behind: bool
     parallel: ParallelConfig
+
+    def asked_weights(self) -> dict[str, float]:
+        """The weights of the sources that the settings ask for."""
 
     def pieces(self) -> list[Piece]:
         """Its steps."""
@@ -204,7 +206,7 @@ def first_sources(config: Trains, shards: TokenShards) -> dict[str, float]:
     if isinstance(config, ContinuePretrainConfig):
         weights = with_replay(shards, config)
     else:
-        weights = all_weights(shards, config.source_weights)
+        weights = all_weights(shards, config.asked_weights())
     n = config.pieces()[0].batch_sequences
     return {name: count / n for name, count in Mix(weights).counts(n).items()}
 

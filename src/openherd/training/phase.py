@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from openherd.core.remote import RemoteRun
 from openherd.core.rundir import Output, Run, file_sha256
 from openherd.data.batches import IGNORED, BatchSource
 from openherd.data.block_cache import BlockCache
+from openherd.data.mix import MIXES
 from openherd.data.token_shards import TokenShards
 from openherd.model.config import ModelConfig
 from openherd.model.flops import flops_per_token, parameters
@@ -50,12 +51,24 @@ class PhaseConfig(TrainingConfig):
     source_weights: Annotated[dict[str, float], Field(description="share of each source; empty: by its tokens")] = field(
         default_factory=dict
     )
+    source_mix: Annotated[
+        Literal["given", "paper", "tutorial"],
+        Field(description="shares by name, of sources as mix-documents makes them: the paper's, the tutorial's; or source_weights"),
+    ] = "given"
     most_epochs: Annotated[float, Field(description="refuse to see a source more often than this", gt=0)] = 4.0
     # Both are in no digest: they say where tokens are kept, not which.
     cache_directory: Annotated[
         str, Field(description="where blocks of shards that lie elsewhere are kept, on a disk of this machine; ours")
     ] = "~/.cache/openherd"
     cache_gb: Annotated[float, Field(description="largest size of that cache, of all processes of this machine; ours", gt=0)] = 10.0
+
+    def asked_weights(self) -> dict[str, float]:
+        """The weights that the settings ask for; none: by tokens. Raises ConfigError where they ask twice."""
+        if self.source_mix == "given":
+            return self.source_weights
+        if self.source_weights:
+            raise ConfigError("source_weights", f"weights, and source_mix = {self.source_mix!r}", allowed="one of them")
+        return dict(MIXES[self.source_mix])
 
 
 @dataclass(frozen=True)
@@ -245,7 +258,7 @@ def train_phase(
         )
     nth = phases.get(phase, 0) + 1
     order = phase if nth == 1 else f"{phase}-{nth}"
-    weights = all_weights(shards, config.source_weights)
+    weights = all_weights(shards, config.asked_weights())
     epochs = check_epochs(shards, pieces, weights, config.most_epochs)
     metrics = train(
         model,
