@@ -303,9 +303,7 @@ def make(directory: Path, quick: bool) -> int:
             openherd(
                 ["export", str(directory), "--to", "gguf", "--out", str(directory / f"{name}.gguf"), "--type", kind, "--no-check"]
             )
-        subprocess.run(
-            [PYTHONS["llama"], "-c", TO_F32, directory / "bf16.gguf", directory / "f32.gguf"], check=True, capture_output=True
-        )
+        subprocess.run([PYTHONS["llama"], "-c", TO_F32, directory / "bf16.gguf", directory / "f32.gguf"], check=True, capture_output=True)
     return sum(p.numel() for p in model.parameters())
 
 
