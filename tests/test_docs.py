@@ -23,6 +23,7 @@ WITH_EXAMPLES = {
     "data-engine.md",
     "data-extraction.md",
     "data-mix.md",
+    "data-pages.md",
     "data-privacy.md",
     "data-sources.md",
     "data-urls.md",

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from curated_runs import curation
 from openherd.core import rundir
 from openherd.core.records import ParquetWriter, read_parquet
 from openherd.core.rundir import Job, Output, Run
@@ -61,3 +62,9 @@ def run_stage(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Run]:
 def rows_of() -> Callable[..., list[dict[str, Any]]]:
     """A function that reads an output of a run."""
     return lambda run, name=DOCUMENTS: list(read_parquet(run.file(name)))
+
+
+@pytest.fixture(scope="session")
+def small_curation(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
+    """The stages of a small curation by name."""
+    return curation(tmp_path_factory.mktemp("curation"))

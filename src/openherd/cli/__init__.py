@@ -37,6 +37,9 @@ commands:
   sweep RECIPE --out DIR     variants of a recipe; they share what is the same
   metrics DIR --to FORMAT    what training logged: tensorboard, csv or wandb
   clean DIR                  remove what no run names
+  data page RUN --out FILE   what curation kept and dropped, to browse
+  data explain URL|ID RUN    one document's story: each stage, why dropped
+  data diff A B              which documents a changed setting keeps or drops
   data dry-run RUN           what each limit of the heuristics would drop
   tokenizer compare A B      two tokenizers on the same text, by language
   tokenizer convert SOURCE   Meta's rank file to tokenizer.json, and back
@@ -76,6 +79,9 @@ COMMANDS = {
     "plan tutorial": "planning",
     "plan failures": "planning",
     "model": "about",
+    "data page": "curating",
+    "data explain": "curating",
+    "data diff": "curating",
     "data dry-run": "curating",
     "tokenizer compare": "exchange",
     "tokenizer convert": "exchange",

@@ -166,6 +166,8 @@ figure { margin: .8rem 0; padding: .75rem; min-width: 0; }
 figcaption { color: var(--muted); font-size: .9rem; margin-top: .5rem; }
 .columns { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(22rem, 100%), 1fr)); gap: 0 1rem; }
 details { margin: .5rem 0; }
+.cluster { background: var(--panel); border: 1px solid var(--line); border-radius: .4rem; padding: .1rem .75rem .75rem; }
+h4 { font-size: .9rem; font-weight: 600; margin: .8rem 0 .3rem; overflow-wrap: anywhere; }
 summary { cursor: pointer; }
 .tokens { white-space: pre-wrap; padding: .75rem; line-height: 1.9; }
 .tokens span { border-radius: .2rem; padding: .1em 0; }
@@ -174,7 +176,7 @@ summary { cursor: pointer; }
 @media (max-width: 40rem) { .place { white-space: nowrap; }
   .stacked td::before { content: attr(data-label) " "; color: var(--muted); font: .8rem system-ui, sans-serif; }
   .stacked .number { text-align: left; } .stacked thead { display: none; } .stacked tr, .stacked td { display: block; }
-  .stacked td { padding-block: .15rem; } .stacked td > pre { min-width: 0; } }
+  .stacked td { padding-block: .15rem; } .stacked td > pre, .stacked .prose { min-width: 0; overflow-wrap: anywhere; } }
 @media print { .scroll { overflow: visible; } }
 """
 

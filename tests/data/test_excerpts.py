@@ -1,0 +1,31 @@
+"""Excerpts: cut, no personal data, no control characters, whatever the cut."""
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from openherd.data.excerpts import excerpt
+
+MAIL = "ann.example@example.org"
+
+
+@settings(max_examples=50)
+@given(st.integers(0, 80), st.integers(0, 400), st.integers(1, 120))
+def test_a_cut_shows_no_part_of_personal_data(before, begin, characters):
+    text = f"{'word ' * before}{MAIL} {'more ' * 60}{MAIL} end"
+    shown = excerpt(text, characters, begin)
+    for part in ("ann.", "example", ".org"):
+        assert part not in shown
+
+
+@settings(max_examples=40)
+@given(st.text(max_size=40))
+def test_what_is_harmless_stays(text):
+    shown = excerpt(text, len(text) + 1)
+    assert not any(c < " " and c not in "\t\n" for c in shown)
+    plain = "".join(c for c in text if c.isalpha())
+    assert "".join(c for c in shown if c.isalpha()) == plain or "<" in shown
+
+
+def test_what_is_left_out_is_marked():
+    assert excerpt("abcdefghij", 3, 2) == "...cde..."
+    assert excerpt("abc", 3) == "abc"
