@@ -61,7 +61,7 @@ def count_shares(connection: "duckdb.DuckDBPyConnection", stages: Sequence[Curat
                 FROM read_parquet(?) GROUP BY host, {language}""",
                 [number, file.name != DROPPED, HOST, str(file)],
             )
-    connection.create_function("registered", lambda host: registrable_domain(plain_host(host.strip("[]"))), ["VARCHAR"], "VARCHAR")  # type: ignore[list-item, arg-type]
+    connection.create_function("registered", lambda host: registrable_domain(plain_host(host.strip("[]"))), ["VARCHAR"], "VARCHAR")
     connection.execute("CREATE TABLE domains AS SELECT host, registered(host) AS domain FROM (SELECT DISTINCT host FROM hosts)")
     connection.execute(
         """CREATE TABLE shares AS
