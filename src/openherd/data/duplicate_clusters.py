@@ -112,4 +112,4 @@ def differences(kept: str | None, other: str | None) -> Html:
     ]  # fmt: skip
     if (more := len(changes) - MOST_LINES) > 0:
         lines.append(element("div", f"and {more:,} changed lines more"))
-    return element("pre", *lines) if lines else paragraph("the same lines")
+    return element("pre", *lines) if lines else element("pre", "the same lines")
