@@ -62,8 +62,8 @@ def program_of(blocks: list[tuple[str, str]], folder: Path) -> str:
 
 
 LONG = {  # examples that take ten seconds and more; CI runs them after the test command
-    "continued-pretraining.md", "errors.md", "failures.md", "inference.md", "interchange.md", "recipes.md", "scaling.md",
-    "serving.md", "tour.md",
+    "continued-pretraining.md", "data-classifiers.md", "errors.md", "failures.md", "inference.md", "interchange.md", "recipes.md",
+    "scaling.md", "serving.md", "tour.md",
 }  # fmt: skip
 PARAMETERS = [pytest.param(page, id=page.name, marks=[pytest.mark.slow] if page.name in LONG else []) for page in PAGES]
 

@@ -80,6 +80,7 @@ def test_any_number_of_permutations(kernel, n_permutations):
     assert np.array_equal(fast.signatures, slow.signatures)
 
 
+@pytest.mark.slow
 def test_every_character_is_the_same_to_both(kernel):
     points = [c for c in range(sys.maxunicode + 1) if c not in module.SURROGATES]
     texts = pa.array(["".join(f"a{chr(c)}B" for c in points[i : i + 50]) for i in range(0, len(points), 50)])

@@ -66,6 +66,7 @@ def source(tmp_path_factory) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
 def test_an_import_holds_less_than_its_largest_file(source, tmp_path):
     sizes = sorted(file.stat().st_size for file in (source / "shards").glob("*.safetensors"))

@@ -248,7 +248,7 @@ def test_the_end_cuts_who_does_not_read_or_send(directory, monkeypatch, caplog):
     assert not caplog.records
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGINT])
 def test_the_command(directory, number):
     command = [sys.executable, "-m", "openherd", "serve", str(directory), "--port", "0", "--api-key", "a b"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}

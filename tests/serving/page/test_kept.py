@@ -8,6 +8,8 @@ from in_the_browser import LONG, SOME_TEXT, current, rows_of, text_of
 
 GONE = r"ERR_CONNECTION_REFUSED|ERR_INCOMPLETE_CHUNKED|ERR_CONNECTION_RESET|ERR_EMPTY_RESPONSE"
 
+pytestmark = pytest.mark.slow  # a browser, opened again and again
+
 
 def test_conversations_survive_a_reload(page, say):
     say(page, "The first conversation")
@@ -40,7 +42,6 @@ def test_a_reload_while_an_answer_is_written(open_page, say):
     page.locator(".answer[aria-busy=true]").wait_for()
 
 
-@pytest.mark.slow
 def test_the_server_is_killed_and_started_again_under_an_open_page(open_page, server, say):
     page = open_page(LONG)
     page.expected.append(GONE)
@@ -80,7 +81,6 @@ def test_storage_that_is_forbidden(open_page, say):
     assert page.locator(".answer .body").inner_text() != ""
 
 
-@pytest.mark.slow
 def test_storage_that_is_full(open_page, say):
     page = open_page({"tokens": True})
     say(page, "Its probabilities give way")
@@ -140,7 +140,6 @@ def test_a_conversation_is_open_in_one_tab(open_page, say):
     other.get_by_text("was opened in another tab.").wait_for()
 
 
-@pytest.mark.slow
 def test_an_answer_being_written_is_taken_to_another_tab(open_page, say):
     page = open_page(LONG)
     say(page, "Go on and on.", wait=False)
