@@ -25,7 +25,7 @@ class Twin(HTMLParser):
         self.skipped += tag in SKIPPED
 
     def handle_endtag(self, tag):
-        self.skipped -= tag in SKIPPED
+        self.skipped = max(self.skipped - (tag in SKIPPED), 0)  # an end without a beginning is nothing
 
     def handle_data(self, data):
         if not self.skipped:

@@ -1,5 +1,6 @@
 """The chat in the terminal: lines in, answers and replies out, against answers to the same dialogs made alone."""
 
+import contextlib
 import io
 import json
 import os
@@ -198,8 +199,12 @@ def test_a_terminal(directory):
         until(b"> ")
         os.write(ours, b"\x1b[A")
         until(b"One.")
-        os.write(ours, b"\x03")
-        assert process.wait(60) == 0
+        for _ in range(12):  # a Ctrl-C that comes between Python's look for one and its wait for a key is seen at the next
+            os.write(ours, b"\x03")
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(5)
+                break
+        assert process.returncode == 0
     finally:
         late.cancel()
         process.kill()
