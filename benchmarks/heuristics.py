@@ -23,7 +23,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 PEER = ROOT / ".venv-datatrove" / "bin" / "python"
 SHARED = ROOT.parent / "shared" / "data"
-DOCUMENTS = 2_000
+DOCUMENTS = 1_000
 REPEATS = 2
 GOPHER = {  # datatrove's argument, its reason, ours
     "dup_para_frac": ("dup_para_frac", "duplicate_paragraph_share"),

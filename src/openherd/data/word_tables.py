@@ -1,10 +1,11 @@
 """What the word rules know of a language: common words, and how long its words are (paper 3.1.1: heuristics by language).
 
 Gopher's rules are made for English: running text holds common words, and its words are 3 to 10 characters long on average. For
-other languages the common words are ours: ten or so that hardly any page of running text does without. The range of lengths is
-Gopher's unless a row says otherwise; rows do where a fiftieth and more of the sentences of ../shared/data/lingua_langid, in
-texts of ten, lie outside Gopher's (benchmarks/heuristics.py). A language without a row has no word rules, and the stage says
-how many documents that were.
+other languages the common words are ours: ten or so that hardly any page of running text does without. Of 850 texts of ten
+sentences in the seventeen languages of ../shared/data/lingua_langid that have a row and spaces, three, all Korean, hold fewer
+than two of them, and no mean length lies outside Gopher's range; Korean comes near its lower end (3.06) and has a wider one, as
+have, unmeasured, Finnish and Tamil. A language without a row has no word rules, and the stage says how many documents that
+were.
 """
 
 from typing import NamedTuple
