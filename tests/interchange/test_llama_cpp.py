@@ -45,7 +45,14 @@ TEXTS = [
 ]
 SCRIPT = """
 import json, sys, numpy as np
-from llama_cpp import Llama
+from llama_cpp import Llama, llama_cpp as c
+if b"AMX_INT8 = 1" in c.llama_print_system_info():  # 0.3.36 uses the matrix unit for q8_0 before it is set up, and dies
+    defaults = c.llama_model_default_params
+    def without():
+        found = defaults()
+        found.use_extra_bufts = False
+        return found
+    c.llama_model_default_params = without
 asked = json.load(sys.stdin)
 llama = Llama(asked["file"], n_ctx=512, n_threads=2, n_gpu_layers=0, logits_all=True, verbose=False, type_k=0, type_v=0)
 prompt, tokens, found = asked["prompt"], [], []
