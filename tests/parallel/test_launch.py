@@ -64,6 +64,7 @@ def test_the_last_collective_in_words(group, told, tmp_path, monkeypatch):
     assert flight_record(tmp_path / "0.json") == f"gloo:all_reduce of [[3]], number 105{told}"
 
 
+@pytest.mark.slow
 def test_restarts_without_getting_further_are_counted(tmp_path):
     """A process that dies in each of five starts, and gets further with every second: two restarts in a row are
     enough, not without."""

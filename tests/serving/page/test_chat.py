@@ -49,6 +49,7 @@ def test_stop(open_page, say, how):
     assert page.locator(".exchange").count() == 2
 
 
+@pytest.mark.slow
 def test_regenerate_and_turn_over(page, say):
     answer = say(page, "Hello")
     page.get_by_label("Regenerate").click()
@@ -62,6 +63,7 @@ def test_regenerate_and_turn_over(page, say):
     assert answer.count() == 1
 
 
+@pytest.mark.slow
 def test_an_edited_turn_is_answered_anew_and_can_be_undone(page, say):
     say(page, "First")
     say(page, "Second")
@@ -78,6 +80,7 @@ def test_an_edited_turn_is_answered_anew_and_can_be_undone(page, say):
     assert page.locator(".prompt .text").all_inner_texts() == ["First", "Second"]
 
 
+@pytest.mark.slow
 def test_an_edited_answer_is_what_the_model_goes_on_from(page, say):
     say(page, "What is 1 + 1?")
     page.get_by_label("Edit the answer").click()
@@ -93,6 +96,7 @@ def test_an_edited_answer_is_what_the_model_goes_on_from(page, say):
     ]
 
 
+@pytest.mark.slow
 def test_two_models_and_preferences(open_page, say):
     page = open_page({"compare": True})
     answers = say(page, "Which is better?")
@@ -123,6 +127,7 @@ def test_two_models_and_preferences(open_page, say):
     assert request.value.post_data_json["messages"][1]["content"] == texts[1]  # each model goes on from its own answer
 
 
+@pytest.mark.slow
 def test_tokens(open_page, server, say):
     page = open_page({"tokens": True})
     answer = say(page, "Hello")
@@ -158,6 +163,7 @@ def test_tokens(open_page, server, say):
     page.get_by_text("No probabilities were asked for with this answer").wait_for()
 
 
+@pytest.mark.slow
 def test_what_the_server_refuses_is_said_in_a_line(page, say):
     page.expected.append("Failed to load resource: the server responded with a status of")
     error = '{"error": {"message": "%s", "type": "invalid_request_error", "param": %s, "code": null}}'
@@ -205,6 +211,7 @@ def test_what_the_server_refuses_is_said_in_a_line(page, say):
     assert answer.get_by_role("button", name="Open the settings").count() == 1
 
 
+@pytest.mark.slow
 def test_a_message_may_come_before_the_models_names(open_page, say):
     page = open_page()
     page.route("**/v1/models", lambda route: (page.wait_for_timeout(300), route.fallback()))
@@ -217,6 +224,7 @@ def test_a_message_may_come_before_the_models_names(open_page, say):
     assert page.locator(".answer header").inner_text() == page.locator("#models select").input_value()
 
 
+@pytest.mark.slow
 def test_what_is_edited_stays_whatever_is_shown_anew(page, say):
     say(page, "First")
     page.get_by_label("Edit your message and have it answered anew").click()
@@ -239,6 +247,7 @@ def test_what_is_edited_stays_whatever_is_shown_anew(page, say):
     assert texts.count() == 0
 
 
+@pytest.mark.slow
 def test_an_answer_that_a_guard_ended(page, say):
     for text in ("This far", ""):
         answered_by(page, body=stream_of(text, reason="content_filter"))
