@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -83,7 +84,7 @@ from pathlib import Path
 from openherd.core import rundir
 from openherd.core.rundir import Job, Run
 from openherd.data import signed_parts
-sys.path.insert(0, sys.argv[4])
+sys.path[:0] = sys.argv[4:]
 from test_dedup_resume import STAGES
 signed_parts.PART_ROWS = 50
 stage, config, _ = STAGES[sys.argv[1]]
@@ -100,7 +101,8 @@ def test_a_stage_that_is_killed_goes_on(name, documents_run, run_stage, tmp_path
     given = documents_run(texts(6_000), rows_per_group=50)
     expected = rows(run_stage(stage, config, documents=given), outputs)
     draw = random.Random(0)
-    command = [sys.executable, "-c", PROGRAM, name, str(given.path), str(tmp_path / "run"), os.path.dirname(__file__)]
+    here = Path(__file__).parent
+    command = [sys.executable, "-c", PROGRAM, name, str(given.path), str(tmp_path / "run"), str(here), str(here.parent)]
     n_killed = 0
     while True:
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment()) as process:
