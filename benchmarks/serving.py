@@ -2,11 +2,12 @@
 
 A model of 251M parameters with random weights, in bf16, 64 requests at once, 16 tokens of prompt and 128 to write each. `engine`:
 tokens written a second by the engine alone. `whole` and `stream`: by a server on loopback, asked by a client in another process;
-`overhead_*` is what is lost, as a share of the engine's. `processor_overhead_*` is the same of the serving process's processor
-time, which the client has no part in: what HTTP, streaming and the loop add to the engine's own. Both are medians over turns;
-`fastest_*` is of the fastest turn of each, which other work on the machine disturbs least. `first_unloaded_s`, `first_loaded_s`:
-time to the first token of a stream, median alone, and 95th percentile while eight other streams are written; `first_ratio` is one
-over the other.
+`raw_overhead_*` is what is lost, as a share of the engine's, by the clock: on a shared machine the engine's own steps differ more
+from turn to turn than the server takes. So the engine's steps are timed wherever it runs. `beside_steps_*`: the share of the time
+in which its thread computes none (it waits for requests, the event loop, the interpreter's lock). `step_ms_*`: processor time of a
+step of all 64, of the fastest tenth, which other work on the machine disturbs least. `overhead_*` is of both: what a turn would
+lose if its steps were all as quiet. Medians over turns. `first_unloaded_s`, `first_loaded_s`: time to the first token of a stream,
+median alone, and 95th percentile while eight other streams are written; `first_ratio` is one over the other.
 
     benchmarks/serving.py [--quick] [--threads N] [--repeats N]
 """
@@ -21,13 +22,19 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
 import httpx2 as httpx
+import torch
 
 from inference import make
+from openherd.inference.engine import Answer, Engine
+from openherd.inference.sampling import Sampling
+from openherd.serving.served import Served
+from openherd.serving.server import Server, create_app, listen
+from openherd.serving.service import ServerConfig
 
 AT_ONCE, PROMPT, WRITTEN, BESIDE, ASKED = 64, 16, 128, 8, 24
 
@@ -42,6 +49,29 @@ def body(i: int, n: int, stream: bool) -> dict[str, Any]:
     """A request: token ids, so that nothing but serving is measured."""
     prompt = drawn(i)
     return {"model": "m", "prompt": prompt, "max_tokens": n, "temperature": 0, "ignore_eos": True, "stream": stream}
+
+
+class Steps:
+    """An engine's steps as they are computed: processor seconds, and answers that got a token."""
+
+    def __init__(self, *engines: Engine) -> None:
+        self.found: list[tuple[float, int]] = []
+        for engine in engines:
+            engine.step = self._timed(engine.step)  # type: ignore[method-assign]
+
+    def _timed(self, step: Callable[[], list[Answer]]) -> Callable[[], list[Answer]]:
+        def timed() -> list[Answer]:
+            before = time.thread_time()
+            written = step()
+            self.found.append((time.thread_time() - before, len(written)))
+            return written
+
+        return timed
+
+    def taken(self, wall_s: float) -> tuple[float, list[float]]:
+        """The share of `wall_s` beside all steps since the last time, and seconds of those of all texts."""
+        found, self.found = self.found, []
+        return 1 - sum(s for s, _ in found) / wall_s, [s for s, n in found if n == AT_ONCE]
 
 
 async def first_and_last(client: httpx.AsyncClient, asked: dict[str, Any]) -> tuple[float, float]:
@@ -115,20 +145,13 @@ def main() -> None:
     if asked.ask:
         ask(asked.ask)
         return
-    import torch
-
-    from openherd.inference.engine import Engine
-    from openherd.inference.sampling import Sampling
-    from openherd.serving.served import Served
-    from openherd.serving.server import Server, create_app, listen
-    from openherd.serving.service import ServerConfig
-
     torch.set_num_threads(asked.threads)
     most, repeats = (16, 1) if asked.quick else (WRITTEN, asked.repeats)
     with tempfile.TemporaryDirectory() as folder:
         figures: dict[str, Any] = {"threads": asked.threads, "repeats": repeats, "parameters": make(Path(folder), asked.quick)}
         served = Served.load("m", Path(folder), weights="bfloat16")
         engine = Engine(served.engine.compiling.wait(), served.tokenizer)  # type: ignore[union-attr]
+        steps = Steps(engine, served.engine)
 
         def alone(n: int, salt: int) -> float:
             start = time.perf_counter()
@@ -154,30 +177,32 @@ def main() -> None:
             throughputs = ["engine", "whole", "stream"]
             turns = [throughputs[turn % 3 :] + throughputs[: turn % 3] for turn in range(repeats + 1)]  # a processor tires
             found: dict[str, list[Any]] = {case: [] for case in [*throughputs, "first"]}
-            processor_s: dict[str, list[float]] = {case: [] for case in found}
+            beside: dict[str, list[float]] = {case: [] for case in found}
+            full: dict[str, list[float]] = {case: [] for case in found}
             for turn, cases in enumerate([*turns, *[["first"]] * repeats]):
                 n = most if turn else 16  # the first warms up
                 for case in cases:
                     salt = 10_000 * turn + (5_000 if case == "stream" else 0)
-                    before = time.process_time()
                     value = await asyncio.to_thread(alone, n, salt) if case == "engine" else await told(case, n, salt)
+                    share, of_all = steps.taken(AT_ONCE * n / value if case != "first" else 1.0)
                     if turn:
                         found[case].append(value)
-                        processor_s[case].append(time.process_time() - before)
-                        print(case, value, processor_s[case][-1], file=sys.stderr, flush=True)
+                        beside[case].append(share)
+                        full[case] += of_all
+                        print(case, value, share, file=sys.stderr, flush=True)
             client.stdin.close()  # type: ignore[union-attr]
             client.wait()
             server.end()
             await serving
             for case in ("engine", "whole", "stream"):
                 figures[f"{case}_tokens_per_s"] = round(statistics.median(found[case]), 1)
+                figures[f"beside_steps_{case}"] = round(statistics.median(beside[case]), 4)
+                figures[f"step_ms_{case}"] = round(1e3 * statistics.quantiles(full[case], n=10)[0], 2)
             for case in ("whole", "stream"):
+                quiet = [(1 - figures[f"beside_steps_{one}"]) / figures[f"step_ms_{one}"] for one in ("engine", case)]
+                figures[f"overhead_{case}"] = round(1 - quiet[1] / quiet[0], 4)
                 shares = [1 - there / here for here, there in zip(found["engine"], found[case], strict=True)]
-                figures[f"overhead_{case}"] = round(statistics.median(shares), 4)
-                figures[f"fastest_overhead_{case}"] = round(1 - max(found[case]) / max(found["engine"]), 4)
-                shares = [1 - here / there for here, there in zip(processor_s["engine"], processor_s[case], strict=True)]
-                figures[f"processor_overhead_{case}"] = round(statistics.median(shares), 4)
-                figures[f"fastest_processor_overhead_{case}"] = round(1 - min(processor_s["engine"]) / min(processor_s[case]), 4)
+                figures[f"raw_overhead_{case}"] = round(statistics.median(shares), 4)
             figures["first_unloaded_s"] = round(statistics.median(alone for alone, _ in found["first"]), 4)
             figures["first_loaded_s"] = round(statistics.median(loaded for _, loaded in found["first"]), 4)
             figures["first_ratio"] = round(statistics.median(loaded / alone for alone, loaded in found["first"]), 2)

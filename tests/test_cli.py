@@ -122,6 +122,8 @@ def test_doctor_speaks_of_this_machine(capsys):
     ("arguments", "line"),
     [
         (["runn"], "openherd: command line: unknown command 'runn'; did you mean 'run'?"),
+        (["plan", "chek", "x.csv"], "openherd: command line: unknown command 'plan chek'; did you mean 'plan check'?"),
+        (["data", "explane", "x"], "openherd: command line: unknown command 'data explane'; did you mean 'data explain'?"),
         (["where"], "openherd where: the following arguments are required: WORD|SECTION; see 'openherd where --help'"),
         (["run", "r.toml"], "openherd run: the following arguments are required: --out; see 'openherd run --help'"),
         (["run", "none.toml", "--out", "x"], "openherd: none.toml: no such file; give the path of a TOML file"),

@@ -38,6 +38,9 @@ def test_json_and_one_layout(capsys):
     assert len(found["memory_bytes_by_place"]) == len(found["layers_by_place"]) == 16
     assert found["gpu_hours"] == pytest.approx(found["days"] * 24 * 16_384)
     assert found["validation"]["time"]["name"] == "Llama 3, Table 4"
+    errors = found["validation"]["errors"]
+    assert errors["days"] == errors["energy_gwh"] == errors["mfu"] == found["validation"]["time"]["time"]
+    assert errors["memory_bytes"] == found["validation"]["memory"]["memory"] and errors["goodput"] is None
 
 
 def test_what_does_not_fit_has_exit_code_1(capsys):

@@ -9,6 +9,7 @@ import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
+from difflib import get_close_matches
 from importlib import import_module
 
 from openherd import __version__
@@ -156,6 +157,8 @@ def dispatch(arguments: list[str]) -> int:
     if (words := " ".join(arguments[:2])) in COMMANDS:
         return int(command(words)(rest[1:]) or 0)
     if name in COMMANDS:
+        if rest and (meant := get_close_matches(words, [one for one in COMMANDS if one.startswith(f"{name} ")], 1, 0.85)):
+            raise ConfigError("command line", f"unknown command {words!r}", do=f"did you mean {meant[0]!r}?")
         return int(command(name)(rest) or 0)
     if name in BY_NAME:
         from openherd.cli.running import run_stage
@@ -165,7 +168,8 @@ def dispatch(arguments: list[str]) -> int:
         return 0
     from openherd.core.config import nearest
 
-    raise ConfigError("command line", f"unknown command {name!r}", do=nearest(name, [*COMMANDS, *BY_NAME]))
+    unknown = words if any(one.startswith(f"{name} ") for one in COMMANDS) else name
+    raise ConfigError("command line", f"unknown command {unknown!r}", do=nearest(unknown, [*COMMANDS, *BY_NAME]))
 
 
 def fail(error: OpenherdError) -> int:

@@ -59,13 +59,28 @@ def by_place(memory: Memory) -> dict[str, list[float]]:
     return {name: [float(v) for v in np.broadcast_to(value, (1, n))[0]] for name, value in parts.items()}
 
 
+# What follows from the time of a step, and is off by as much; the rest of a cost is its settings.
+OF_TIME = (
+    "step_s",
+    "tokens_per_s_per_gpu",
+    "tflops_per_gpu",
+    "mfu",
+    "days",
+    "gpu_hours",
+    "energy_gwh",
+    "co2_t",
+    "rent_usd",
+)
+
+
 def validated(job: Job, layout: Layout) -> dict[str, Any]:
-    """The measured sets nearest to a layout, and whose constants it is reckoned with."""
+    """The measured sets nearest to a layout, the error of each figure on them, and whose constants it is reckoned with."""
     of = constants((job.hardware.kind, job.precision), job.fitted)[1]
     time, memory = (nearest_validation(job, layout.step, of_memory=m) for m in (False, True))
     return {
         "time": asdict(time),
         "memory": asdict(memory),
+        "errors": {**dict.fromkeys(OF_TIME, time.time), "memory_bytes": memory.memory, "goodput": None, "devices_usd": None},
         "constants_of": " ".join(of) if of else "none fitted",
         "device_measured": job.hardware.name in MEASURED,
         "own_constants": job.fitted is not FITTED,  # which the errors are not of
@@ -179,7 +194,9 @@ def layout_text(job: Job, layout: Layout, prices: Prices) -> list[str]:
     key = job.hardware.kind, job.precision
     of = constants(key, job.fitted)[1]
     lines += ["  errors on measured runs that nothing was fitted on, the nearest:"]
-    lines += [f"    time, and what follows from it: {time.text()}", f"    memory: {held.text(of_memory=True)}"]
+    lines += [f"    time, and as much speed, MFU, days, energy, CO2 and rent: {time.text()}"]
+    lines += [f"    memory: {held.text(of_memory=True)}"]
+    lines += ["    goodput, power and prices: as you set them, with no error of their own"]
     if job.engine.name == "ours":
         lines.append("    memory of this engine: as its dry run, to the byte; no GPU has been compared, nor this engine's speed")
     if job.fitted is not FITTED:
