@@ -18,7 +18,7 @@ def job(engine_name, model="llama3-8b", gpus=64, precision="bf16", **more):
 
 def arguments(text):
     """Name and value of each line."""
-    return dict(re.fullmatch(r"--([\w.-]+) ?(.*)", line).groups() for line in text.splitlines())
+    return dict(re.fullmatch(r"--([\w.-]+) ?(.*)", line).groups() for line in text.splitlines() if line.startswith("--"))
 
 
 @pytest.mark.slow
@@ -47,7 +47,8 @@ def test_torchtitan_s_arguments():
     assert given["parallelism.pipeline_parallel_first_stage_less_layers"] == "1"
     assert given["parallelism.data_parallel_shard_degree"] == "128"
     assert (given["training.local_batch_size"], given["training.global_batch_size"]) == ("16", "2048")
-    assert given["activation_checkpoint.mode"] == "full"
+    assert "training.disable_cuda_graphs" in given  # torchtitan 0.3.0 has none beside a pipeline
+    assert export(asked, layout, "torchtitan").endswith("\nactivation-checkpoint:full")
 
 
 def test_megatron_s_arguments():

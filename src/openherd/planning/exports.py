@@ -1,7 +1,7 @@
 """A layout as others take it: a recipe of ours, torchtitan's and Megatron-LM's arguments.
 
-torchtitan's names are those of its `config/configs.py` of 2026 (`--parallelism.tensor_parallel_degree` and so on), Megatron's of
-`megatron/training/arguments.py`. What a layout cannot be said in is refused.
+torchtitan's names are those of its version 0.3.0, whose own parser takes them (`--parallelism.tensor_parallel_degree` and so on),
+Megatron's those of `megatron/training/arguments.py`. What a layout cannot be said in is refused.
 """
 
 from dataclasses import replace
@@ -125,7 +125,6 @@ def torchtitan(job: Job, step: Step) -> str:
         "parallelism.data_parallel_shard_degree": step.dp // step.replicas,
         "parallelism.data_parallel_replicate_degree": step.replicas,
         "parallelism.fsdp_reshard_after_forward": "always" if step.sharding == "weights" else "never",
-        "activation_checkpoint.mode": step.recompute,
     }
     if step.pp > 1:
         less = 2 if (step.n_layers + 2) % (step.pp * step.virtual_stages) == 0 else 0
@@ -140,7 +139,9 @@ def torchtitan(job: Job, step: Step) -> str:
         if per_stage * step.pp * step.virtual_stages - less != step.n_layers:
             found = f"{step.n_layers} layers in {step.pp * step.virtual_stages} stages that are not alike"
             raise ConfigError("--export torchtitan", found, allowed="layers, or layers + 2, that the stages divide")
-    return "\n".join([*(f"--{name} {value}" for name, value in given.items()), "--compile.enable"])
+    flags = ["--compile.enable", *(["--training.disable_cuda_graphs"] if step.pp > 1 else [])]  # as it asks of pipelines
+    behind = f"activation-checkpoint:{step.recompute}"  # a choice of one among several comes last
+    return "\n".join([*(f"--{name} {value}" for name, value in given.items()), *flags, behind])
 
 
 def megatron(job: Job, step: Step) -> str:
