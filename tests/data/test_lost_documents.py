@@ -38,7 +38,7 @@ class Case:
     pages: bool = False
 
 
-MIX = {"mix": "given", "shares": {"web": 1.0}}
+MIX = {"mix": "given", "shares": {"all": 1.0}}
 CASES = {
     "url-filter": Case(pages=True),
     "extraction": Case(pages=True),
