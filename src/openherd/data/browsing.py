@@ -172,5 +172,5 @@ def samples_of(title: str, n: int, file: Path, places: Sequence[int], characters
 
 def beginning(row: Mapping[str, Any], characters: int) -> Html | str:
     """How a document begins, or that nothing of it was kept."""
-    text = row["text"] if row["text"] is not None else curation.excerpt(row, characters + 1_000)
+    text = row["text"] if row["text"] is not None else curation.excerpt(row, characters + curation.BESIDE)
     return "content not kept" if text is None else element("pre", excerpt(text.lstrip(), characters))

@@ -78,7 +78,7 @@ def language_quotas(config: LanguageQuotasConfig, *, documents: Run, out: Output
             raise InputError(file, f"no column {column!r}", allowed=f"columns here: {', '.join(schema.names)}")
     score = f'"{config.score}"' if config.score else "0"
     if config.score and pa.types.is_floating(schema.field(config.score).type):
-        score = f"nullif({score}, 'nan'::DOUBLE)"  # what is no number is as good as nothing
+        score = f"case when isnan({score}) then null else {score} end"  # what is no number is as good as nothing
     kept: dict[str, dict[str, int]] = {}
     with connect(out.work, config.memory_gb, 1) as tables:
         tables.execute(
