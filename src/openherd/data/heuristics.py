@@ -397,7 +397,7 @@ def dry_run_text(run: Run, documents: Run, changes: Mapping[str, Any]) -> str:
         raise InputError(run.path, f"a run of {stage}", allowed="a finished run of heuristics")
     config = settings_of_run(HeuristicsConfig, run, changes)
     if others := sorted(changes.keys() - limit_settings()):
-        found = f"{others[0]!r} is no limit: documents were measured with it"
-        raise ConfigError("--set", found, allowed="limits, such as min_words", do="run heuristics with it")
+        what = f"{others[0]!r} is no limit: documents were measured with it"
+        raise ConfigError("--set", what, allowed="limits, such as min_words", do="run heuristics with it")
     found = rules_with_texts(run.file(MEASURES), documents.file(DOCUMENTS), partial(limits, config))
     return "\n".join([table_text(found), *example_lines(found)])

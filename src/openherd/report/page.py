@@ -53,11 +53,11 @@ def write_report(config: ReportConfig, runs: tuple[Run, ...], out: Output, shown
         ("samples", "Samples"): samples(runs),
         ("lineage", "Lineage"): lineage(runs),
     }
-    shown = [(name, title, content) for (name, title), content in parts.items() if content]
-    page = document(config.title, shown, header(config.title, runs))
+    sections = [(name, title, content) for (name, title), content in parts.items() if content]
+    page = document(config.title, sections, header(config.title, runs))
     with out.write(REPORT) as path:
         path.write_text(page, encoding="utf-8")
-    return {"runs": len(runs), "sections": len(shown), "bytes": len(page.encode())}
+    return {"runs": len(runs), "sections": len(sections), "bytes": len(page.encode())}
 
 
 def header(title: str, runs: Runs) -> Html:
