@@ -71,6 +71,18 @@ def prepare_after(text):
     return judge_rows(LANGUAGE_SCHEMA, decide)
 
 
+def prepare_deadly(prepare, victim, how):
+    """A stage's own function that does what `how` says when the document `victim` comes."""
+    judge = prepare()
+
+    def judged(batch):
+        if victim in batch.column("id").to_pylist():
+            act(how)
+        return judge(batch)
+
+    return judged
+
+
 @dataclass(frozen=True, kw_only=True)
 class ToyConfig:
     """Settings of the toy stage."""

@@ -56,6 +56,18 @@ def test_all_parts_are_there(seen):
     assert "allowed: at least 50, at most 100000" in seen.text
 
 
+def test_languages_have_documents_bytes_and_tokens_of_every_stage(seen, small_curation):
+    stages = [run.file("documents.parquet") for run in small_curation.values()]
+    french = [[len(row["text"].encode()) for row in read_parquet(file) if row["language"] == "fr"] for file in stages]
+    for what, cells in (
+        ("Documents", [*(f"{len(sizes)}" for sizes in french), "0"]),  # what is dropped without its content has no language
+        ("Bytes", [f"{sum(sizes):,}" for sizes in french]),
+        ("Estimated tokens", [f"{round(sum(sizes) / 4):,}" for sizes in french]),
+    ):
+        title = f"{what} kept by each stage, by language"
+        assert f"fr{''.join(cells)}" in seen.text.split(title)[1].split("by domain")[0], what
+
+
 def test_what_must_not_be_kept_is_shown_by_id_and_reason(seen):
     assert "given: illegal (1 document, 1 shown)" in seen.text
     assert row_of(0x24, "")["id"] in seen.text

@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given
@@ -26,6 +27,14 @@ def test_divergence_worked_by_hand():
     divergence, outliers = shares_of(["the Dog", ""], corpus, rare=10)
     assert divergence.tolist() == pytest.approx([expected, 0.0])
     assert outliers.tolist() == [0.5, 0.0]
+
+
+def test_what_a_document_lost_since_it_was_counted_is_left_out_too():
+    corpus = {"": {"": 100, "the": 60, "cat": 30, "dog": 10}}
+    counted = TextBatch.of(pa.array(["dog dog\nthe", "cat"]))
+    batch = counted.keeping(np.array([False, True, True]))
+    divergence, _ = corpus_shares(batch, ["", ""], corpus, [True, True], 1, 2, counted)
+    assert divergence.tolist() == pytest.approx([-math.log(60 / 100), -math.log(30 / 102)])
 
 
 @given(st.lists(WORDS, min_size=1, max_size=5), st.data())

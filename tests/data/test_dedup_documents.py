@@ -54,6 +54,17 @@ def test_no_kept_document_stands_in_another(documents_run, run_stage, rows_of, t
             assert any(id_ in row["detail"] and f"{share:.3f} " in row["detail"] for id_, share in shares.items() if share > limit)
 
 
+def test_within_a_language_a_document_does_not_stand_in_one_of_another(documents_run, run_stage, rows_of):
+    small, large = "a b c d e f", "a b c d e f g h i"
+    rows = rows_of(documents_run([small, large, small + " z"]))
+    rows = [{**row, "language": language} for row, language in zip(rows, ["de", "en", "en"], strict=True)]
+    config = {"shingle_words": 2, "max_containment": 0.8, "threshold": 1.0}
+    for within, gone in (("corpus", [small, small + " z"]), ("language", [small + " z"])):
+        run = run_stage(dedup_documents, DedupDocumentsConfig(**config, within=within), documents=documents_run(rows))
+        assert [(row["text"], row["reason"]) for row in rows_of(run, DROPPED)] == [(text, "contained") for text in gone]
+        assert all(rows[1]["id"] in row["detail"] for row in rows_of(run, DROPPED))
+
+
 @settings(max_examples=12)
 @given(TEXTS, st.randoms(use_true_random=False))
 def test_the_order_of_documents_does_not_matter(documents_run, run_stage, rows_of, texts, random):

@@ -116,6 +116,20 @@ def test_pages_beyond_the_limits_are_dropped_with_the_reason(documents_run, run_
     assert len(rows_of(slow, DROPPED)) == 2
 
 
+def test_every_kind_of_line_break_ends_a_line():
+    assert tidy("a\x0bb\x0cc\x85d\u2028e\r\nf") == "a\nb\nc\nd\ne\nf"
+
+
+def test_a_title_that_was_read_stands_where_the_page_has_none(documents_run, run_stage, rows_of):
+    pages = [("text/plain", "It holds."), ("text/markdown", "It holds."), ("text/html", "<p>It holds.</p>"), ("text/html", PAGE)]
+    pages = [
+        {"id": f"{i:032x}", "url": "", "title": "Read", "content_type": kind, "content": text.encode()}
+        for i, (kind, text) in enumerate(pages)
+    ]
+    run = run_stage(extraction, ALL, documents=documents_run(pages, PAGE_SCHEMA))
+    assert [row["title"] for row in rows_of(run)] == ["Read", "Read", "Read", "On bridges"]
+
+
 def test_the_heading_that_is_the_title():
     page = (
         f"<title>On bridges | A site</title><h1>On bridges</h1><p>{'A bridge carries a road over a river, or a valley. ' * 5}</p>"

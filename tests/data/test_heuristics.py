@@ -114,6 +114,15 @@ def test_lines_that_repeat_themselves_go_and_the_document_stays(documents_run, r
     assert rows_of(run_stage(heuristics, longer, documents=documents_run([text])), DROPPED)[0]["text"] == text
 
 
+def test_a_document_does_not_help_itself_by_the_lines_that_go(documents_run, run_stage, rows_of):
+    texts = ["sun moon\njavascript moon", "sun sea"]
+    run = run_stage(heuristics, config_with(remove_javascript_lines=True, min_corpus_words=1), documents=documents_run(texts))
+    assert [row["text"] for row in rows_of(run)] == ["sun moon", "sun sea"]
+    # The other document has "sun" once and "moon" never; each of four words counts once more.
+    expected = 0.5 * math.log(0.5 / (2 / 6)) + 0.5 * math.log(0.5 / (1 / 6))
+    assert rows_of(run, MEASURES)[0]["divergence_nats"] == pytest.approx(expected)
+
+
 def test_rules_of_a_language_are_not_asked_where_nothing_is_known_of_it(documents_run, run_stage, rows_of):
     chinese = "".join(chr(0x4E00 + i) for i in range(200))
     rows = rows_of(documents_run([chinese, chinese]))
@@ -203,7 +212,7 @@ def test_a_dry_run_keeps_all_and_tells_what_would_go(documents_run, run_stage, r
     assert (by_rule["words"]["alone"], by_rule["words"]["only"], by_rule["words"]["first"]) == (2, 1, 2)
     assert by_rule["mean_word_characters"]["alone"] == 1
     assert by_rule["mean_word_characters"]["first"] == 0
-    assert [example["text"] for example in by_rule["words"]["examples"]] == [short[:300], long_words[:300]]
+    assert [example["text"] for example in by_rule["words"]["examples"]] == [short, long_words[:300] + "..."]
     assert sum(rule["first"] for rule in told["rules"]) == 2
     table = dry_run_text(real, documents_run(texts), {})
     assert re.search(r"^words +≥50 ≤100000 +2 \(40.0%\) +1 \(20.0%\) +2 \(40.0%\)$", table, re.MULTILINE)
@@ -212,6 +221,21 @@ def test_a_dry_run_keeps_all_and_tells_what_would_go(documents_run, run_stage, r
     assert "5 documents, 1 would be dropped" in dry_run_text(
         real, documents_run(texts), {"min_words": 20, "max_mean_word_characters": 12.0}
     )
+
+
+def test_a_dry_run_asks_the_rules_that_the_stage_asks_and_shows_no_personal_data(documents_run, run_stage, rows_of):
+    chinese = "".join(chr(0x4E00 + i) for i in range(200))
+    rows = rows_of(documents_run([chinese, "too short for ann@mail.example.org \x1b[31m"]))
+    rows = [{**row, "language": "", "url": "https://a.example/?by=bob@mail.example.org"} for row in rows]
+    given = documents_run(rows)
+    dropped = rows_of(run_stage(heuristics, HeuristicsConfig(), documents=given), DROPPED)
+    assert [row["reason"] for row in dropped] == ["words"]  # nothing is known of the language: word rules are not asked
+    dry = run_stage(heuristics, HeuristicsConfig(dry_run=True), documents=given)
+    told = dry.file(DRY_RUN).read_text(encoding="utf-8")
+    assert json.loads(told)["dropped"] == 1
+    assert "<EMAIL>" in told
+    assert "mail.example.org" not in told
+    assert "\\u001b" not in told
 
 
 def test_documents_without_a_language_column_are_taken_as_known(documents_run, run_stage, rows_of):

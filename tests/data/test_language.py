@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from miniature import ROOT
+from openherd.core.config import load_config
 from openherd.core.errors import ConfigError
 from openherd.data.documents import DROPPED, MEASURES, TEXT_SCHEMA
 from openherd.data.language import LanguageConfig, identify, language, line_blocks, sample
@@ -79,6 +80,11 @@ def test_pages_in_two_languages_are_measured(documents_run, run_stage, rows_of):
     assert measured[1] == (1.0, "", 0.0)
     run = run_on(documents_run, run_stage, [PAGE, ENGLISH], mixed="score", min_language_share=0.9)
     assert [row["reason"] for row in rows_of(run, DROPPED)] == ["language share"]
+
+
+def test_a_share_of_a_page_is_not_asked_where_none_is_measured():
+    with pytest.raises(ConfigError, match=r"min_language_share = 0\.5 with mixed"):
+        load_config(LanguageConfig, {"min_language_share": 0.5}, "test")
 
 
 def test_of_pages_in_two_languages_the_main_one_can_be_kept_alone(documents_run, run_stage, rows_of):

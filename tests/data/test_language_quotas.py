@@ -1,5 +1,6 @@
 """Quotas hold, the best stay, nothing depends on the order, and what fits is kept."""
 
+import math
 import random
 from collections import defaultdict
 
@@ -51,6 +52,21 @@ def test_quotas_of_bytes_and_shares(documents_run, run_stage, rows_of, documents
     kept = kept_by(documents_run, run_stage, rows_of, documents, max_shares={"en": 0.5}, score="language_score")
     assert kept == {"en": [0, 1, 2, 3], "de": [6, 7, 8], "fr": [9]}
     assert kept_by(documents_run, run_stage, rows_of, documents) == {"en": [*range(6)], "de": [6, 7, 8], "fr": [9]}
+
+
+def test_a_share_is_of_what_the_quotas_of_documents_leave(documents_run, run_stage, rows_of):
+    rows = rows_of(documents_run(["x" * 100] * 120))
+    rows = [{**row, "language": "en" if i < 100 else "de"} for i, row in enumerate(rows)]
+    settings = LanguageQuotasConfig(max_documents={"en": 10}, max_shares={"de": 0.5})
+    kept = [row["language"] for row in rows_of(run_stage(language_quotas, settings, documents=documents_run(rows)))]
+    assert (kept.count("en"), kept.count("de")) == (10, 10)
+
+
+def test_a_score_that_is_no_number_comes_last(documents_run, run_stage, rows_of, documents):
+    rows = [{**row, "language": "en", "language_score": [0.1, math.nan, 0.9, None][i % 4]} for i, row in enumerate(documents[:4])]
+    settings = LanguageQuotasConfig(max_documents={"en": 2}, score="language_score")
+    kept = rows_of(run_stage(language_quotas, settings, documents=documents_run(rows)))
+    assert [row["language_score"] for row in kept] == pytest.approx([0.1, 0.9])
 
 
 def test_shares_that_nothing_keeps_to_and_columns_that_are_not_there(documents_run, run_stage, documents):

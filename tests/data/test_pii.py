@@ -10,10 +10,9 @@ from hypothesis import strategies as st
 from openherd.core.config import load_config
 from openherd.core.errors import ConfigError, InputError
 from openherd.core.records import read_parquet
-from openherd.data.documents import DROPPED, LANGUAGE_SCHEMA, PAGE_SCHEMA
+from openherd.data.documents import DROPPED, LANGUAGE_SCHEMA, MEASURES, PAGE_SCHEMA
 from openherd.data.pii import (
     KINDS,
-    MEASURES,
     PLACEHOLDERS,
     PiiConfig,
     Span,

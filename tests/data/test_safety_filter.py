@@ -11,8 +11,8 @@ import pytest
 from openherd.core.errors import ConfigError, InputError
 from openherd.core.rundir import Output, Outside
 from openherd.data.address_lists import Builder
-from openherd.data.documents import DROPPED, LANGUAGE_SCHEMA, PAGE_SCHEMA
-from openherd.data.safety_filter import MEASURES, SafetyFilterConfig, SafetyRules, digests_of, plain_text, safety_filter
+from openherd.data.documents import DROPPED, LANGUAGE_SCHEMA, MEASURES, PAGE_SCHEMA
+from openherd.data.safety_filter import SafetyFilterConfig, SafetyRules, digests_of, plain_text, safety_filter
 
 SECRET = "zq7 the content that nobody may keep zq7"
 

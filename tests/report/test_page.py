@@ -6,14 +6,18 @@ import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from openherd.core.rundir import Output, Run
+from openherd.data.redacted_report import report
 from openherd.report.curation import bytes_per_token, dropped_samples, exact_tokens, excerpt, holds_text, parts
-from openherd.report.page import ReportConfig, pieces, report
+from openherd.report.page import ReportConfig, pieces
 from openherd.report.scores import example_answers, verdict
 from openherd.report.training import curves
 from openherd.runner import single_stage
+from report.conftest import made as made_run
+from report.conftest import write_dropped
 
 SECTIONS = ["stages", "curation", "tokenizer", "training", "scores", "samples", "lineage"]
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>&\"'"
@@ -133,13 +137,38 @@ def test_tokens_are_estimated_before_the_tokenizer_and_exact_behind_it(whole, ru
     assert "123,456" in whole[0].text
 
 
+def cut(text, characters):
+    return text[:characters]
+
+
 def test_dropped_samples(runs):
     pages, documents = of(runs, "url-filter", "heuristics")
-    found = dropped_samples(documents, 3, 40)
+    found = dropped_samples(documents, 3, 40, cut)
     assert [len(found[reason]) for reason in ("repeats lines", "too short", HOSTILE)] == [3, 1, 1]
     assert found["too short"] == [("https://example.org/9", f"Text 9 {HOSTILE}"[:40], "share 9")]
-    assert dropped_samples(pages, 3, 160)["illegal"] == [("b" * 32, None, "")]
-    assert dropped_samples(documents, 0, 40) == {}
+    assert dropped_samples(pages, 3, 160, cut)["illegal"] == [("b" * 32, None, "")]
+    assert dropped_samples(documents, 0, 40, cut) == {}
+
+
+def test_personal_data_in_dropped_documents_is_replaced(tmp_path):
+    email = "ann@mail.example.org"
+    rows = [
+        {
+            "id": "a" * 32,
+            "url": f"https://example.org/?by={email}",
+            "reason": "failed: ValueError",
+            "detail": f"no {email}",
+            "content": f"Write to {email} \x1b[31m, or {email}".encode(),
+        }
+    ]
+    counts = {"documents_in": 1, "documents_out": 0, "bytes_in": 9, "bytes_out": 0}
+    metrics = {**counts, "dropped": {"failed: ValueError": {"documents": 1, "bytes": 9}}}
+    run = made_run(tmp_path, "extraction", metrics, write_dropped(pa.binary(), rows))
+    for characters in (15, 25, 160):  # some cut the address
+        page, _, content = made((run,), tmp_path / f"report{characters}", sample_characters=characters)
+        assert page.text.count("<EMAIL>") >= 3
+        assert not any(part in page.text for part in ("ann@", "mail.example"))
+        assert b"\x1b" not in content
 
 
 def test_what_was_dropped_without_content_stays_away(whole):

@@ -73,7 +73,7 @@ def header(where: object, stages: Sequence[Curated]) -> Html:
 
 
 def shares_section(connection: Any, key: Key, stages: Sequence[Curated], most: int, rate: float) -> Html:
-    """Documents by stage, and bytes and tokens at the end, of each language or domain."""
+    """Documents, bytes and tokens by stage of each language or domain."""
     last = [stages.index(stage) for stage in last_stages(list(stages))]
     chosen = largest(connection, key, last, most)
     found = shares_of(connection, key, chosen)
@@ -82,18 +82,20 @@ def shares_section(connection: Any, key: Key, stages: Sequence[Curated], most: i
         return paragraph(f"No document has a {key}.")
     n_keys = keys(connection, key)
     plural = key if n_keys == 1 else f"{key}s"
-    rows, left, went = [], [], []
+    by_stage: dict[str, list[list[str]]] = {"Documents": [], "Bytes": [], "Estimated tokens": []}
+    left, went = [], []
     for name in order:
         own = [share for share in found if share.key == name]
-        by_stage = [sum(s.documents for s in own if s.kept and s.stage == number) for number in range(len(stages))]
-        end = [s for s in own if s.kept and s.stage in last]
-        n, size = sum(s.documents for s in end), sum(s.bytes for s in end)
+        documents = [sum(s.documents for s in own if s.kept and s.stage == number) for number in range(len(stages))]
+        sizes = [sum(s.bytes for s in own if s.kept and s.stage == number) for number in range(len(stages))]
+        tokens = [f"{round(size / rate):,}" if stage.has_text else "" for size, stage in zip(sizes, stages, strict=True)]
         dropped = sum(s.documents for s in own if not s.kept)
-        tokens = round(sum(s.bytes for s in end if stages[s.stage].has_text) / rate)
-        rows.append((name, *(f"{count:,}" for count in by_stage), f"{size:,}", f"{tokens:,}", f"{dropped:,}"))
-        left.append(n)
+        by_stage["Documents"].append([name, *(f"{n:,}" for n in documents), f"{dropped:,}"])
+        by_stage["Bytes"].append([name, *(f"{size:,}" for size in sizes)])
+        by_stage["Estimated tokens"].append([name, *tokens])
+        left.append(sum(documents[number] for number in last))
         went.append(dropped)
-    head = (key, *(stage.name for stage in stages), "bytes at the end", "tokens, estimated", "dropped, all stages")
+    head = (key, *(stage.name for stage in stages), "dropped, all stages")
     note = {
         "language": "A document has a language from the stage on that told it; before that it counts as none.",
         "domain": "A registered domain is what one owner registered under a public suffix: example.co.uk, ann.github.io.",
@@ -101,8 +103,13 @@ def shares_section(connection: Any, key: Key, stages: Sequence[Curated], most: i
     return join([
         paragraph(f"{n_keys:,} {plural}; those with the most documents at the end are told one by one. {note}"),
         figure(share_bars(order, left, went, "documents"), f"Documents by {key}: kept to the end, dropped on the way"),
-        table(f"Documents kept by each stage, by {key}", head, rows, right=range(1, len(head))),
+        *(stages_table(f"{what} kept by each stage, by {key}", head, rows) for what, rows in by_stage.items()),
     ])  # fmt: skip
+
+
+def stages_table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> Html:
+    """A table with a column for each stage under its title; the head may be longer than the rows."""
+    return join([element("h3", title), table(title, head[: len(rows[0])], rows, right=range(1, len(head)))])
 
 
 def measures_section(stage: Curated, seed: int) -> Iterator[Html]:
@@ -165,5 +172,5 @@ def samples_of(title: str, n: int, file: Path, places: Sequence[int], characters
 
 def beginning(row: Mapping[str, Any], characters: int) -> Html | str:
     """How a document begins, or that nothing of it was kept."""
-    text = row["text"] if row["text"] is not None else curation.excerpt(row, characters + 1_000)
+    text = row["text"] if row["text"] is not None else curation.excerpt(row, characters + curation.BESIDE)
     return "content not kept" if text is None else element("pre", excerpt(text.lstrip(), characters))

@@ -15,6 +15,7 @@ from openherd.data.curated import Curated, last_stages
 from openherd.data.documents import DROPPED
 from openherd.data.excerpts import address, excerpt
 from openherd.data.found_rows import rows_with
+from openherd.data.holdout import HELDOUT
 from openherd.data.shares import database
 from openherd.report.text_changes import line_changes
 
@@ -23,10 +24,12 @@ if TYPE_CHECKING:
 
 LINE_CHARACTERS = 140
 LINES_SHOWN = 4
+KEPT, HELD_OUT = ("", ""), ("", "held out")
 
 
 class Moved(NamedTuple):
-    """Documents that fare alike: kept (stage and reason empty), dropped by a stage for a reason, or never read (reason None)."""
+    """Documents that fare alike: kept (stage and reason empty), held out (`HELD_OUT`), dropped by a stage for a reason, or never
+    read (reason None)."""
 
     in_a: tuple[str, str | None]
     in_b: tuple[str, str | None]
@@ -47,6 +50,7 @@ class Comparison:
     """All that differs."""
 
     kept: tuple[int, int]  # by A, by B
+    held_out: tuple[int, int]
     moved: list[Moved]
     edited: Edited
 
@@ -56,16 +60,22 @@ def compare(a: Sequence[Curated], b: Sequence[Curated], examples: int, memory_gb
     with database(memory_gb) as connection:
         for name, stages in (("a", a), ("b", b)):
             fill_fates(connection, name, stages)
-        kept = [connection.execute(f"SELECT count(*) FROM fates_{name} WHERE stage = ''").fetchone() for name in "ab"]
         moved = moves(connection, examples)
         edited = edits(connection, examples)
-    return Comparison((kept[0][0], kept[1][0]), moved, edited)  # type: ignore[index]
+        kept, held_out = ((count_fates(connection, "a", of), count_fates(connection, "b", of)) for of in (KEPT, HELD_OUT))
+    return Comparison(kept, held_out, moved, edited)
+
+
+def count_fates(connection: "duckdb.DuckDBPyConnection", name: str, of: tuple[str, str]) -> int:
+    """How many documents fared so."""
+    found = connection.execute(f"SELECT count(*) FROM fates_{name} WHERE stage = ? AND reason = ?", list(of)).fetchone()
+    return int(found[0]) if found else 0
 
 
 def fill_fates(connection: "duckdb.DuckDBPyConnection", name: str, stages: Sequence[Curated]) -> None:
     """The table `fates_NAME`: each document by id, with the stage and reason of its drop, or its text's hash where it is kept.
 
-    A document that is kept on one way and dropped on another is kept.
+    A document that is kept on one way and dropped or held out on another is kept.
     """
     table = f"fates_{name}"
     connection.execute(
@@ -80,11 +90,13 @@ def fill_fates(connection: "duckdb.DuckDBPyConnection", name: str, stages: Seque
         for path in stage.kept if stage.name in last else ():
             content = "text" if "text" in pq.read_schema(path).names else "content"
             connection.execute(
-                f"INSERT INTO {table}_all SELECT id, url, '', '', '', hash({content}) FROM read_parquet(?)", [str(path)]
+                f"INSERT INTO {table}_all SELECT id, url, '', ?, '', hash({content}) FROM read_parquet(?)",
+                [HELD_OUT[1] if path.name == HELDOUT else "", str(path)],
             )
     connection.execute(
-        f"""CREATE TABLE {table} AS SELECT id, any_value(url) AS url, min(stage) AS stage, arg_min(reason, stage) AS reason,
-        arg_min(detail, stage) AS detail, arg_min(text, stage) AS text FROM {table}_all GROUP BY id"""
+        f"""CREATE TABLE {table} AS SELECT id, any_value(url) AS url, min(stage) AS stage,
+        arg_min(reason, (stage, reason)) AS reason, arg_min(detail, (stage, reason)) AS detail,
+        arg_min(text, (stage, reason)) AS text FROM {table}_all GROUP BY id"""
     )
     connection.execute(f"DROP TABLE {table}_all")
 
@@ -108,10 +120,11 @@ def moves(connection: "duckdb.DuckDBPyConnection", examples: int) -> list[Moved]
 
 
 def edits(connection: "duckdb.DuckDBPyConnection", examples: int) -> Edited:
-    """Documents that both keep and whose texts differ."""
+    """Documents that both keep, or both hold out, and whose texts differ."""
     found = connection.execute(
-        """SELECT count(*) FILTER (a.text <> b.text), count(*), arg_min(a.id, hash(a.id), ?) FILTER (a.text <> b.text)
-        FROM fates_a a JOIN fates_b b ON a.id = b.id WHERE a.stage = '' AND b.stage = ''""",
+        """SELECT count(*) FILTER (a.text <> b.text), count(*) FILTER (a.reason = ''),
+            arg_min(a.id, hash(a.id), ?) FILTER (a.text <> b.text)
+        FROM fates_a a JOIN fates_b b ON a.id = b.id WHERE a.stage = '' AND b.stage = '' AND a.reason = b.reason""",
         [max(examples, 1)],
     ).fetchone()
     n, both, ids = found or (0, 0, [])
@@ -149,17 +162,18 @@ def fate(told_of: tuple[str, str | None]) -> str:
     stage, reason = told_of
     if reason is None:
         return "not read"
-    return f"dropped by {stage}: {excerpt(reason, LINE_CHARACTERS)}" if stage else "kept"
+    return f"dropped by {stage}: {excerpt(reason, LINE_CHARACTERS)}" if stage else reason or "kept"
 
 
 def comparison_text(found: Comparison, settings: Sequence[str], a: Sequence[Curated], b: Sequence[Curated]) -> str:
     """The comparison as it is printed; personal data replaced."""
     lines = ["settings:", *(f"  {line}" for line in settings or ["none differs"])]
     lines.append(f"kept: {found.kept[0]:,} documents in A, {found.kept[1]:,} in B, {found.edited.kept_by_both:,} in both")
+    lines += [f"held out: {found.held_out[0]:,} in A, {found.held_out[1]:,} in B"] if any(found.held_out) else []
     for title, wanted in (
-        ("kept by A, not by B", lambda m: m.in_a == ("", "")),
-        ("kept by B, not by A", lambda m: m.in_b == ("", "")),
-        ("kept by neither, for other reasons", lambda m: ("", "") not in (m.in_a, m.in_b)),
+        ("kept by A, not by B", lambda m: m.in_a == KEPT),
+        ("kept by B, not by A", lambda m: m.in_b == KEPT),
+        ("kept by neither, and not alike", lambda m: KEPT not in (m.in_a, m.in_b)),
     ):
         moved = [m for m in found.moved if wanted(m)]
         lines.append(f"{title}: {sum(m.documents for m in moved):,}")

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
-from openherd.data.text_batch import Floats, TextBatch
+from openherd.data.text_batch import Floats, Integers, TermCounts, TextBatch
 
 CORPUS_WORDS = "corpus_words.parquet"
 SCHEMA = pa.schema([("language", pa.string()), ("word", pa.string()), ("count", pa.int64())])  # the word "" is all words
@@ -69,18 +69,37 @@ def read_counts(path: str) -> dict[str, dict[str, int]]:
     return counted
 
 
+def counts_in(whole: TermCounts, part: TermCounts) -> Integers:
+    """How often each text and term of `part` stands in the same texts as a whole."""
+    number = {term: i for i, term in enumerate(whole.vocabulary)}
+    term = np.array([number[term] for term in part.vocabulary], np.int64)[part.term]
+    size = max(len(whole.vocabulary), 1)
+    return whole.count[np.searchsorted(whole.text * size + whole.term, part.text * size + term)]
+
+
 def corpus_shares(
-    batch: TextBatch, languages: list[str], counted: Mapping[str, Mapping[str, int]], is_in: list[bool], least: int, rare: int
+    batch: TextBatch,
+    languages: list[str],
+    counted: Mapping[str, Mapping[str, int]],
+    is_in: list[bool],
+    least: int,
+    rare: int,
+    as_counted: TextBatch | None = None,
 ) -> tuple[Floats, Floats]:
     """Of each text the Kullback-Leibler divergence of its terms from those of all others, in nats, and the share of its terms that
     stand fewer than `rare` times in them.
 
     Each known term counts once more, as one that stands nowhere else must not be impossible. A language with fewer than `least`
-    words says too little: 0. `is_in` tells which texts are part of what was counted.
+    words says too little: 0. `is_in` tells which texts are part of what was counted, `as_counted` how they stood there where lines
+    have been taken out since: all of them is left out.
     """
     found, n_texts = batch.terms, batch.n_texts
     divergence, outliers = np.zeros(n_texts), np.zeros(n_texts)
     own_total = found.per_text(found.count, n_texts)
+    in_corpus, total_in_corpus = found.count, own_total
+    if as_counted is not None and as_counted is not batch:
+        in_corpus = counts_in(as_counted.terms, found)
+        total_in_corpus = as_counted.terms.per_text(as_counted.terms.count, n_texts)
     for language in dict.fromkeys(languages):
         corpus = counted.get(language, {})
         total = corpus.get("", 0)
@@ -91,9 +110,9 @@ def corpus_shares(
         terms, places = np.unique(found.term[rows], return_inverse=True)
         known = np.array([corpus.get(found.vocabulary[term], 0) for term in terms.tolist()], np.int64)
         text, own = found.text[rows], found.count[rows]
-        left_out = np.array(is_in)[text] * own
+        left_out = np.array(is_in)[text] * in_corpus[rows]
         others = np.maximum(known[places] - left_out, 0)
-        rest = total - np.array(is_in) * own_total
+        rest = total - np.array(is_in) * total_in_corpus
         p = own / own_total[text]
         q = (others + 1) / (rest[text] + len(corpus) - 1)
         divergence += np.bincount(text, p * np.log(p / q), n_texts)

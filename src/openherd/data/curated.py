@@ -1,6 +1,6 @@
 """The curation stages of a run, as one looks at them: in order, each with what it reads and what it measured."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,17 +8,24 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from openherd.core.config import load_config
 from openherd.core.errors import ConfigError, InputError
 from openherd.core.rundir import Run
+from openherd.data import heuristics, language, quality, safety_filter
 from openherd.data.dedup_documents import DUPLICATES
 from openherd.data.documents import DOCUMENTS, DROPPED
-from openherd.data.heuristics import HeuristicsConfig, limits
+from openherd.data.engine import settings_of_run
 from openherd.data.holdout import HELDOUT, TRAIN
 from openherd.report.curation import COUNTS
 
 KEPT = (DOCUMENTS, TRAIN, HELDOUT)  # the held-out documents are set aside, not dropped
 NO_MEASURES = (*KEPT, DROPPED, DUPLICATES)
+Limits = Mapping[str, tuple[float, float]]  # the lowest and highest value of a measure that is allowed
+LIMITS: Mapping[str, tuple[type, Callable[[Any, str | None], Limits]]] = {  # settings and limits of the stages that have such
+    "heuristics": (heuristics.HeuristicsConfig, heuristics.limits),
+    "language": (language.LanguageConfig, language.limits),
+    "quality": (quality.QualityConfig, quality.limits),
+    "safety-filter": (safety_filter.SafetyFilterConfig, safety_filter.limits),
+}
 
 
 @dataclass(frozen=True)
@@ -57,15 +64,15 @@ class Curated:
         """Whether its documents are texts, not pages."""
         return any("text" in pq.read_schema(path).names for path in self.kept)
 
-    def limits(self, language: str | None) -> dict[str, tuple[float, float]]:
+    def limits(self, of_language: str | None) -> Limits:
         """The lowest and highest value that it allows of each measure, where it has such."""
-        if self.run.manifest["stage"] != "heuristics":
+        if (stage := self.run.manifest["stage"]) not in LIMITS:
             return {}
+        config_class, limits = LIMITS[stage]
         try:
-            config = load_config(HeuristicsConfig, self.run.manifest["settings"], self.run.path)
-        except ConfigError:  # of another version
+            return limits(settings_of_run(config_class, self.run), of_language)
+        except ConfigError:  # another version's settings
             return {}
-        return limits(config, language)
 
 
 def curated(runs: Mapping[str, Run], where: object) -> list[Curated]:

@@ -36,7 +36,7 @@ from openherd.data.documents import DOCUMENTS, Drop, Funnel, Judged, account_of
 from openherd.data.engine import EngineConfig, EngineSetting
 from openherd.data.minhash import bands_for, estimated_jaccards, permutations
 from openherd.data.shingles import Normalisation, Numbers, jaccards, load_kernel
-from openherd.data.signed_parts import Part, ShingleStore, Signing, parts_of, rows_at, sign_parts, text_bytes
+from openherd.data.signed_parts import Part, ShingleStore, Signing, language_groups, parts_of, rows_at, sign_parts, text_bytes
 
 DUPLICATES = "duplicates.parquet"
 DUPLICATES_SCHEMA = pa.schema(
@@ -327,6 +327,14 @@ def drops_of(config: DedupDocumentsConfig, found: Found, names: pa.Table, number
     return drops
 
 
+def compared_with_each_other(corpus: Corpus, numbers: Numbers) -> list[Numbers]:
+    """These documents, or those of each language where no others are compared."""
+    if corpus.config.within == "corpus" or not len(numbers):
+        return [numbers] if len(numbers) else []
+    groups = np.concatenate([language_groups(batch) for part in corpus.parts for batch in part.batches(["language"])])[numbers]
+    return [numbers[groups == group] for group in np.unique(groups)]
+
+
 def contained_drops(corpus: Corpus, gone: npt.NDArray[np.bool_]) -> dict[int, Drop]:
     """Why each of the documents that are left goes that stands in another one. Raises ConfigError where memory does not suffice."""
     limit = corpus.config.max_containment
@@ -338,16 +346,18 @@ def contained_drops(corpus: Corpus, gone: npt.NDArray[np.bool_]) -> dict[int, Dr
             "dedup-documents", f"max_containment = {limit} needs {needed / 1e9:.1f} GB for all shingles, the limit is {given:.1f}",
             do="raise engine.memory_gb, or leave max_containment at 1",
         )  # fmt: skip
-    numbers = store.numbers
-    about = rows_at(corpus.parts, "about", numbers) if len(numbers) else np.empty(0, store.numbers.dtype)
-    order = np.lexsort(preferences(corpus.config, about, numbers)[::-1]).tolist() if len(numbers) else []
-    found = contained(limit, *store.sets(numbers), order)
-    within = np.unique(np.array([place for place, _ in found.values()], np.int64))
-    table = names_of(corpus, numbers[within]).to_pylist()
-    names = {int(place): f"{row['id']} ({row['url']})" for place, row in zip(within, table, strict=True)}
+    found: dict[int, tuple[int, float]] = {}
+    for numbers in compared_with_each_other(corpus, store.numbers):
+        about = rows_at(corpus.parts, "about", numbers)
+        order = np.lexsort(preferences(corpus.config, about, numbers)[::-1]).tolist()
+        within = contained(limit, *store.sets(numbers), order)
+        found |= {int(numbers[i]): (int(numbers[place]), share) for i, (place, share) in within.items()}
+    holders = np.unique(np.array([number for number, _ in found.values()], np.int64))
+    table = names_of(corpus, holders).to_pylist()
+    names = {number: f"{row['id']} ({row['url']})" for number, row in zip(holders.tolist(), table, strict=True)}
     return {
-        int(numbers[i]): Drop("contained", f"{share:.3f} of its shingles stand in {names[place]}, limit {limit}")
-        for i, (place, share) in found.items()
+        number: Drop("contained", f"{share:.3f} of its shingles stand in {names[holder]}, limit {limit}")
+        for number, (holder, share) in found.items()
     }
 
 

@@ -84,8 +84,8 @@ OLDER = """
         SELECT versions.high, versions.low, min(place) AS place, arg_min(id, place) AS id
         FROM versions JOIN newest USING (high, low, date) GROUP BY versions.high, versions.low
     )
-    SELECT versions.place, kept.id FROM versions JOIN kept USING (high,
-        low) WHERE versions.place <> kept.place ORDER BY versions.place
+    SELECT versions.place, kept.id FROM versions JOIN kept USING (high, low)
+    WHERE versions.place <> kept.place ORDER BY versions.place
 """
 
 

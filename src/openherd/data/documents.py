@@ -34,8 +34,9 @@ LINEAGE = [
     ("attribution", pa.string()),  # whom the licence asks to name
     ("programming_language", pa.string()),  # of source code
 ]
-PAGE_SCHEMA = pa.schema([*LINEAGE, ("content_type", pa.string()), ("content", pa.binary())])
-TEXT_SCHEMA = pa.schema([*LINEAGE, ("title", pa.string()), ("text", pa.string())])
+TITLE = ("title", pa.string())
+PAGE_SCHEMA = pa.schema([*LINEAGE, TITLE, ("content_type", pa.string()), ("content", pa.binary())])
+TEXT_SCHEMA = pa.schema([*LINEAGE, TITLE, ("text", pa.string())])
 LANGUAGE_SCHEMA = pa.schema([*TEXT_SCHEMA, ("language", pa.string()), ("language_score", pa.float32())])
 
 
@@ -74,10 +75,11 @@ def judge_rows(schema: pa.Schema, decide: Callable[[dict[str, Any]], tuple[Mappi
     return judge
 
 
-def account_of(judged: Judged, came: pa.RecordBatch) -> pa.RecordBatch:
+def account_of(judged: Judged, came: pa.RecordBatch, is_lost: bool = False) -> pa.RecordBatch:
     """What is judged as one batch, the way it goes from process to process and lies on disk until all of a run is judged.
 
-    Raises AssertionError unless it answers for each document that came, in order.
+    `is_lost` marks documents that the stage could not judge: they have a reason and nothing that it found out. Raises
+    AssertionError unless it answers for each document that came, in order.
     """
     batch, drops, measures = judged.batch, judged.drops, judged.measures
     rows = {len(batch), len(drops), len(batch if measures is None else measures)}
@@ -94,6 +96,7 @@ def account_of(judged: Judged, came: pa.RecordBatch) -> pa.RecordBatch:
         "detail": pa.array([drop and drop.detail for drop in drops], pa.string()),
         "keep_content": kept,
         "bytes_in": batch_bytes(came),
+        "lost": pa.array([is_lost] * len(came), pa.bool_()),
     }
     if measures is not None:
         columns["measures"] = measures.to_struct_array()

@@ -23,11 +23,9 @@ from pydantic import Field
 from openherd.core.errors import InputError
 from openherd.core.records import ParquetWriter
 from openherd.core.rundir import Output, Run
-from openherd.data.documents import Drop, Judge, Judged
+from openherd.data.documents import MEASURES, Drop, Judge, Judged
 from openherd.data.engine import EngineConfig, EngineSetting, judge_documents
 from openherd.data.pii import KINDS, domain_of
-from openherd.data.pii import MEASURES as PERSONAL_DATA
-from openherd.data.safety_filter import MEASURES as SAFETY
 from openherd.data.tables import connect
 
 if TYPE_CHECKING:
@@ -35,6 +33,7 @@ if TYPE_CHECKING:
 
 DOMAINS = "domains.parquet"
 DENIED = "denied_domains.txt"
+COUNTED = ("pii", "safety-filter")  # the stages that count
 ROWS_AT_ONCE = 10_000
 
 
@@ -134,10 +133,9 @@ def prepare_domain_filter(config: DomainFilterConfig, *, denied: dict[str, tuple
 
 def domain_filter(config: DomainFilterConfig, *, documents: Run, counted: tuple[Run, ...], out: Output) -> dict[str, Any]:
     """Drop the documents of domains with much personal data or much harm. `counted`: finished runs of `pii` and `safety-filter`."""
-    personal = [str(run.file(PERSONAL_DATA)) for run in counted if PERSONAL_DATA in run.manifest["outputs"]]
-    harmful = [str(run.file(SAFETY)) for run in counted if SAFETY in run.manifest["outputs"]]
+    personal, harmful = ([str(run.file(MEASURES)) for run in counted if run.manifest["stage"] == name] for name in COUNTED)
     if len(personal) + len(harmful) < len(counted) or not counted:
-        other = [str(run.path) for run in counted if not {PERSONAL_DATA, SAFETY} & set(run.manifest["outputs"])]
+        other = [str(run.path) for run in counted if run.manifest["stage"] not in COUNTED]
         raise InputError(", ".join(other) or "counted", "counts nothing by document", allowed="runs of pii and of safety-filter")
     with (
         TemporaryDirectory(prefix=".spill", suffix=".tmp", dir=out.path) as folder,

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from openherd.core.rundir import Output, Run
 from openherd.data.documents import DOCUMENTS, MEASURES
+from openherd.data.excerpts import address, excerpt
 
 DRY_RUN = "dry_run.json"
 EXAMPLES = 3  # of each rule
@@ -77,7 +78,7 @@ def rules_of(file: Path, limits_of: LimitsOf, n_examples: int = EXAMPLES) -> Dry
     with pq.ParquetFile(file) as measures:
         for batch in measures.iter_batches():
             columns = dict(zip(batch.schema.names, batch.columns))
-            languages = [language or None for language in columns["language"].to_pylist()]
+            languages = columns["language"].to_pylist()
             measured = {name: columns[name].to_numpy(zero_copy_only=False).astype(np.float64) for name in names}
             breaks = broken(measured, languages, limits_of, names)
             alone = breaks & (breaks.sum(axis=1) == 1)[:, None]
@@ -100,7 +101,8 @@ def rules_of(file: Path, limits_of: LimitsOf, n_examples: int = EXAMPLES) -> Dry
 
 
 def add_texts(found: DryRun, documents: Path) -> None:
-    """Give the examples the beginning of their text, and their address, from the documents that were measured."""
+    """Give the examples the beginning of their text, and their address, from the documents that were measured; personal data
+    replaced."""
     wanted: dict[int, list[dict[str, Any]]] = {}
     for rule in found.rules:
         for example in rule.examples:
@@ -111,7 +113,7 @@ def add_texts(found: DryRun, documents: Path) -> None:
             for row in [row for row in wanted if start <= row < start + len(batch)]:
                 told = {name: batch.column(name)[row - start].as_py() for name in ("url", "text")}
                 for example in wanted.pop(row):
-                    example |= {"url": told["url"], "text": told["text"][:EXAMPLE_CHARACTERS]}
+                    example |= {"url": address(told["url"] or ""), "text": excerpt(told["text"], EXAMPLE_CHARACTERS)}
             start += len(batch)
 
 

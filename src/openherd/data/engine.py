@@ -11,19 +11,20 @@ reason; one at which the stage fails, dies, takes too long or too much memory is
 
 import itertools
 import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, is_dataclass
 from functools import partial
 from queue import SimpleQueue
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import Field
 
-from openherd.core.config import to_plain
+from openherd.core.config import load_config, to_plain
 from openherd.core.machine import cores, memory_bytes
 from openherd.core.progress import Progress
 from openherd.core.rundir import Output, Run, digest_of
@@ -34,6 +35,7 @@ from openherd.data.guard import Guard, judged_rows
 PROCESS_GB = 1.0  # where the number of processes is not given, each has so much
 OWN_GB = 0.5  # what the process that starts them is given of the memory
 MACHINE_SHARE = 0.75
+ACCOUNTS = 2  # raised when accounts on disk change: those of an older version are not read
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +65,18 @@ class EngineConfig:
 
 
 EngineSetting = Annotated[EngineConfig, Field(description="who judges the documents, with what memory and time")]
+Config = TypeVar("Config")
+
+
+def settings_of_run(cls: type[Config], run: Run, changes: Mapping[str, Any] | None = None) -> Config:
+    """The settings of a finished run, or with some changed, as its stage takes them.
+
+    Of the engine the manifest holds what counts alone: `timeout_s`, beside the settings. Raises ConfigError.
+    """
+    settings = {**run.manifest["settings"]}
+    if "timeout_s" in settings:
+        settings["engine"] = {"timeout_s": settings.pop("timeout_s")}
+    return load_config(cls, {**settings, **(changes or {})}, run.path)
 
 
 def judge_documents(
@@ -72,12 +86,17 @@ def judge_documents(
     out: Output,
     engine: EngineConfig,
     watch: Callable[[Judged], None] = lambda judged: None,
+    keep_lost: bool = True,
 ) -> dict[str, Any]:
-    """Judge all documents of a run and write those kept, those dropped, and the account; `watch` sees what is judged, in order."""
+    """Judge all documents of a run and write those kept, those dropped, and the account; `watch` sees what is judged, in order.
+
+    A document that is lost was not judged. Where its content may be what the stage is there to remove, `keep_lost` is False:
+    then its id and reason alone are kept.
+    """
     shards = shards_of(documents, out.work, mark_of(stage, prepare, documents, out))
     n_rows = shards[-1].end if shards else 0
     with Progress(stage, n_rows, "documents") as progress:
-        accounts = accounts_in_order(prepare, documents, shards, engine, progress)
+        accounts = accounts_in_order(prepare, documents, shards, engine, progress, keep_lost)
         first = next(accounts, None)
         if first is None:
             empty = pa.RecordBatch.from_pylist([], schema=pq.read_schema(documents.file(DOCUMENTS)))
@@ -87,7 +106,7 @@ def judge_documents(
         with Funnel(stage, out, judged.batch.schema, measures) as funnel:
             for account in itertools.chain([first], accounts):
                 funnel.add(account)
-                watch(judged_of(account))
+                watch(judged_of(account.filter(pc.invert(account.column("lost")))))
             accounted = funnel.n_out + sum(n for n, _ in funnel.reasons.values())
             if not n_rows == funnel.n_in == accounted:
                 raise AssertionError(f"{stage}: {n_rows} documents in, {accounted} accounted for")
@@ -99,17 +118,22 @@ def mark_of(stage: str, prepare: "partial[Judge]", documents: Run, out: Output) 
     settings = [to_plain(value) for value in (*prepare.args, *prepare.keywords.values()) if is_dataclass(value)]
     for values in settings:
         values.pop("engine", None)  # who judges makes no other rows
-    return digest_of([stage, out.digest, documents.digest, settings])
+    return digest_of([ACCOUNTS, stage, out.digest, documents.digest, settings])
 
 
 def accounts_in_order(
-    prepare: "partial[Judge]", documents: Run, shards: Sequence[Shard], engine: EngineConfig, progress: Progress
+    prepare: "partial[Judge]",
+    documents: Run,
+    shards: Sequence[Shard],
+    engine: EngineConfig,
+    progress: Progress,
+    keep_lost: bool,
 ) -> Iterator[pa.RecordBatch]:
     """What is judged of all documents, in order, each account as soon as it and all before it are there."""
     done = {shard for shard in shards if shard.is_done()}
     left = [shard for shard in shards if shard not in done]
     progress.resume_at(sum(shard.rows for shard in done))
-    with closing(judged_shards(prepare, documents, left, engine, progress)) as finished:
+    with closing(judged_shards(prepare, documents, left, engine, progress, keep_lost)) as finished:
         for shard in shards:
             while shard not in done:
                 done.add(next(finished))
@@ -117,11 +141,16 @@ def accounts_in_order(
 
 
 def judged_shards(
-    prepare: "partial[Judge]", documents: Run, shards: Sequence[Shard], engine: EngineConfig, progress: Progress
+    prepare: "partial[Judge]",
+    documents: Run,
+    shards: Sequence[Shard],
+    engine: EngineConfig,
+    progress: Progress,
+    keep_lost: bool,
 ) -> Generator[Shard, None, None]:
     """Judge shards; yields each when it is done."""
     schema = pq.read_schema(documents.file(DOCUMENTS))
-    make_guard = partial(Guard, prepare, schema, engine.timeout_s, engine.process_bytes())
+    make_guard = partial(Guard, prepare, schema, engine.timeout_s, engine.process_bytes(), keep_lost)
     if engine.kind == "daft-ray":
         from openherd.data.daft_ray import judged_on_ray
 
@@ -132,7 +161,7 @@ def judged_shards(
         judge, empty = prepare(), pa.RecordBatch.from_pylist([], schema=schema)
         schemas = account_of(judge(empty), empty)
         for shard in shards:
-            shard.judge(partial(judged_rows, judge, schemas=schemas), progress.advance)
+            shard.judge(partial(judged_rows, judge, schemas=schemas, keep_lost=keep_lost), progress.advance)
             yield shard
     else:
         guards = [make_guard() for _ in range(min(engine.workers(), len(shards)))]

@@ -57,8 +57,8 @@ class TooMuchError(Exception):
 
 
 def tidy(text: str) -> str:
-    """Text without control characters, no-break spaces, trailing blanks, and runs of blank lines."""
-    text = UNWANTED.sub("", re.sub(r"\r\n?|[\x85\u2028\u2029]", "\n", text).replace("\xa0", " "))
+    """Text with one kind of line break, without control characters, no-break spaces, trailing blanks, and runs of blank lines."""
+    text = UNWANTED.sub("", re.sub(r"\r\n?|[\x0b\x0c\x85\u2028\u2029]", "\n", text).replace("\xa0", " "))
     lines = [line.rstrip() for line in text.split("\n")]
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip("\n")
 
@@ -114,7 +114,8 @@ def prepare_extraction(config: ExtractionConfig) -> Judge:
         try:
             title, text = extract(row, config)
         except TooMuchError as error:
-            return {**row, "title": "", "text": ""}, Drop("too much", str(error))
+            return {**row, "title": row.get("title") or "", "text": ""}, Drop("too much", str(error))
+        title = title or row.get("title") or ""
         if text.strip():
             return {**row, "title": title, "text": text}, None
         source = decode(row["content"], row["content_type"])

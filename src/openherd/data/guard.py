@@ -15,6 +15,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -32,7 +33,7 @@ TIMED_OUT, OUT_OF_MEMORY, CRASHED = "timed out", "out of memory", "crashed"
 
 
 def lost(came: pa.RecordBatch, schemas: pa.RecordBatch, drop: Drop) -> pa.RecordBatch:
-    """The account of documents that a stage could not judge: of theirs what the stage's own output has too."""
+    """The account of documents that a stage could not judge: of theirs what the stage's own output has too, if it may be kept."""
     account = schemas.schema
     columns = []
     for field in account.field("document").type:
@@ -43,13 +44,14 @@ def lost(came: pa.RecordBatch, schemas: pa.RecordBatch, drop: Drop) -> pa.Record
     if "measures" in account.names:
         fields = list(account.field("measures").type)
         measures = pa.RecordBatch.from_arrays([pa.nulls(len(came), field.type) for field in fields], schema=pa.schema(fields))
-    return account_of(Judged(documents, [drop] * len(came), measures), came)
+    return account_of(Judged(documents, [drop] * len(came), measures), came, is_lost=True)
 
 
-def judged_rows(judge: Judge, came: pa.RecordBatch, schemas: pa.RecordBatch) -> pa.RecordBatch:
+def judged_rows(judge: Judge, came: pa.RecordBatch, schemas: pa.RecordBatch, keep_lost: bool = True) -> pa.RecordBatch:
     """The account of a batch; a document at which the function raises is lost, not the batch.
 
-    What a person can mend (OpenherdError) is no document's fault and raises.
+    What a person can mend (OpenherdError) is no document's fault and raises. Unless `keep_lost`, nothing of a lost document's
+    content is kept, nor what the error says, which may quote it.
     """
     try:
         judged = judge(came)
@@ -57,9 +59,10 @@ def judged_rows(judge: Judge, came: pa.RecordBatch, schemas: pa.RecordBatch) -> 
         raise
     except Exception as error:
         if len(came) > 1:
-            return joined([judged_rows(judge, came.slice(i, 1), schemas) for i in range(len(came))])
+            return joined([judged_rows(judge, came.slice(i, 1), schemas, keep_lost) for i in range(len(came))])
         reason = OUT_OF_MEMORY if isinstance(error, MemoryError) else f"failed: {type(error).__name__}"
-        return lost(came, schemas, Drop(reason, " ".join(str(error).split())[:DETAIL_CHARACTERS]))
+        detail = " ".join(str(error).split())[:DETAIL_CHARACTERS] if keep_lost else ""
+        return lost(came, schemas, Drop(reason, detail, keep_lost))
     return account_of(judged, came)
 
 
@@ -118,7 +121,7 @@ def serve(descriptor: int, of_room: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started this one
     pa.set_cpu_count(1)
     connection, room = Connection(descriptor), Room(of_room)
-    schema, timeout_s, prepare = pickle.loads(room.get(connection.recv()))
+    schema, timeout_s, keep_lost, prepare = pickle.loads(room.get(connection.recv()))
     try:
         judge = prepare()
         empty = pa.RecordBatch.from_pylist([], schema=schema)
@@ -128,7 +131,7 @@ def serve(descriptor: int, of_room: int) -> None:
             came = room.get_batch(connection.recv())
             signal.setitimer(signal.ITIMER_PROF, timeout_s)  # these signals end the process, wherever it is
             signal.setitimer(signal.ITIMER_REAL, CLOCK_FACTOR * timeout_s)
-            account = judged_rows(judge, came, schemas)
+            account = judged_rows(judge, came, schemas, keep_lost)
             signal.setitimer(signal.ITIMER_PROF, 0)
             signal.setitimer(signal.ITIMER_REAL, 0)
             connection.send(room.put_batch(account))
@@ -152,9 +155,11 @@ class DiedError(Exception):
 class Guard:
     """A stage's function in a process of its own, with what becomes of the documents that it dies of; a context manager."""
 
-    def __init__(self, prepare: Callable[[], Judge], schema: pa.Schema, timeout_s: float, memory_bytes: int) -> None:
-        self.timeout_s, self.memory_bytes = timeout_s, memory_bytes
-        self._begin = pickle.dumps((schema, timeout_s, prepare))
+    def __init__(
+        self, prepare: Callable[[], Judge], schema: pa.Schema, timeout_s: float, memory_bytes: int, keep_lost: bool = True
+    ) -> None:
+        self.timeout_s, self.memory_bytes, self.keep_lost = timeout_s, memory_bytes, keep_lost
+        self._begin = pickle.dumps((schema, timeout_s, keep_lost, prepare))
         self._process: subprocess.Popen[bytes] | None = None
         self._n_judged = 0  # by the process that is there
         self._ended = False
@@ -182,7 +187,7 @@ class Guard:
             if len(came) > 1:
                 return joined([self.judge(came.slice(i, 1)) for i in range(len(came))])
             if died.first or died.drop.reason == TIMED_OUT:
-                return lost(came, self.schemas, died.drop)
+                return lost(came, self.schemas, replace(died.drop, keep_content=self.keep_lost))
             return self.judge(came)  # perhaps what came before did the harm
 
     def _start(self) -> None:

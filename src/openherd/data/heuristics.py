@@ -25,14 +25,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import Field
 
-from openherd.core.config import load_config
-from openherd.core.errors import InputError
+from openherd.core.errors import ConfigError, InputError
 from openherd.core.progress import track
 from openherd.core.rundir import Output, Outside, Run
 from openherd.data.corpus_words import CORPUS_WORDS, corpus_shares, count_words, is_counted, read_counts, write_counts
 from openherd.data.documents import DOCUMENTS, MEASURES, Drop, Judge, Judged
 from openherd.data.dry_run import example_lines, rules_with_texts, table_text, write_dry_run
-from openherd.data.engine import EngineConfig, EngineSetting, judge_documents
+from openherd.data.engine import EngineConfig, EngineSetting, judge_documents, settings_of_run
 from openherd.data.line_rules import ELLIPSIS, LINE_RULES, removed_lines, without_citations
 from openherd.data.lists import read_list
 from openherd.data.repetition import Counting, duplicate_shares, ngram_shares
@@ -192,8 +191,9 @@ def measures(
     is_dirty: Mapping[str, frozenset[str]],
     corpus: Mapping[str, Mapping[str, int]],
     is_in_corpus: list[bool],
+    counted: TextBatch,
 ) -> dict[str, Floats]:
-    """All numbers that the rules look at, by name: one of each text."""
+    """All numbers that the rules look at, by name: one of each text. `counted` are the texts as the corpus's words were counted."""
     found = batch.terms
     n_texts = batch.n_texts
     n_words = batch.words_per_text()
@@ -216,7 +216,9 @@ def measures(
         dirty += found.per_text(
             mine * found.count * np.array([word in bad for word in found.vocabulary], np.bool_)[found.term], n_texts
         )
-    divergence, outliers = corpus_shares(batch, languages, corpus, is_in_corpus, config.min_corpus_words, config.outlier_count)
+    divergence, outliers = corpus_shares(
+        batch, languages, corpus, is_in_corpus, config.min_corpus_words, config.outlier_count, counted
+    )
     return {
         **quality_measures(config, batch),
         "different_stop_words": common,
@@ -273,6 +275,20 @@ def limits(config: HeuristicsConfig, language: str | None) -> dict[str, tuple[fl
     return found
 
 
+def limit_settings() -> set[str]:
+    """The settings that `limits` reads; with the others documents are measured."""
+    read: set[str] = set()
+
+    class Reader:
+        def __getattr__(self, name: str) -> Any:
+            read.add(name)
+            return getattr(HeuristicsConfig(), name)
+
+    reader: Any = Reader()
+    limits(reader, "en")
+    return read
+
+
 def broken_rule(measured: Mapping[str, float], allowed: Mapping[str, tuple[float, float]]) -> Drop | None:
     """The first rule that a document breaks; its reason is the measure's name."""
     for name, (low, high) in allowed.items():
@@ -314,7 +330,7 @@ def prepare_heuristics(config: HeuristicsConfig, is_dirty: Mapping[str, frozense
         keep = ~np.any(list(gone.values()), axis=0)
         left = took_apart.keeping(keep)
         is_in = [is_counted(name, config.corpus_share) for name in batch.column("id").to_pylist()]
-        measured = measures(config, left, [language or "" for language in languages], is_dirty, corpus, is_in)
+        measured = measures(config, left, [language or "" for language in languages], is_dirty, corpus, is_in, took_apart)
         removed = {name: took_apart.lines_per_text(lines) for name, lines in gone.items()}
         columns = {"language": languages, **measured, **removed, "lines_removed": took_apart.lines_per_text(~keep)}
         allowed = {language: limits(config, language) for language in dict.fromkeys(languages)}
@@ -336,21 +352,22 @@ MEASURED = (*limits(HeuristicsConfig(), None), *LINE_RULES, "lines_removed")
 MEASURES_SCHEMA = pa.schema([("language", pa.string()), *((name, pa.float64()) for name in MEASURED)])
 
 
-def corpus_batches(file: Any, share: float) -> Iterator[tuple[list[str], pa.StringArray]]:
-    """Languages and texts of the documents that are counted."""
+def corpus_batches(file: Any, config: HeuristicsConfig) -> Iterator[tuple[list[str], pa.StringArray]]:
+    """Languages and texts of the documents that are counted, before lines are taken out."""
     names = [name for name in ("id", "language", "text") if name in file.schema_arrow.names]
     for batch in file.iter_batches(batch_size=256, columns=names):
-        if share < 1:
-            batch = batch.filter(pa.array([is_counted(name, share) for name in batch.column("id").to_pylist()]))
+        if config.corpus_share < 1:
+            batch = batch.filter(pa.array([is_counted(name, config.corpus_share) for name in batch.column("id").to_pylist()]))
         languages = batch.column("language").to_pylist() if "language" in names else [None] * len(batch)
-        yield [language or "" for language in languages], batch.column("text")
+        texts = batch.column("text")
+        yield [language or "" for language in languages], without_citations(texts) if config.remove_citations else texts
 
 
 def heuristics(config: HeuristicsConfig, *, documents: Run, dirty_words: Outside | None = None, out: Output) -> dict[str, Any]:
     """Remove lines that break a line rule, then drop documents that break a rule."""
     is_dirty = read_dirty_words(dirty_words)
     with out.write(CORPUS_WORDS) as path, pq.ParquetFile(documents.file(DOCUMENTS)) as file:
-        batches = track(corpus_batches(file, config.corpus_share), "counting words", "batches", -(-file.metadata.num_rows // 256))
+        batches = track(corpus_batches(file, config), "counting words", "batches", -(-file.metadata.num_rows // 256))
         write_counts(path, count_words(batches, config.max_corpus_terms))
     removed, without_rules = Counter[str](), Counter[str]()
 
@@ -376,6 +393,11 @@ def heuristics(config: HeuristicsConfig, *, documents: Run, dirty_words: Outside
 
 def dry_run_text(run: Run, documents: Run, changes: Mapping[str, Any]) -> str:
     """What each limit of a finished run, or another one, would drop, as a table and examples; nothing is measured again."""
-    config = load_config(HeuristicsConfig, {**run.manifest["settings"], **changes}, "settings")
+    if (stage := run.manifest["stage"]) != "heuristics":
+        raise InputError(run.path, f"a run of {stage}", allowed="a finished run of heuristics")
+    config = settings_of_run(HeuristicsConfig, run, changes)
+    if others := sorted(changes.keys() - limit_settings()):
+        what = f"{others[0]!r} is no limit: documents were measured with it"
+        raise ConfigError("--set", what, allowed="limits, such as min_words", do="run heuristics with it")
     found = rules_with_texts(run.file(MEASURES), documents.file(DOCUMENTS), partial(limits, config))
     return "\n".join([table_text(found), *example_lines(found)])

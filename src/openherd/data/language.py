@@ -29,9 +29,6 @@ LONGEST_LINE = 4_000  # characters of one line that are looked at
 LOOKED_THROUGH = 8  # times as many characters are read as are taken
 MOST_BLOCKS = 32  # of a document
 BLOCK_SCORE = 0.5  # a block told with less joins the main language
-MEASURES_SCHEMA = pa.schema(
-    [("language_share", pa.float64()), ("second_language", pa.string()), ("second_language_share", pa.float64())]
-)
 
 _NO_LETTER = regex.compile(r"[^\p{L}\p{M}\s]+")
 _ASCII_LETTERS = bytes(c for c in range(128) if chr(c).isalpha() or chr(c).isspace())
@@ -60,6 +57,22 @@ class LanguageConfig:
         float, Field(description="share of a page's characters in its main language; needs `mixed`; ours; 0 = off", ge=0, le=1)
     ] = 0.0
     engine: EngineSetting = field(default_factory=EngineConfig)
+
+    def __post_init__(self) -> None:
+        if self.min_language_share and self.mixed == "off":
+            found = f"min_language_share = {self.min_language_share:g} with mixed = 'off'"
+            raise ConfigError("language", found, do="give mixed = 'score' or 'main'")
+
+
+def measures_schema(config: LanguageConfig) -> pa.Schema:
+    """What is measured of a document; the shares where pages in several languages are looked for."""
+    shares = [("language_share", pa.float64()), ("second_language", pa.string()), ("second_language_share", pa.float64())]
+    return pa.schema([("language_score", pa.float64()), *(shares if config.mixed != "off" else [])])
+
+
+def limits(config: LanguageConfig, language: str | None) -> dict[str, tuple[float, float]]:
+    """The lowest score and share."""
+    return {"language_score": (config.min_score, np.inf), "language_share": (config.min_language_share, np.inf)}
 
 
 class Block(NamedTuple):
@@ -161,20 +174,20 @@ def prepare_language(config: LanguageConfig, model_path: str = "") -> Judge:
     def judge(batch: pa.RecordBatch) -> Judged:
         texts = batch.column("text").to_pylist()
         answers = identify(texts, config.sample_characters, model)
-        measures: list[dict[str, Any]] = []
+        measures: list[dict[str, Any]] = [{} for _ in texts]
         if config.mixed != "off":
             looked = [mixed(text, answer) for text, answer in zip(texts, answers)]
             texts, answers, measures = [list(column) for column in zip(*looked)] or [[], [], []]
-        shares = [measured["language_share"] for measured in measures] or [1.0] * len(texts)
+        measures = [{"language_score": score, **measured} for (_, score), measured in zip(answers, measures)]
         given = {name: batch.column(name) for name in schema.names if name in batch.schema.names}
         columns = given | {
             "text": pa.array(texts, pa.string()),
             "language": pa.array([code for code, _ in answers], pa.string()),
             "language_score": pa.array([score for _, score in answers], pa.float32()),
         }
-        drops = [decide(code, score, share) for (code, score), share in zip(answers, shares)]
+        drops = [decide(*answer, measured.get("language_share", 1.0)) for answer, measured in zip(answers, measures)]
         out = pa.RecordBatch.from_arrays([columns[name] for name in schema.names], schema=schema)
-        return Judged(out, drops, pa.RecordBatch.from_pylist(measures, MEASURES_SCHEMA) if config.mixed != "off" else None)
+        return Judged(out, drops, pa.RecordBatch.from_pylist(measures, measures_schema(config)))
 
     return judge
 

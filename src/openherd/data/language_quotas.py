@@ -7,8 +7,9 @@ A quota is a number of documents, of bytes, or a share of all bytes that are kep
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import Field
 
@@ -16,6 +17,9 @@ from openherd.core.errors import ConfigError, InputError
 from openherd.core.rundir import Output, Run
 from openherd.data.documents import DOCUMENTS, Drop, curate
 from openherd.data.tables import connect
+
+if TYPE_CHECKING:
+    import duckdb
 
 REST = "*"  # languages that no quota names
 
@@ -58,6 +62,13 @@ def byte_quotas(config: LanguageQuotasConfig, sizes: Mapping[str, int]) -> dict[
     return {code: min(size, config.max_shares.get(code, config.max_shares.get(REST, 1.0)) * total) for code, size in most.items()}
 
 
+def bytes_of_first(tables: "duckdb.DuckDBPyConnection", code: str, most: int | None) -> int:
+    """The bytes of a language's first documents by rank, or of all."""
+    condition = "true" if most is None else f"place <= {most}"
+    found = tables.execute(f"select sum(size)::bigint from ranked where code = ? and {condition}", [code]).fetchone()
+    return int((found and found[0]) or 0)
+
+
 def language_quotas(config: LanguageQuotasConfig, *, documents: Run, out: Output) -> dict[str, Any]:
     """Drop what is over a language's quota, the lowest scores first. Returns documents and bytes by language besides the funnel."""
     file = documents.file(DOCUMENTS)
@@ -66,6 +77,8 @@ def language_quotas(config: LanguageQuotasConfig, *, documents: Run, out: Output
         if column not in schema.names:
             raise InputError(file, f"no column {column!r}", allowed=f"columns here: {', '.join(schema.names)}")
     score = f'"{config.score}"' if config.score else "0"
+    if config.score and pa.types.is_floating(schema.field(config.score).type):
+        score = f"case when isnan({score}) then null else {score} end"  # what is no number is as good as nothing
     kept: dict[str, dict[str, int]] = {}
     with connect(out.work, config.memory_gb, 1) as tables:
         tables.execute(
@@ -77,7 +90,9 @@ def language_quotas(config: LanguageQuotasConfig, *, documents: Run, out: Output
                                 rows between unbounded preceding and current row)""",
             [str(file)],
         )
-        sizes = dict(tables.execute("select code, sum(size)::bigint from ranked group by code order by code").fetchall())
+        codes = [code for (code,) in tables.execute("select distinct code from ranked order by code").fetchall()]
+        most_documents = {code: config.max_documents.get(code, config.max_documents.get(REST)) for code in codes}
+        sizes = {code: bytes_of_first(tables, code, most) for code, most in most_documents.items()}
         quotas = byte_quotas(config, sizes)
         cursor = tables.execute("select code, size, place, so_far::bigint from ranked order by n")
 
@@ -87,8 +102,7 @@ def language_quotas(config: LanguageQuotasConfig, *, documents: Run, out: Output
 
         def decide(rows: Iterable[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], Drop | None]]:
             for row, (code, size, place, so_far) in zip(rows, ranks(), strict=True):
-                most = config.max_documents.get(code, config.max_documents.get(REST, place))
-                if place > most:
+                if (most := most_documents[code]) is not None and place > most:
                     yield row, Drop("language quota", f"{code}: number {place:,}, limit {most:,} documents")
                 elif so_far > quotas[code]:
                     yield row, Drop("language quota", f"{code}: byte {so_far:,}, limit {quotas[code]:,.0f} bytes")

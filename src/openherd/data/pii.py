@@ -18,7 +18,6 @@ import pyarrow as pa
 from pydantic import Field
 
 from openherd.core.errors import ConfigError, InputError
-from openherd.core.records import ParquetWriter
 from openherd.core.rundir import Output, Run
 from openherd.data.documents import Drop, Judge, Judged
 from openherd.data.engine import EngineConfig, EngineSetting, judge_documents
@@ -28,7 +27,6 @@ from openherd.data.street_addresses import find_addresses
 from openherd.data.urls import host_of, normalise, registrable_domain
 
 Mode = Literal["off", "report", "replace", "drop"]
-MEASURES = "personal_data.parquet"
 TEXTS = ("title", "text")
 # The order in which overlapping findings are believed: those whose check digits are right, then those with a form, then guesses.
 KINDS = ("email", "iban", "card", "ip", "national_id", "phone", "address", "name")
@@ -152,9 +150,9 @@ def domain_of(url: str | None) -> str:
 
 
 def measures_schema() -> pa.Schema:
-    """The schema of `personal_data.parquet`: a document's domain, characters and findings."""
+    """What is measured of a document: its domain, characters and findings."""
     counts = [(kind, pa.int32()) for kind in KINDS]
-    return pa.schema([("id", pa.string()), ("domain", pa.string()), ("characters", pa.int64()), *counts])
+    return pa.schema([("domain", pa.string()), ("characters", pa.int64()), *counts])
 
 
 def prepare_pii(config: PiiConfig, *, names: Path | None = None) -> Judge:
@@ -176,7 +174,7 @@ def prepare_pii(config: PiiConfig, *, names: Path | None = None) -> Judge:
         domains = [domain_of(url) if keep else "" for url, keep in zip(batch.column("url").to_pylist(), keeps, strict=True)]
         counts = {kind: [found[kind] for _, _, found in judged] for kind in KINDS}
         characters = [sum(map(len, row)) for row in zip(*texts, strict=True)]
-        measures = {"id": batch.column("id"), "domain": domains, "characters": characters, **counts}
+        measures = {"domain": domains, "characters": characters, **counts}
         return Judged(made, drops, pa.RecordBatch.from_pydict(measures, schema=measures_schema()))
 
     return judge
@@ -185,21 +183,21 @@ def prepare_pii(config: PiiConfig, *, names: Path | None = None) -> Judge:
 def pii(config: PiiConfig, *, documents: Run, names: Run | None = None, out: Output) -> dict[str, Any]:
     """Drop documents with personal data, replace it, or count it. `names`: a tagger of one's own, else the built-in one.
 
-    `personal_data.parquet` has a row for each document, also for those dropped; the counts are of what was found, not of what it
-    was. Returns findings by kind besides the funnel.
+    `measures.parquet` has a row for each document, also for those dropped; the counts are of what was found, not of what it was.
+    Of a document that is lost nothing is kept unless dropped ones are kept as they were: what it holds was not looked for.
+    Returns findings by kind besides the funnel.
     """
     found: Counter[str] = Counter()
     n_documents: Counter[str] = Counter()
     prepare = partial(prepare_pii, config, names=names.path / "model" if names else None)
-    with out.write(MEASURES) as path, ParquetWriter(path, measures_schema()) as writer:
 
-        def watch(judged: Judged) -> None:
-            assert judged.measures is not None
-            for row in judged.measures.to_pylist():
-                writer.write(row)
-                for kind in KINDS:
-                    found[kind] += row[kind]
-                    n_documents[kind] += row[kind] > 0
+    def watch(judged: Judged) -> None:
+        assert judged.measures is not None
+        for row in judged.measures.select(KINDS).to_pylist():
+            for kind in KINDS:
+                found[kind] += row[kind]
+                n_documents[kind] += row[kind] > 0
 
-        metrics = judge_documents("pii", prepare, documents, out, config.engine, watch)
+    keep_lost = config.dropped_text == "keep"
+    metrics = judge_documents("pii", prepare, documents, out, config.engine, watch, keep_lost)
     return metrics | {"found": dict(found), "documents_with": dict(n_documents)}

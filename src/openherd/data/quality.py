@@ -73,6 +73,11 @@ def judge(config: QualityConfig, id_: str, score: float, least: float | None = N
     )
 
 
+def limits(config: QualityConfig, language: str | None) -> dict[str, tuple[float, float]]:
+    """The lowest score, where one limit is for all documents and decides alone."""
+    return {config.score_column: (config.threshold, np.inf)} if config.mode == "threshold" else {}
+
+
 def least_scores(scores: Mapping[str, np.ndarray], top_share: float) -> dict[str, float]:
     """The score of the last document that is among the best of each language; equal scores stay together."""
     return {
@@ -92,7 +97,8 @@ def prepare_quality(config: QualityConfig, place: str, label: str, least: Mappin
         languages = batch.column("language").to_pylist() if "language" in batch.schema.names else [""] * len(batch)
         rows = zip(ids, languages, column.to_pylist(), strict=True)
         drops = [judge(config, id_, score, least.get(language or "")) for id_, language, score in rows]
-        return Judged(with_columns(batch, {config.score_column: column}), drops)
+        measures = pa.RecordBatch.from_arrays([column], [config.score_column])
+        return Judged(with_columns(batch, {config.score_column: column}), drops, measures)
 
     return decide
 

@@ -6,7 +6,7 @@ asked first. Then come lists of domains (data/address_lists.py), then classifier
 or a fastText file): a folder's model gives each text a probability, and a document over the threshold goes, or is counted alone
 in mode "report".
 
-`safety.parquet` has the domain, the scores and the verdict of each document: `domain-filter` adds them up.
+`measures.parquet` has the domain, the scores and the verdict of each document: `domain-filter` adds them up.
 """
 
 import hashlib
@@ -23,7 +23,6 @@ import pyarrow as pa
 from pydantic import Field
 
 from openherd.core.errors import ConfigError
-from openherd.core.records import ParquetWriter
 from openherd.core.rundir import Output, Outside, Run
 from openherd.data.address_lists import AddressRules, Builder
 from openherd.data.documents import Drop, Judge, Judged
@@ -33,7 +32,6 @@ from openherd.data.pii import domain_of
 from openherd.data.url_filter import checked_digests
 from openherd.data.urls import normalise
 
-MEASURES = "safety.parquet"
 CLASSIFIERS = ("toxicity", "adult")
 
 
@@ -76,9 +74,14 @@ def digests_of(row: Mapping[str, Any]) -> set[str]:
 
 
 def measures_schema() -> pa.Schema:
-    """The schema of `safety.parquet`; a score is null where its classifier was not asked."""
+    """What is measured of a document; a score is null where its classifier was not asked."""
     scores = [(name, pa.float32()) for name in CLASSIFIERS]
-    return pa.schema([("id", pa.string()), ("domain", pa.string()), *scores, ("harmful", pa.bool_())])
+    return pa.schema([("domain", pa.string()), *scores, ("harmful", pa.bool_())])
+
+
+def limits(config: SafetyFilterConfig, language: str | None) -> dict[str, tuple[float, float]]:
+    """The highest probability by each classifier: below its threshold."""
+    return {name: (0.0, float(np.nextafter(getattr(config, f"{name}_threshold"), -1))) for name in CLASSIFIERS}
 
 
 @dataclass
@@ -118,7 +121,6 @@ class SafetyRules:
         scores = self.scores([rows[place]["text"] or "" for place in asked]) if asked else {}
         measures: list[dict[str, Any]] = [
             {
-                "id": row["id"],
                 "domain": domain_of(row["url"]) if drop is None or drop.keep_content else "",
                 "harmful": drop is not None,
             }
@@ -166,7 +168,10 @@ def safety_filter(
     adult: Run | Outside | None = None,
     out: Output,
 ) -> dict[str, Any]:
-    """Drop known-illegal content, unsafe domains, and text that the classifiers `toxicity` and `adult` find harmful."""
+    """Drop known-illegal content, unsafe domains, and text that the classifiers `toxicity` and `adult` find harmful.
+
+    Where there is a list of illegal content, nothing is kept of a document that is lost: it may be such.
+    """
     builder = Builder()
     builder.read(domains, config.categories)
     models = {name: place_of(given) for name, given in (("toxicity", toxicity), ("adult", adult)) if given}
@@ -175,14 +180,12 @@ def safety_filter(
         raise ConfigError("safety-filter", "nothing to filter by", do="give illegal, domains, toxicity or adult")
     prepare = partial(prepare_safety_filter, config, illegal=digests, lists=builder.build(), models=models)
     n_harmful = 0
-    with out.write(MEASURES) as path, ParquetWriter(path, measures_schema()) as writer:
 
-        def watch(judged: Judged) -> None:
-            nonlocal n_harmful
-            assert judged.measures is not None
-            for row in judged.measures.to_pylist():
-                writer.write(row)
-                n_harmful += row["harmful"]
+    def watch(judged: Judged) -> None:
+        nonlocal n_harmful
+        assert judged.measures is not None
+        n_harmful += sum(judged.measures.column("harmful").to_pylist())
 
-        metrics = judge_documents("safety-filter", prepare, documents, out, config.engine, watch)
+    keep_lost = not (digests or config.illegal_sha256)
+    metrics = judge_documents("safety-filter", prepare, documents, out, config.engine, watch, keep_lost)
     return metrics | {"harmful_documents": n_harmful}

@@ -98,13 +98,14 @@ def row_of(page: Page, name: str, source: str, form: str) -> tuple[Page, dict[st
         "license": page.license,
         "attribution": page.attribution,
         "programming_language": page.programming_language,
+        "title": page.title,
     }
     if form == "pages":
         return page, row | {"content_type": page.content_type, "content": page.content}
     text = decode(page.content, page.content_type)
     if not page.drop and not page.content_type.startswith("text/plain"):
         page = page.dropped("needs extraction", page.content_type.partition(";")[0])
-    return page, row | {"title": page.title, "text": text if page.drop else tidy(text)}
+    return page, row | {"text": text if page.drop else tidy(text)}
 
 
 def sources(config: SourcesConfig, *, pages: tuple[Source, ...], out: Output) -> dict[str, Any]:

@@ -174,7 +174,7 @@ def verdict(step: Step) -> str:
 
 def particulars(step: Step) -> Iterator[str]:
     """What changed, what was found out, what was measured, and its duplicates."""
-    now, then = (told(row, LINEAGE_NAMES | CONTENT) for row in (step.row, step.before or {}))
+    now, then = (told(row, LINEAGE_NAMES | CONTENT | step.measures.keys()) for row in (step.row, step.before or {}))
     if new := [f"{name} {shown(value)}" for name, value in now.items() if then.get(name) != value]:
         yield ", ".join(new)
     changes = changes_of(step)

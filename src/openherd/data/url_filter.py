@@ -1,11 +1,9 @@
 """Dropping pages by address (paper 3.1.1): domains and words of unsafe or adult sites, known-illegal addresses.
 
 Meta's lists are not public. The built-in words are small and only a start: real runs give their own files as inputs. Addresses
-are compared after `normalise` (data/urls.py); the forms of lists are in data/address_lists.py. What decides,
-    in this order: a digest
-of an illegal address; the longest entry of the lists that fits, where of equal ones the allowed wins and an allowed address is
-asked
-nothing more; an IP address as host; words. A page without an address stays.
+are compared after `normalise` (data/urls.py); the forms of lists are in data/address_lists.py. What decides, in this order: a
+digest of an illegal address; the longest entry of the lists that fits, where of equal ones the allowed wins and an allowed address
+is asked nothing more; an IP address as host; words. A page without an address stays.
 """
 
 import hashlib
@@ -172,6 +170,8 @@ def url_filter(
     """Drop pages by their address; a page without one stays. The lists given as inputs add to the settings'."""
     builder = read_rules(config, domains, allowed)
     lists = builder.build()
-    prepare = partial(prepare_url_filter, config, lists=lists, words=tuple(read_list(words)), illegal=tuple(read_list(illegal)))
-    metrics = judge_documents("url-filter", prepare, documents, out, config.engine)
+    digests = tuple(read_list(illegal))
+    prepare = partial(prepare_url_filter, config, lists=lists, words=tuple(read_list(words)), illegal=digests)
+    keep_lost = not (digests or config.illegal_url_sha256)  # what is lost may be of such an address
+    metrics = judge_documents("url-filter", prepare, documents, out, config.engine, keep_lost=keep_lost)
     return metrics | {"list_entries": len(lists), "list_lines_passed_over": builder.n_passed_over}

@@ -11,7 +11,7 @@ are told of them.
 import html
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from openherd.core.records import read_parquet
@@ -23,6 +23,10 @@ from openherd.report.runs import Runs, file_of, names, of_stage
 COUNTS = {"documents_in", "documents_out", "bytes_in", "bytes_out", "dropped"}
 UNITS = ("documents", "bytes")
 BYTES_PER_TOKEN = 4.0  # where no tokenizer says it
+BESIDE = 1_000  # characters read beyond what is shown of a document, so that nothing is cut before it is known what it is
+ADDRESS_CHARACTERS = 400
+
+Shown = Callable[[str, int], str]  # at most so many characters of a text, fit to be looked at
 
 
 def curation_runs(runs: Runs) -> list[Run]:
@@ -75,27 +79,30 @@ def excerpt(row: Mapping[str, Any], characters: int) -> str | None:
     return None if content is None else " ".join(content[: 20 * characters].split())[:characters]
 
 
-def dropped_samples(run: Run, samples: int, characters: int) -> dict[str, list[tuple[str, str | None, str]]]:
+def dropped_samples(run: Run, samples: int, characters: int, shown: Shown) -> dict[str, list[tuple[str, str | None, str]]]:
     """The first few dropped documents of each reason: (address or id, beginning, detail)."""
     found: dict[str, list[tuple[str, str | None, str]]] = defaultdict(list)
     wanted = {reason: min(samples, n) for reason, n, _ in reasons(run.metrics)}
     file = file_of(run, "dropped.parquet")
     for row in read_parquet(file, rows_per_batch=100) if file and samples else ():
-        if len(shown := found[row["reason"]]) < samples:
-            shown.append((row.get("url") or row["id"], excerpt(row, characters), row["detail"]))
+        if len(rows := found[row["reason"]]) < samples:
+            begins = excerpt(row, characters + BESIDE)
+            name, detail = row.get("url") or row["id"], row["detail"]
+            begins = None if begins is None else shown(begins, characters)
+            rows.append((shown(name, ADDRESS_CHARACTERS), begins, shown(detail, ADDRESS_CHARACTERS)))
         if all(len(found[reason]) >= n for reason, n in wanted.items()):
             break
     return {reason: found[reason] for reason in wanted if found[reason]}
 
 
-def curation(runs: Runs, samples: int, characters: int) -> Html | None:
+def curation(runs: Runs, samples: int, characters: int, shown: Shown) -> Html | None:
     """The part on curation, or None where no run counted documents."""
     counted = curation_runs(runs)
     if not counted:
         return None
     labels = [names(runs)[run.digest] for run in counted]
     return join([
-        funnel(runs), *(_samples(label, run, samples, characters) for label, run in zip(labels, counted, strict=True))
+        funnel(runs), *(_samples(label, run, samples, characters, shown) for label, run in zip(labels, counted, strict=True))
     ])  # fmt: skip
 
 
@@ -155,8 +162,8 @@ def _note(metrics: Mapping[str, Any], most: int = 8) -> str:
     return "\n".join([*lines, *([f"and {len(found) - most} reasons more"] if len(found) > most else [])]) or "nothing dropped"
 
 
-def _samples(label: str, run: Run, samples: int, characters: int) -> Html | None:
-    found = dropped_samples(run, samples, characters)
+def _samples(label: str, run: Run, samples: int, characters: int, shown: Shown) -> Html | None:
+    found = dropped_samples(run, samples, characters, shown)
     rows = [
         (prose(reason), element("pre", address), "content not kept" if text is None else element("pre", text), prose(detail))
         for reason, documents in found.items()

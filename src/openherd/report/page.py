@@ -12,7 +12,7 @@ from pydantic import Field
 from openherd.core.progress import format_duration
 from openherd.core.rundir import Output, Run
 from openherd.report.classifiers import classifiers
-from openherd.report.curation import curation
+from openherd.report.curation import Shown, curation
 from openherd.report.experiments import experiments
 from openherd.report.markup import Html, code, document, element, join, paragraph, side_by_side, table, tiles
 from openherd.report.runs import Runs, file_of, names, of_stage, places, scalars, si
@@ -39,11 +39,11 @@ class ReportConfig:
     )
 
 
-def report(config: ReportConfig, *, runs: tuple[Run, ...], out: Output) -> dict[str, Any]:
-    """Write `report.html` about these runs."""
+def write_report(config: ReportConfig, runs: tuple[Run, ...], out: Output, shown: Shown) -> dict[str, Any]:
+    """Write `report.html` about these runs; `shown` makes a piece of a document fit to be looked at."""
     parts = {
         ("stages", "Stages"): stages(runs),
-        ("curation", "Curation"): curation(runs, config.dropped_samples, config.sample_characters),
+        ("curation", "Curation"): curation(runs, config.dropped_samples, config.sample_characters, shown),
         ("classifiers", "Classifiers"): classifiers(runs),
         ("tokenizer", "Tokenizer"): tokenizer(runs, config.token_text),
         ("training", "Training"): training(runs),
@@ -53,11 +53,11 @@ def report(config: ReportConfig, *, runs: tuple[Run, ...], out: Output) -> dict[
         ("samples", "Samples"): samples(runs),
         ("lineage", "Lineage"): lineage(runs),
     }
-    shown = [(name, title, content) for (name, title), content in parts.items() if content]
-    page = document(config.title, shown, header(config.title, runs))
+    sections = [(name, title, content) for (name, title), content in parts.items() if content]
+    page = document(config.title, sections, header(config.title, runs))
     with out.write(REPORT) as path:
         path.write_text(page, encoding="utf-8")
-    return {"runs": len(runs), "sections": len(shown), "bytes": len(page.encode())}
+    return {"runs": len(runs), "sections": len(sections), "bytes": len(page.encode())}
 
 
 def header(title: str, runs: Runs) -> Html:
