@@ -16,6 +16,7 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import PurePosixPath
 from typing import BinaryIO
+from urllib.parse import quote
 
 from openherd.data.encodings import decode
 from openherd.data.latex_text import latex_text, title_of
@@ -26,7 +27,7 @@ LARGEST_SOURCE = 4 << 20  # characters of one paper: pylatexenc reads some 150,0
 DEEPEST_INPUT = 8
 ARXIV_NEW = re.compile(r"(\d{4}\.\d{4,5})(v\d+)?")
 ARXIV_OLD = re.compile(r"([a-z-]+(?:\.[A-Z]{2})?)/?(\d{7})(v\d+)?")
-INPUT = re.compile(r"\\(?:input|include|subfile)\s*(?:\{([^{}]+)\}|([^\s{}\\%]+))")
+INPUT = re.compile(r"\\(?:input|include|subfile)(?![A-Za-z@])\s*(?:\{([^{}]+)\}|([^\s{}\\%]+))")
 BEGIN, END = "\\begin{document}", "\\end{document}"
 COMMENT = re.compile(r"(?<!\\)((?:\\\\)*)%.*")
 TYPED = re.compile(
@@ -48,6 +49,11 @@ def arxiv_address(name: str) -> str:
         return f"https://arxiv.org/abs/{new[1]}"
     old = ARXIV_OLD.fullmatch(stem)
     return f"https://arxiv.org/abs/{old[1]}/{old[2]}" if old else ""
+
+
+def part_address(url: str, name: str) -> str:
+    """The address of one paper of several at an address: a path, since a fragment names no other page."""
+    return f"{url}/{quote(name)}"
 
 
 def is_tar(data: bytes) -> bool:
@@ -100,7 +106,7 @@ def papers_of(files: Mapping[str, bytes], offset: int, url: str) -> Iterator[Pag
     if not roots:
         yield Page(offset, url, source="academic").dropped("no LaTeX", "; ".join(sorted(files))[:200])
     for root in roots:
-        address = url if len(roots) == 1 else f"{url}#{root}"
+        address = url if len(roots) == 1 else part_address(url, root)
         yield paper_of(with_inputs(root, texts), offset, address)
 
 
@@ -184,7 +190,7 @@ def _read_tar(file: BinaryIO, url: str) -> Iterator[Page | DamageError]:
                 if not member.isfile() or (ending not in PARTS and not address):
                     continue
                 if member.size > LARGEST_MEMBER or (not address and size + member.size > LARGEST_MEMBER):
-                    yield Page(member.offset_data, f"{url}#{member.name}", source="academic").dropped("too large", member.name)
+                    yield Page(member.offset_data, part_address(url, member.name), source="academic").dropped("too large", member.name)
                     continue
                 stream = archive.extractfile(member)
                 content = stream.read() if stream else b""

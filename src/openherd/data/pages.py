@@ -100,7 +100,10 @@ def iso_date(value: Any) -> str:
     if isinstance(value, str):
         value = _parsed(value.strip())
     if isinstance(value, datetime.datetime):
-        value = value.replace(tzinfo=value.tzinfo or datetime.UTC).astimezone(datetime.UTC)
+        try:
+            value = value.replace(tzinfo=value.tzinfo or datetime.UTC).astimezone(datetime.UTC)
+        except OverflowError:  # before the year 1, or after 9999
+            return ""
         return value.isoformat(timespec="seconds").replace("+00:00", "Z")
     return value.isoformat() if isinstance(value, datetime.date) else ""
 
@@ -109,6 +112,6 @@ def _parsed(text: str) -> datetime.date | None:
     for parse in (datetime.date.fromisoformat, datetime.datetime.fromisoformat, email.utils.parsedate_to_datetime):
         try:
             return parse(text)
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, OverflowError):
             continue
     return None
