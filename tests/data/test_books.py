@@ -80,9 +80,7 @@ def test_an_epub():
 
 def test_an_epub_of_project_gutenberg():
     first = f"<body><pre>{HEADER}</pre><p>It began.</p></body>"
-    page = read_epub(
-        epub(BOOK | {"OEBPS/text/one.xhtml": first, "OEBPS/text/two b.xhtml": f"<p>End.</p><pre>{FOOTER}</pre>"}), "u"
-    )
+    page = read_epub(epub(BOOK | {"OEBPS/text/one.xhtml": first, "OEBPS/text/two b.xhtml": f"<p>End.</p><pre>{FOOTER}</pre>"}), "u")
     assert page.content.decode().split() == ["It", "began.", "End."]
     assert (page.url, page.title, page.license) == (
         "https://www.gutenberg.org/ebooks/1342",

@@ -52,7 +52,10 @@ def test_as_a_dictionary_would(documents_run, run_stage, rows_of, cases):
 
 
 def test_the_parts_of_a_page_in_two_languages_are_two_documents(documents_run, run_stage, rows_of):
-    pages = [page("https://a.test/", content=text) | {"text": text, "language": code} for text, code in (("a", "en"), ("b", "de"), ("c", "en"))]
+    pages = [
+        page("https://a.test/", content=text) | {"text": text, "language": code}
+        for text, code in (("a", "en"), ("b", "de"), ("c", "en"))
+    ]
     made = run_stage(dedup_urls, DedupUrlsConfig(), documents=documents_run(pages, LANGUAGE_SCHEMA))
     assert [row["text"] for row in rows_of(made)] == ["a", "b"]
 

@@ -85,7 +85,7 @@ def test_a_mark_of_other_settings_or_a_damaged_one_is_not_taken(large, tmp_path)
         return shards_of(large, tmp_path, mark)
 
     for shard in shards("a"):
-        shard.judge(lambda batch: batch)
+        shard.do(lambda batch: batch)
     assert all(shard.is_done() for shard in shards("a"))
     assert not any(shard.is_done() for shard in shards("b"))
     first = shards("a")[0]

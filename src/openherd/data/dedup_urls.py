@@ -4,13 +4,14 @@ Two addresses are one page where `same_page` (data/urls.py) spells them alike. T
 of equal dates the first of the input. A document without an address that names a host is left alone: a row's number or name is
 no address. Where documents have a language, one address has a version in each: `language-split` makes several documents of a page.
 
-Memory is bounded: sixteen bytes of an address's hash, the date and the place of each document go through DuckDB with a limit, which
-spills into the run directory; addresses and contents do not. Two different addresses share a hash once in 10^18 among 20 billion.
+Memory is bounded: sixteen bytes of an address's hash, the date and the place of each document go through DuckDB with a limit, half
+of the engine's, which spills into the run directory; addresses and contents do not. Two different addresses share a hash once in 10^18
+among 20 billion.
 """
 
 import tempfile
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,6 +24,7 @@ from openherd.core.progress import track
 from openherd.core.records import count_rows
 from openherd.core.rundir import Output, Run
 from openherd.data.documents import DOCUMENTS, Drop, curate, read_documents
+from openherd.data.engine import EngineConfig, EngineSetting
 from openherd.data.tables import connect
 from openherd.data.urls import TRACKING_PARAMETERS, normalise, same_page
 
@@ -44,8 +46,8 @@ class DedupUrlsConfig:
     ] = TRACKING_PARAMETERS
     ignore_scheme: Annotated[bool, Field(description="http and https are one page")] = True
     ignore_www: Annotated[bool, Field(description="a host is one with and without 'www.'")] = False
-    memory_gb: Annotated[float, Field(description="memory of the table of addresses, in GB; more is spilled to disk", gt=0)] = 1.0
     threads: Annotated[int, Field(description="threads of the database", ge=1)] = 2
+    engine: EngineSetting = field(default_factory=EngineConfig)
 
 
 def key_of(config: DedupUrlsConfig, url: str, language: str = "") -> str:
@@ -103,7 +105,7 @@ def dedup_urls(config: DedupUrlsConfig, *, documents: Run, out: Output) -> dict[
     """Keep the newest version of each page. Takes pages and documents."""
     with (
         tempfile.TemporaryDirectory(prefix=".spill", suffix=".tmp", dir=out.path) as folder,
-        connect(Path(folder), config.memory_gb, config.threads) as database,
+        connect(Path(folder), config.engine.table_gb(), config.threads) as database,
     ):
         fill(config, documents, database)
         older = older_versions(database)

@@ -15,6 +15,7 @@ from pydantic import Field
 from openherd.core.errors import ConfigError, InputError
 from openherd.core.rundir import Output, Run
 from openherd.data.documents import DOCUMENTS, Drop, curate
+from openherd.data.engine import EngineConfig, EngineSetting
 from openherd.data.tables import connect
 
 REST = "*"  # languages that no quota names
@@ -32,7 +33,7 @@ class LanguageQuotasConfig:
         dict[str, float], Field(description="largest share of all bytes kept, by language; '*' is each other one's")
     ] = field(default_factory=dict)
     score: Annotated[str, Field(description="column of which the highest are kept; empty: a fixed choice by id")] = ""
-    memory_gb: Annotated[float, Field(description="memory for ranks, which spill beyond it", gt=0)] = 1.0
+    engine: EngineSetting = field(default_factory=EngineConfig)
 
 
 def largest_total(sizes: Mapping[str, int], shares: Mapping[str, float]) -> float:
@@ -67,7 +68,7 @@ def language_quotas(config: LanguageQuotasConfig, *, documents: Run, out: Output
             raise InputError(file, f"no column {column!r}", allowed=f"columns here: {', '.join(schema.names)}")
     score = f'"{config.score}"' if config.score else "0"
     kept: dict[str, dict[str, int]] = {}
-    with connect(out.work, config.memory_gb, 1) as tables:
+    with connect(out.work, config.engine.table_gb(), 1) as tables:
         tables.execute(
             f"""create table ranked as
                 select file_row_number as n, coalesce(language, '') as code, strlen(text) as size,

@@ -1,7 +1,7 @@
 """The pages of one file, whatever it is: which reader reads it, by its ending and its first bytes (paper 3.1).
 
 Every reader gives what it finds in the file's order, with the place at which reading may start again with it: that is how work that
-was killed goes on inside a file (`source_parts.py`). An error in one record loses it alone; one between records, the rest of the file.
+was killed goes on inside a file (`source_parts.py`). An error in a record loses it alone; one between two, the rest of the file.
 """
 
 import io

@@ -15,11 +15,6 @@ from openherd.data.pages import START, DamageError, Found, Page, Place, Record, 
 CARRIED = ("title", "license", "attribution", "programming_language", "source")
 
 
-def encodable(text: str) -> str:
-    """A text with what UTF-8 has no bytes for, half a pair of JSON's escapes say, replaced as in the text of a row."""
-    return text.encode(errors="replace").decode()
-
-
 def page_of_row(number: int, row: Any, text_fields: tuple[str, ...]) -> Page:
     """A row as a page."""
     page = Page(number)
@@ -27,11 +22,11 @@ def page_of_row(number: int, row: Any, text_fields: tuple[str, ...]) -> Page:
         return page.dropped("no text", f"{type(row).__name__}, not an object")
     text = next((row[name] for name in text_fields if isinstance(row.get(name), str | bytes)), None)
     url = row.get("url") or row.get("id")
-    carried = {name: encodable(row[name]) for name in CARRIED if isinstance(row.get(name), str)}
-    page = replace(page, url="" if url is None else encodable(str(url)), date=iso_date(row.get("date")), **carried)
+    carried = {name: row[name] for name in CARRIED if isinstance(row.get(name), str)}
+    page = replace(page, url="" if url is None else str(url), date=iso_date(row.get("date")), **carried)
     if text is None:
-        return page.dropped("no text", encodable(f"fields: {', '.join(map(str, row))}"))
-    kind = encodable(str(row.get("content_type") or "text/plain; charset=utf-8"))
+        return page.dropped("no text", f"fields: {', '.join(map(str, row))}")
+    kind = str(row.get("content_type") or "text/plain; charset=utf-8")
     if isinstance(text, str):  # decoded already, whatever the page says of its encoding
         kind, text = f"{kind.partition(';')[0]}; charset=utf-8", text.encode(errors="replace")
     return checked(replace(page, content_type=kind, content=text))
