@@ -1,9 +1,9 @@
 """The engine's work done on a Ray cluster by Daft (paper 3.1): the same function, pieces and files as on one machine.
 
 Daft gives pieces of work to its workers on the cluster. A worker reads its rows and leaves the account where the engine looks for
-it, so the run's directory must lie under one path for all machines, as on a cluster's shared disk. Order, resume and account are the
-engine's: Daft promises no order of rows, and its own resume takes fewer plans. A document that kills a process kills the guarded
-one that the worker has started, not the worker, with which Daft would end the whole query.
+it, so the run's directory must lie under one path for all machines, as on a cluster's shared disk. Order, resume and account are
+the engine's: Daft promises no order of rows, and its own resume takes fewer plans. A document that kills a process kills the
+guarded one that the worker has started, not the worker, with which Daft would end the whole query.
 """
 
 import os

@@ -4,9 +4,9 @@ Two addresses are one page where `same_page` (data/urls.py) spells them alike. T
 of equal dates the first of the input. A document without an address that names a host is left alone: a row's number or name is
 no address. Where documents have a language, one address has a version in each: `language-split` makes several documents of a page.
 
-Memory is bounded: sixteen bytes of an address's hash, the date and the place of each document go through DuckDB with a limit, half
-of the engine's, which spills into the run directory; addresses and contents do not. Two different addresses share a hash once in 10^18
-among 20 billion.
+Memory is bounded: sixteen bytes of an address's hash, the date and the place of each document go through DuckDB with a limit,
+half of the engine's, which spills into the run directory; addresses and contents do not. Two different addresses share a hash
+once in 10^18 among 20 billion.
 """
 
 import tempfile
