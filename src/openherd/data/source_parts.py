@@ -52,6 +52,7 @@ class Spot(NamedTuple):
 
     file: int = 0
     place: Place = START
+    offset: int = 0  # of the record before it
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ class Reached(NamedTuple):
     def of(cls, text: str) -> "Reached":
         """From its JSON."""
         following, at, passed = json.loads(text)
-        return cls(following and Spot(following[0], Place(*following[1])), at, passed)
+        return cls(following and Spot(following[0], Place(*following[1]), following[2]), at, passed)
 
 
 class Ask(NamedTuple):
@@ -248,13 +249,12 @@ class UnitReader:
         spot: Spot | None = ask.spot
         if self._open_at != (unit.parts, spot):
             self._open(unit, ask.spot)
-        n = offset = 0
+        n = 0
         while spot is not None and n < ask.most and part.bytes < PART_BYTES:
-            self._note(n, spot.file, *spot.place, offset, False)
+            self._note(n, spot.file, *spot.place, spot.offset, False)
             record = next(self._records, None)
             if record is not None:
-                offset = record.offset
-                self._note(n, spot.file, *record.place, offset, True)
+                self._note(n, spot.file, *record.place, record.offset, True)
                 self._take(unit.files[spot.file], record, part)
                 n += 1
             if record is None or isinstance(record, RestError):
@@ -262,7 +262,7 @@ class UnitReader:
                 if spot is not None:
                     self._open(unit, spot)
             else:
-                spot = Spot(spot.file, record.place.behind())
+                spot = Spot(spot.file, record.place.behind(), record.offset)
         self._open_at = unit.parts, spot
         return part.write(ask, Reached(spot, self._at(unit, spot), dict(part.passed)))
 
@@ -319,7 +319,7 @@ class ReadingProcess(Child):
     def __call__(self, ask: Ask) -> Reached:
         """Have a part read. Raises what a person can mend."""
         self.start()
-        self.room.note(NOTE.pack(0, ask.spot.file, *ask.spot.place, 0, False))
+        self.room.note(NOTE.pack(0, ask.spot.file, *ask.spot.place, ask.spot.offset, False))
         try:
             reached: Reached = self.ask(ask)
             return reached
@@ -338,5 +338,5 @@ class ReadingProcess(Child):
         spot = Spot(note.file, place)
         part = Part(self._reader.schema)
         part.add(self._reader.row(ask.unit.files[note.file], found))
-        following = Spot(note.file, place.behind()) if note.is_record else ask.unit.file_behind(spot)
+        following = Spot(note.file, place.behind(), note.offset) if note.is_record else ask.unit.file_behind(spot)
         return part.write(ask, Reached(following, ask.at))
