@@ -138,7 +138,7 @@ def ours(crawl: Path, out: Path, processes: int, packages: str = "") -> dict[str
         seconds[name] = time.perf_counter() - start
         return run
 
-    pages = stage(sources, SourcesConfig(), pages=(Outside(str(crawl)),))
+    pages = stage(sources, SourcesConfig(engine=engine), pages=(Outside(str(crawl)),))
     texts = (
         stage(with_trafilatura, None, documents=pages)
         if packages

@@ -25,7 +25,7 @@ STAGES = (
           "warc wet common crawl read input lineage git latex arxiv wikipedia epub gutenberg stackexchange jsonl parquet html"),
     Stage("url-filter", "3.1.1", "openherd.data.url_filter:url_filter", 4,
           "drop pages by address: lists, adult and spam words", "url domain block list adblock hosts adult spam safety punycode"),
-    Stage("dedup-urls", "3.1.1", "openherd.data.dedup_urls:dedup_urls", 1,
+    Stage("dedup-urls", "3.1.1", "openherd.data.dedup_urls:dedup_urls", 2,
           "of the versions of one page the newest stays", "url deduplication newest version tracking parameters"),
     Stage("extraction", "3.1.1", "openherd.data.extraction:extraction", 4,
           "main content of HTML as text; code and formulas", "html text boilerplate main content latex mathml encoding"),

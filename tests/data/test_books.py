@@ -72,7 +72,7 @@ def test_other_texts_stay(tmp_path):
 
 
 def test_an_epub():
-    (page,) = read_epub(epub(BOOK), "file:///a.epub")
+    page = read_epub(epub(BOOK), "file:///a.epub")
     assert page.content.decode().split("\n\n") == ["One", "First & foremost.", "Two", "x\n  y"]
     assert (page.title, page.attribution, page.license) == ("Of Herds", "Ann Author; Bo Other", "CC BY 4.0")
     assert (page.url, page.date, page.source) == ("file:///a.epub", "2020-05-01", "books")
@@ -80,9 +80,7 @@ def test_an_epub():
 
 def test_an_epub_of_project_gutenberg():
     first = f"<body><pre>{HEADER}</pre><p>It began.</p></body>"
-    (page,) = read_epub(
-        epub(BOOK | {"OEBPS/text/one.xhtml": first, "OEBPS/text/two b.xhtml": f"<p>End.</p><pre>{FOOTER}</pre>"}), "u"
-    )
+    page = read_epub(epub(BOOK | {"OEBPS/text/one.xhtml": first, "OEBPS/text/two b.xhtml": f"<p>End.</p><pre>{FOOTER}</pre>"}), "u")
     assert page.content.decode().split() == ["It", "began.", "End."]
     assert (page.url, page.title, page.license) == (
         "https://www.gutenberg.org/ebooks/1342",
@@ -93,15 +91,15 @@ def test_an_epub_of_project_gutenberg():
 
 @pytest.mark.parametrize("missing", ["META-INF/container.xml", "OEBPS/book.opf", "OEBPS/text/one.xhtml"])
 def test_a_damaged_epub(missing):
-    (found,) = read_epub(epub({name: content for name, content in BOOK.items() if name != missing}), "u")
+    found = read_epub(epub({name: content for name, content in BOOK.items() if name != missing}), "u")
     assert isinstance(found, DamageError)
-    (cut,) = read_epub(io.BytesIO(epub(BOOK).getvalue()[:-30]), "u")
+    cut = read_epub(io.BytesIO(epub(BOOK).getvalue()[:-30]), "u")
     assert isinstance(cut, DamageError)
 
 
 def test_an_epub_under_digital_rights_management():
     method = '<encryption><EncryptionMethod Algorithm="{}"/></encryption>'
-    (page,) = read_epub(epub(BOOK | {"META-INF/encryption.xml": method.format("http://www.w3.org/2001/04/xmlenc#aes256-cbc")}), "u")
+    page = read_epub(epub(BOOK | {"META-INF/encryption.xml": method.format("http://www.w3.org/2001/04/xmlenc#aes256-cbc")}), "u")
     assert page.drop.reason == "encrypted"
-    (page,) = read_epub(epub(BOOK | {"META-INF/encryption.xml": method.format("http://www.idpf.org/2008/embedding")}), "u")
+    page = read_epub(epub(BOOK | {"META-INF/encryption.xml": method.format("http://www.idpf.org/2008/embedding")}), "u")
     assert page.drop is None  # fonts alone

@@ -9,7 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from openherd.data.corpus_words import corpus_shares, count_words, is_counted, read_counts, write_counts
+from openherd.data.corpus_words import (
+    WordCounts,
+    corpus_shares,
+    count_words,
+    equal_share,
+    is_counted,
+    read_counts,
+    write_counts,
+)
 from openherd.data.text_batch import TextBatch
 
 WORDS = st.lists(st.sampled_from(["a", "bb", "ccc"]), min_size=1, max_size=40)
@@ -63,6 +71,19 @@ def test_counts_stay_bounded_and_keep_the_frequent(tmp_path):
     assert read_counts(str(tmp_path / "counts.parquet")) == counted
     write_counts(tmp_path / "none.parquet", {})
     assert read_counts(str(tmp_path / "none.parquet")) == {}
+
+
+def test_languages_share_the_bound_and_small_ones_keep_all():
+    assert [equal_share(sizes, 12) for sizes in ([], [3, 4], [2, 10, 10], [12, 12, 12], [20])] == [0, 4, 5, 4, 12]
+    counts = WordCounts(12)
+    for i in range(40):
+        for language in ("x", "y"):
+            counts.add(language, [f"w{i}", "often"], [1, 1])
+        counts.add("z", ["a", "b"], [1, 2])
+        assert counts._n <= 2 * 12 + 3
+    found = counts.most_common()
+    assert {language: len(counter) - 1 for language, counter in found.items()} == {"x": 5, "y": 5, "z": 2}
+    assert [(counter[""], counter["often"]) for counter in found.values()] == [(80, 40), (80, 40), (120, 0)]
 
 
 def test_a_sample_is_a_fixed_choice_of_about_its_share():

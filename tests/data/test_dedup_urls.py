@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from openherd.data.dedup_urls import DedupUrlsConfig, dedup_urls, key_of
-from openherd.data.documents import DROPPED, PAGE_SCHEMA
+from openherd.data.documents import DROPPED, LANGUAGE_SCHEMA, PAGE_SCHEMA
 
 
 def page(url, date="2026-01-01T00:00:00Z", content=b"a page"):
@@ -49,6 +49,15 @@ def test_as_a_dictionary_would(documents_run, run_stage, rows_of, cases):
             newest[name] = i
     expected = [i for i, (name, _) in enumerate(cases) if name == "7" or newest[name] == i]
     assert [int(row["content"]) for row in rows_of(made)] == expected
+
+
+def test_the_parts_of_a_page_in_two_languages_are_two_documents(documents_run, run_stage, rows_of):
+    pages = [
+        page("https://a.test/", content=text) | {"text": text, "language": code}
+        for text, code in (("a", "en"), ("b", "de"), ("c", "en"))
+    ]
+    made = run_stage(dedup_urls, DedupUrlsConfig(), documents=documents_run(pages, LANGUAGE_SCHEMA))
+    assert [row["text"] for row in rows_of(made)] == ["a", "b"]
 
 
 def test_settings_say_what_one_page_is():

@@ -21,7 +21,7 @@ from openherd.core.rundir import Output, Run
 from openherd.data import document_shards
 from openherd.data.document_shards import SHARD_ROWS, read_rows, shards_of
 from openherd.data.documents import DOCUMENTS, DROPPED, LANGUAGE_SCHEMA, MEASURES
-from openherd.data.engine import EngineConfig, judge_documents, mark_of
+from openherd.data.engine import EngineConfig, judge_documents, mark_of, measure_documents
 from toy_judges import make_toy
 
 HERE = EngineConfig(processes=1)
@@ -80,12 +80,34 @@ def test_a_stopped_run_goes_on_where_it_was(large, undisturbed, tmp_path, monkey
     assert len(judged) == SHARD_ROWS + 200 + len(TEXTS) - SHARD_ROWS
 
 
+def test_what_is_measured_of_all_documents_goes_on_too_and_loses_what_fails(large, documents_run, monkeypatch):
+    def lengths(given, engine=HERE):
+        out = Output(given.path, digest=f"{engine.processes}")
+        measured = measure_documents("lengths", partial(toy_judges.prepare_toy), given, out, engine)
+        return [n for batch in measured for n in batch.column("characters").to_pylist()]
+
+    some = documents_run(["a", "raise", "bbb"])
+    assert lengths(some) == lengths(some, EngineConfig(processes=2)) == [1.0, 3.0]
+    judged = []
+
+    def stops(row):
+        judged.append(row)
+        if len(judged) == SHARD_ROWS + 1:
+            raise InputError("here", "stopped")
+
+    monkeypatch.setattr(toy_judges, "act", stops)
+    with pytest.raises(InputError, match="stopped"):
+        lengths(large)
+    assert lengths(large) == [float(len(text)) for text in TEXTS]
+    assert len(judged) == len(TEXTS) + 1
+
+
 def test_a_mark_of_other_settings_or_a_damaged_one_is_not_taken(large, tmp_path):
     def shards(mark):
         return shards_of(large, tmp_path, mark)
 
     for shard in shards("a"):
-        shard.judge(lambda batch: batch)
+        shard.do(lambda batch: batch)
     assert all(shard.is_done() for shard in shards("a"))
     assert not any(shard.is_done() for shard in shards("b"))
     first = shards("a")[0]

@@ -11,7 +11,7 @@ from openherd.core.errors import InputError
 from openherd.core.rundir import Outside
 from openherd.data.git_tree import language_of, license_of, named_license, read_tree, web_address
 from openherd.data.locations import files_of
-from openherd.data.pages import DamageError, Page, Place
+from openherd.data.pages import DamageError, Page, Place, all_found
 from source_files import CODE, MIT, TEXTS, committed
 
 KEPT = {  # path to language and licence
@@ -63,7 +63,7 @@ def tree(tmp_path_factory):
 
 def test_every_file_is_kept_or_dropped_with_a_reason(tree):
     folder, commit = tree
-    pages = list(read_tree(str(folder)))
+    pages = list(all_found(read_tree(str(folder))))
     base = f"https://github.com/someone/herd/blob/{commit}/"
     assert [page.url.removeprefix(base) for page in pages] == sorted(CODE)
     by_name = {page.title: page for page in pages}
@@ -78,15 +78,15 @@ def test_every_file_is_kept_or_dropped_with_a_reason(tree):
 
 
 def test_reading_goes_on_from_any_file(tree):
-    pages = list(read_tree(str(tree[0])))
+    pages = list(all_found(read_tree(str(tree[0]))))
     for i in (0, 7, len(pages) - 1, len(pages)):
-        assert list(read_tree(str(tree[0]), Place(0, i))) == pages[i:]
+        assert list(all_found(read_tree(str(tree[0]), Place(0, i)))) == pages[i:]
 
 
 def test_what_is_committed_counts_not_what_lies_there(tree, tmp_path):
     shutil.copytree(tree[0], tmp_path / "herd")
     (tmp_path / "herd" / "new.py").write_text("x = 1\n", encoding="utf-8")
-    assert [page.title for page in read_tree(str(tmp_path / "herd"))] == sorted(CODE)
+    assert [page.title for page in all_found(read_tree(str(tmp_path / "herd")))] == sorted(CODE)
 
 
 def test_a_tree_is_one_file_of_a_location(tree, tmp_path):
@@ -96,7 +96,7 @@ def test_a_tree_is_one_file_of_a_location(tree, tmp_path):
     (tmp_path / "all" / "herd" / "loose.txt").write_bytes(b"not committed")
     found = [file.path for file in files_of(Outside(str(tmp_path / "all")), "")]
     assert found == [str(tmp_path / "all" / name) for name in ("a.html", "bare.git", "herd")]
-    assert [page.title for page in read_tree(found[1])] == ["a.py"]
+    assert [page.title for page in all_found(read_tree(found[1]))] == ["a.py"]
 
 
 def test_looking_at_a_tree_makes_it_no_other_input(tree, tmp_path):
@@ -115,7 +115,7 @@ def test_a_damaged_object_alone_is_lost(tmp_path):
     file = tmp_path / "herd" / ".git" / "objects" / blob[:2] / blob[2:]
     file.chmod(0o644)
     file.write_bytes(file.read_bytes()[:-8])
-    pages = list(read_tree(str(tmp_path / "herd")))
+    pages = list(all_found(read_tree(str(tmp_path / "herd"))))
     assert [page.title for page in pages if isinstance(page, Page)] == ["0.py", "2.py"]
     assert [page.offset for page in pages if isinstance(page, DamageError)] == [1]
 
@@ -130,7 +130,7 @@ def test_no_commit(tmp_path):
 def test_files_are_those_that_git_lists(tree):
     command = ["git", "-C", str(tree[0]), "ls-tree", "-r", "-z", "--name-only", "HEAD"]
     listed = subprocess.run(command, capture_output=True, check=True)
-    assert sorted(filter(None, listed.stdout.decode().split("\0"))) == [page.title for page in read_tree(str(tree[0]))]
+    assert sorted(filter(None, listed.stdout.decode().split("\0"))) == [page.title for page in all_found(read_tree(str(tree[0])))]
 
 
 QUICK = ("Apache-2.0", "BSD-3-Clause", "ISC", "MIT", "Unlicense", "Zlib")

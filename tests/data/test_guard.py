@@ -20,7 +20,7 @@ def batch_of(texts):
 def judged_by(texts, prepare=toy_judges.prepare_toy, timeout_s=20.0, memory_bytes=0):
     """What a guard makes of the texts, as pairs of text and (reason, detail)."""
     with Guard(partial(prepare), LANGUAGE_SCHEMA, timeout_s, memory_bytes) as guard:
-        judged = judged_of(guard.judge(batch_of(texts)))
+        judged = judged_of(guard(batch_of(texts)))
     drops = [drop and (drop.reason, drop.detail) for drop in judged.drops]
     return list(zip(judged.batch.column("text").to_pylist(), drops, strict=True))
 
@@ -60,12 +60,12 @@ def test_a_stage_that_cannot_be_made_is_our_bug():
         Guard(partial(toy_judges.prepare_toy, no_such="x"), LANGUAGE_SCHEMA, 9, 0) as guard,
         pytest.raises(RuntimeError, match="no_such"),
     ):
-        guard.judge(batch_of(["a"]))
+        guard(batch_of(["a"]))
 
 
 def test_no_process_is_left():
     with Guard(partial(toy_judges.prepare_toy), LANGUAGE_SCHEMA, 9, 0) as guard:
-        guard.judge(batch_of(["a"]))
+        guard(batch_of(["a"]))
         process = guard._process
         assert resident_bytes(process.pid) > 10_000_000
     assert process.returncode is not None

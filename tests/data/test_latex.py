@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from openherd.data.latex import arxiv_address, read_latex, with_inputs, without_comments
+from openherd.data.dedup_urls import DedupUrlsConfig, key_of
+from openherd.data.latex import arxiv_address, papers_of, read_latex, with_inputs, without_comments
 from openherd.data.latex_macros import braced, expanded, own_macros
 from openherd.data.latex_text import latex_text
-from openherd.data.pages import DamageError, Page, Place
+from openherd.data.pages import DamageError, Page, Place, all_found
 from source_files import BODY, ONE, PAPER, tar
 
 TEXT = r"""On $\mathbb{R}^n$
@@ -26,7 +27,7 @@ Let $\left\|x\right\|$ be small, as in; see \ref{s}.
 
 
 def read(content, name, start=0):
-    return list(read_latex(io.BytesIO(content), name, f"file:///{name}", Place(0, start)))
+    return list(all_found(read_latex(io.BytesIO(content), name, f"file:///{name}", Place(0, start))))
 
 
 @pytest.mark.parametrize("mode", ["w", "w:gz", "w:bz2", "w:xz"])
@@ -75,10 +76,19 @@ def test_a_tar_that_is_cut_off_gives_what_is_whole():
 def test_several_papers_and_parts_of_none():
     other = rb"\documentclass{article}\begin{document}Other.\end{document}"
     found = read(tar({"a/main.tex": BODY.encode(), "a/parts/one.tex": ONE.encode(), "b/other.tex": other}), "x.tar")
-    assert [page.url for page in found] == ["file:///x.tar#a/main.tex", "file:///x.tar#b/other.tex"]
+    assert [page.url for page in found] == ["file:///x.tar/a/main.tex", "file:///x.tar/b/other.tex"]
+    assert len({key_of(DedupUrlsConfig(), page.url.replace("file:///", "https://a.test/")) for page in found}) == 2
     assert found[0].content.decode() == TEXT
     (plain,) = read(rb"\noindent Plain {\it words}. \bye", "x.tex")
     assert plain.content.decode().strip() == "Plain words."
+
+
+def test_what_only_begins_as_an_input_does_is_none():
+    body = r"""\includeonly{b,c}\begin{document}\inputencoding{latin1}\includegraphics[width=3in]{fig1.pdf}
+        \includepdf[pages=1]{x.pdf}\inputminted{python}{a.py}\include{b} and \input c
+        \end{document}"""
+    [(_, read_paper)] = papers_of({"a.tex": body.encode(), "b.tex": b"In b", "c.tex": b"in c."}, 0, "")
+    assert read_paper().content.decode().split() == ["In", "b", "and", "in", "c."]
 
 
 def test_files_that_input_each_other_end():

@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 
 from openherd.data import mediawiki
 from openherd.data.mediawiki import read_wiki
-from openherd.data.pages import DamageError, Page, Place
+from openherd.data.pages import DamageError, Page, Place, all_found
 from openherd.data.reading import Reading, read_file
 from openherd.data.wikitext import wiki_text
 from source_files import WIKI_HEAD, WIKI_PAGES, wiki_dump, wiki_page
 
 
 def read(content, start=(0, 0)):
-    return list(read_wiki(io.BytesIO(content), Place(*start)))
+    return list(all_found(read_wiki(io.BytesIO(content), Place(*start))))
 
 
 def test_pages():

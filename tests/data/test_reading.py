@@ -19,7 +19,11 @@ def files(tmp_path_factory):
     """A file of each kind, some of them damaged."""
     folder = tmp_path_factory.mktemp("kinds")
     rows = [json.dumps({"text": f"row {i}"}) for i in range(6)]
-    pq.write_table(pa.table({"text": [f"row {i}" for i in range(6)]}), folder / "a.parquet", row_group_size=2)
+    table = pa.table({"text": [f"row {i}" for i in range(6)]})
+    pq.write_table(table, folder / "a.parquet", row_group_size=2, compression="zstd", use_dictionary=False)
+    parquet = bytearray((folder / "a.parquet").read_bytes())
+    group = pq.read_metadata(folder / "a.parquet").row_group(1).column(0)
+    parquet[group.data_page_offset : group.data_page_offset + 8] = b"\xff" * 8
     warc = bytearray(gzipped([page(i, 200) for i in range(6)]))
     warc[len(warc) // 2] ^= 255
     paper = gzip.compress(tar(PAPER))
@@ -27,6 +31,10 @@ def files(tmp_path_factory):
         "a.warc.gz": bytes(warc),
         "a.warc": b"".join(page(i) for i in range(5)),
         "a.jsonl.gz": gzip.compress("\n".join([*rows[:3], "{broken", "", *rows[3:]]).encode()),
+        "cut.jsonl.gz": gzip.compress("\n".join(rows).encode())[:-12],
+        "group.parquet": bytes(parquet),
+        "cut.parquet": bytes(parquet[:-9]),
+        "dictionary.warc.zst": b"\x5d\x2a\x4d\x18" + bytes(90),
         "a.html": b"<p>a",
         "papers.tar": tar({f"2301.0000{i}.gz": paper if i != 1 else paper[:-9] for i in range(3)}),
         "main.tex": b"\\begin{document}a\\end{document}",
@@ -46,7 +54,11 @@ def files(tmp_path_factory):
         "a.warc.gz",
         "a.warc",
         "a.jsonl.gz",
+        "cut.jsonl.gz",
         "a.parquet",
+        "group.parquet",
+        "cut.parquet",
+        "dictionary.warc.zst",
         "a.html",
         "papers.tar",
         "main.tex",
@@ -58,10 +70,13 @@ def files(tmp_path_factory):
 )
 def test_reading_goes_on_from_any_place(files, name):
     whole = list(read_file(str(files / name), Reading()))
-    assert any(isinstance(found, Page) and not found.drop for found in whole)
+    assert whole
+    assert any(isinstance(found, Page) and not found.drop for found in whole) != name.startswith(("cut.p", "dict"))
     for i, found in enumerate(whole):
         again = list(read_file(str(files / name), Reading(), found.place))
         assert [told(x) for x in again] == [told(x) for x in whole[i:]]
+        behind = list(read_file(str(files / name), Reading(), found.place.behind()))
+        assert [told(x) for x in behind] == [told(x) for x in whole[i + 1 :]]
 
 
 def told(found):

@@ -201,6 +201,16 @@ def test_rows_of_json_lines(read):
         read(cut, SourcesConfig(on_damage="stop", text_fields=("text",)), "b.jsonl.gz")
 
 
+def test_half_a_pair_of_escapes_in_a_row_is_replaced(read):
+    names = ("url", "title", "license", "attribution", "source", "programming_language", "content_type")
+    for content in ("ok", None):
+        row = json.dumps({"text": content, **{name: f"a{chr(0xD800)}" for name in names}, chr(0xDC00): 1})
+        for form in ("pages", "documents"):
+            kept, dropped, _ = read((row + '\n{"text": "other"}\n').encode(), SourcesConfig(form=form), "a.jsonl")
+            found = [*dropped, *kept]
+            assert (len(found), found[0]["url"], found[0]["license"]) == (2, "a?", "a?")
+
+
 def test_rows_of_parquet(read, tmp_path):
     import datetime
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from openherd.data.pages import DamageError, Page, Place
+from openherd.data.pages import DamageError, Page, Place, all_found
 from openherd.data.reading import Reading, read_file, site_of
 from openherd.data.stackexchange import read_posts
 from source_files import POSTS, USERS, post, posts_dump, row
@@ -17,7 +17,7 @@ SITE = "math.stackexchange.com"
 
 def read(posts, users=USERS, start=0):
     opened = (lambda: nullcontext(io.BytesIO(users))) if users else None
-    return list(read_posts(lambda: nullcontext(io.BytesIO(posts)), opened, SITE, Place(0, start)))
+    return list(all_found(read_posts(lambda: nullcontext(io.BytesIO(posts)), opened, SITE, Place(0, start))))
 
 
 def test_a_question_with_its_answers_best_first():

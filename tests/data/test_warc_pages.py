@@ -9,7 +9,7 @@ from warcio.archiveiterator import ArchiveIterator
 from warcio.exceptions import ArchiveLoadFailed
 
 from openherd.data.encodings import decode
-from openherd.data.pages import DamageError, Page, Passed
+from openherd.data.pages import DamageError, Page, Passed, all_found
 from openherd.data.warc import zstd
 from openherd.data.warc_pages import read_records
 from warc_records import brotli, raw_deflate, record, response
@@ -18,7 +18,7 @@ HTML = "<p>grüße</p>".encode()
 
 
 def pages_of(*records):
-    return list(read_records(io.BytesIO(b"".join(records))))
+    return list(all_found(read_records(io.BytesIO(b"".join(records)))))
 
 
 def only(*records):
@@ -122,7 +122,7 @@ NOT_WARCIO = {
 def test_real_files(name, shared_data):
     folder, _, file = name.partition("/")
     with (shared_data(folder) / file).open("rb") as content:
-        found = list(read_records(content))
+        found = list(all_found(read_records(content)))
     pages = [x for x in found if isinstance(x, Page)]
     told = (
         sum(not page.drop for page in pages),
@@ -143,7 +143,7 @@ def test_real_files_as_warcio_decodes_them(name, shared_data):
             if one.rec_type in ("response", "resource") and one.rec_headers.get_header("WARC-Target-URI"):
                 expected.append((one.rec_headers.get_header("WARC-Target-URI").replace("%20", " "), one.content_stream().read()))
     with path.open("rb") as content:
-        pages = [x for x in read_records(content) if isinstance(x, Page) and not (x.drop and x.drop.reason == "revisit")]
+        pages = [x for x in all_found(read_records(content)) if isinstance(x, Page) and not (x.drop and x.drop.reason == "revisit")]
     assert [(page.url.replace("%20", " "), page.content) for page in pages] == expected
 
 

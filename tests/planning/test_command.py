@@ -40,7 +40,8 @@ def test_json_and_one_layout(capsys):
     assert found["validation"]["time"]["name"] == "Llama 3, Table 4"
     errors = found["validation"]["errors"]
     assert errors["days"] == errors["energy_gwh"] == errors["mfu"] == found["validation"]["time"]["time"]
-    assert errors["memory_bytes"] == found["validation"]["memory"]["memory"] and errors["goodput"] is None
+    assert errors["memory_bytes"] == found["validation"]["memory"]["memory"]
+    assert errors["goodput"] is None
 
 
 def test_what_does_not_fit_has_exit_code_1(capsys):

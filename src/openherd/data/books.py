@@ -8,7 +8,6 @@ import posixpath
 import re
 import zipfile
 import zlib
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, BinaryIO
 from urllib.parse import unquote
@@ -90,13 +89,13 @@ def plain_text(page: Page) -> Page:
     return replace(page, source="books", url=url, **known).holding(body)
 
 
-def read_epub(file: BinaryIO, url: str) -> Iterator[Page | DamageError]:
+def read_epub(file: BinaryIO, url: str) -> Page | DamageError:
     """One book."""
     try:
         with zipfile.ZipFile(file) as book:
-            yield _book(book, url)
+            return _book(book, url)
     except (zipfile.BadZipFile, zlib.error, ElementTree.ParseError, KeyError, EOFError, NotImplementedError, RuntimeError) as error:
-        yield DamageError(0, f"not a readable EPUB ({error})")
+        return DamageError(0, f"not a readable EPUB ({error})")
 
 
 def _read(book: zipfile.ZipFile, name: str) -> bytes:

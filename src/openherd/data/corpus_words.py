@@ -2,12 +2,12 @@
 
 The paper drops documents with too many outlier tokens by the Kullback-Leibler divergence of their token distribution from the
 corpus's. Tokens are here terms (`words.terms`), counted by language; a document is compared with all others, itself left out,
-so that none helps itself. Counted is a bounded number of terms: when there are more, the rarest are forgotten, which are those
-that any document that has them is an outlier by.
+so that none helps itself. Counted is a bounded number of terms, of all languages together: when there are more, the rarest are
+forgotten, which are those that any document that has them is an outlier by.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -26,23 +26,59 @@ def is_counted(document_id: str, share: float) -> bool:
     return share >= 1 or xxhash.xxh3_64_intdigest(document_id.encode()) < share * 2**64
 
 
+def counts_of(languages: list[str], texts: pa.StringArray) -> Iterator[tuple[str, list[str], list[int]]]:
+    """Each language of some texts with its terms and how often each stands in them."""
+    batch = TextBatch.of(texts)
+    found = batch.terms
+    of_text = np.array(languages, object)
+    for language in dict.fromkeys(languages):
+        rows = (of_text == language)[found.text]
+        n = np.bincount(found.term[rows], found.count[rows], len(found.vocabulary)).astype(np.int64)
+        there = np.flatnonzero(n)
+        yield language, [found.vocabulary[term] for term in there.tolist()], n[there].tolist()
+
+
+class WordCounts:
+    """Counts of terms by language; never more than twice `most` terms in all, some 0.2 GB for each million."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self._counted: dict[str, Counter[str]] = {}
+        self._n = 0
+
+    def add(self, language: str, words: list[str], counts: list[int]) -> None:
+        """Add what stands in some texts."""
+        counter = self._counted.setdefault(language, Counter())
+        before = len(counter)
+        counter.update(dict(zip(words, counts)))
+        counter[""] += sum(counts)
+        self._n += len(counter) - before
+        if self._n > 2 * self.most:
+            self._counted = self.most_common()
+            self._n = sum(map(len, self._counted.values()))
+
+    def most_common(self) -> dict[str, Counter[str]]:
+        """The most frequent terms, `most` in all: of a language with fewer than an equal share all, and others share the rest."""
+        limit = equal_share([len(counter) - 1 for counter in self._counted.values()], self.most)
+        return {language: most_common(counter, limit) for language, counter in sorted(self._counted.items())}
+
+
+def equal_share(sizes: list[int], most: int) -> int:
+    """The highest limit with which sizes cut to it are no more than `most` in all."""
+    for n, size in zip(range(len(sizes), 0, -1), sorted(sizes)):
+        if size > most // n:
+            return most // n
+        most -= size
+    return max(sizes, default=0)
+
+
 def count_words(batches: Iterable[tuple[list[str], pa.StringArray]], most: int) -> dict[str, Counter[str]]:
-    """Counts of terms by language, from batches of languages and texts; of no language more than twice `most` at any time."""
-    counted: dict[str, Counter[str]] = {}
+    """Counts of terms by language, from batches of languages and texts."""
+    counts = WordCounts(most)
     for languages, texts in batches:
-        batch = TextBatch.of(texts)
-        found = batch.terms
-        of_text = np.array(languages, object)
-        for language in dict.fromkeys(languages):
-            rows = (of_text == language)[found.text]
-            n = np.bincount(found.term[rows], found.count[rows], len(found.vocabulary)).astype(np.int64)
-            counts = counted.setdefault(language, Counter())
-            for term in np.flatnonzero(n).tolist():
-                counts[found.vocabulary[term]] += int(n[term])
-            counts[""] += int(n.sum())
-            if len(counts) > 2 * most:
-                counted[language] = most_common(counts, most)
-    return {language: most_common(counts, most) for language, counts in sorted(counted.items())}
+        for found in counts_of(languages, texts):
+            counts.add(*found)
+    return counts.most_common()
 
 
 def most_common(counts: Counter[str], most: int) -> Counter[str]:

@@ -1,9 +1,9 @@
-"""Shards of documents judged on a Ray cluster by Daft (paper 3.1): the same function, shards and files as on one machine.
+"""The engine's work done on a Ray cluster by Daft (paper 3.1): the same function, pieces and files as on one machine.
 
-Daft gives shards to its workers on the cluster. A worker reads its rows and leaves the account where the engine looks for it, so
-the run's directory must lie under one path for all machines, as on a cluster's shared disk. Order, resume and account are the
-engine's: Daft promises no order of rows, and its own resume takes fewer plans. A document that kills a process kills the guarded
-one that the worker has started, not the worker, with which Daft would end the whole query.
+Daft gives pieces of work to its workers on the cluster. A worker reads its rows and leaves the account where the engine looks for
+it, so the run's directory must lie under one path for all machines, as on a cluster's shared disk. Order, resume and account are
+the engine's: Daft promises no order of rows, and its own resume takes fewer plans. A document that kills a process kills the
+guarded one that the worker has started, not the worker, with which Daft would end the whole query.
 """
 
 import os
@@ -13,8 +13,8 @@ from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 from openherd.core.errors import ConfigError, OpenherdError
-from openherd.data.document_shards import Shard
-from openherd.data.guard import Guard
+from openherd.data.guard import Child
+from openherd.data.work import Piece, Work
 
 PARTITIONS_PER_WORKER = 4
 QUIET = {  # both tell their makers of use otherwise
@@ -27,18 +27,18 @@ QUIET = {  # both tell their makers of use otherwise
 
 
 class Worker:
-    """Judges shards on one machine of the cluster, in a guarded process."""
+    """Does work on one machine of the cluster, in a guarded process."""
 
-    def __init__(self, make_guard: Callable[[], Guard], shards: Sequence[Shard]) -> None:
-        self.guard, self.shards = make_guard(), shards
+    def __init__(self, make_child: Callable[[], Child], pieces: Sequence[Work]) -> None:
+        self.child, self.pieces = make_child(), pieces
 
-    def judge(self, numbers: Any) -> list[bytes]:
-        """Judge the shards of these numbers and leave their accounts; returns for each the error that a person can mend, if any."""
-        return [self._judge(self.shards[i]) for i in numbers.to_pylist()]
+    def work(self, numbers: Any) -> list[bytes]:
+        """Do the pieces of these numbers and leave their accounts; returns for each the error that a person can mend, if any."""
+        return [self._do(self.pieces[i]) for i in numbers.to_pylist()]
 
-    def _judge(self, shard: Shard) -> bytes:
+    def _do(self, piece: Work) -> bytes:
         try:
-            shard.judge(self.guard.judge)
+            piece.do(self.child)
         except OpenherdError as error:
             return pickle.dumps(error)
         return b""
@@ -68,19 +68,19 @@ def connect(address: str) -> int:
     return int(ray.cluster_resources().get("CPU", 1))
 
 
-def judged_on_ray(
-    make_guard: Callable[[], Guard], shards: Sequence[Shard], processes: int, address: str
-) -> Generator[Shard, None, None]:
-    """Judge shards, at most `processes` at once (0: as many as the cluster has processors); yields each when it is done."""
+def done_on_ray(
+    make_child: Callable[[], Child], pieces: Sequence[Piece], processes: int, address: str
+) -> Generator[Piece, None, None]:
+    """Do work, at most `processes` at once (0: as many as the cluster has processors); yields each when it is done."""
     processors = connect(address)
     import daft
 
-    n = min(processes or processors, len(shards))
+    n = min(processes or processors, len(pieces))
 
-    judge = daft.method.batch(Worker.judge, return_dtype=daft.DataType.binary(), batch_size=1)
-    worker = daft.cls(type("Worker", (Worker,), {"judge": judge}), cpus=1, max_concurrency=n)(make_guard, list(shards))
-    numbers = daft.from_pydict({"shard": list(range(len(shards)))}).into_partitions(min(len(shards), PARTITIONS_PER_WORKER * n))
-    for row in numbers.with_column("error", worker.judge(daft.col("shard"))).iter_rows():
+    work = daft.method.batch(Worker.work, return_dtype=daft.DataType.binary(), batch_size=1)
+    worker = daft.cls(type("Worker", (Worker,), {"work": work}), cpus=1, max_concurrency=n)(make_child, list(pieces))
+    numbers = daft.from_pydict({"piece": list(range(len(pieces)))}).into_partitions(min(len(pieces), PARTITIONS_PER_WORKER * n))
+    for row in numbers.with_column("error", worker.work(daft.col("piece"))).iter_rows():
         if row["error"]:
             raise pickle.loads(row["error"])
-        yield shards[row["shard"]]
+        yield pieces[row["piece"]]

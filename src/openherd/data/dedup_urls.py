@@ -2,15 +2,16 @@
 
 Two addresses are one page where `same_page` (data/urls.py) spells them alike. The newest is the one with the latest date, and
 of equal dates the first of the input. A document without an address that names a host is left alone: a row's number or name is
-no address.
+no address. Where documents have a language, one address has a version in each: `language-split` makes several documents of a page.
 
-Memory is bounded: sixteen bytes of an address's hash, the date and the place of each document go through DuckDB with a limit, which
-spills into the run directory; addresses and contents do not. Two different addresses share a hash once in 10^18 among 20 billion.
+Memory is bounded: sixteen bytes of an address's hash, the date and the place of each document go through DuckDB with a limit,
+half of the engine's, which spills into the run directory; addresses and contents do not. Two different addresses share a hash
+once in 10^18 among 20 billion.
 """
 
 import tempfile
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,6 +24,7 @@ from openherd.core.progress import track
 from openherd.core.records import count_rows
 from openherd.core.rundir import Output, Run
 from openherd.data.documents import DOCUMENTS, Drop, curate, read_documents
+from openherd.data.engine import EngineConfig, EngineSetting
 from openherd.data.tables import connect
 from openherd.data.urls import TRACKING_PARAMETERS, normalise, same_page
 
@@ -44,15 +46,16 @@ class DedupUrlsConfig:
     ] = TRACKING_PARAMETERS
     ignore_scheme: Annotated[bool, Field(description="http and https are one page")] = True
     ignore_www: Annotated[bool, Field(description="a host is one with and without 'www.'")] = False
-    memory_gb: Annotated[float, Field(description="memory of the table of addresses, in GB; more is spilled to disk", gt=0)] = 1.0
     threads: Annotated[int, Field(description="threads of the database", ge=1)] = 2
+    engine: EngineSetting = field(default_factory=EngineConfig)
 
 
-def key_of(config: DedupUrlsConfig, url: str) -> str:
-    """What is equal for the versions of one page; empty for what is no address of a page."""
+def key_of(config: DedupUrlsConfig, url: str, language: str = "") -> str:
+    """What is equal for the versions of one page, or of its part in a language; empty for what is no address of a page."""
     address = normalise(url)
     tracking = frozenset(name.lower() for name in config.tracking_parameters)
-    return same_page(address, tracking, config.ignore_scheme, config.ignore_www) if "://" in address else ""
+    key = same_page(address, tracking, config.ignore_scheme, config.ignore_www) if "://" in address else ""
+    return f"{key}\0{language}" if key and language else key
 
 
 def fill(config: DedupUrlsConfig, documents: Run, database: "duckdb.DuckDBPyConnection") -> None:
@@ -67,9 +70,11 @@ def fill(config: DedupUrlsConfig, documents: Run, database: "duckdb.DuckDBPyConn
         database.unregister("batch")
         rows.clear()
 
-    total = count_rows(documents.file(DOCUMENTS)) or 0
-    for place, row in enumerate(track(read_documents(documents, ["id", "url", "date"]), "addresses", "documents", total)):
-        if key := key_of(config, row["url"]):
+    file = documents.file(DOCUMENTS)
+    columns = [name for name in ("id", "url", "date", "language") if name != "language" or name in pq.read_schema(file).names]
+    rows_read = track(read_documents(documents, columns), "addresses", "documents", count_rows(file) or 0)
+    for place, row in enumerate(rows_read):
+        if key := key_of(config, row["url"], row.get("language") or ""):
             digest = xxhash.xxh3_128_intdigest(key.encode("utf-8", "surrogatepass"))
             rows.append((digest >> 64, digest & (2**64 - 1), row["date"] or "", place, row["id"]))
         if len(rows) == ROWS_AT_ONCE:
@@ -100,7 +105,7 @@ def dedup_urls(config: DedupUrlsConfig, *, documents: Run, out: Output) -> dict[
     """Keep the newest version of each page. Takes pages and documents."""
     with (
         tempfile.TemporaryDirectory(prefix=".spill", suffix=".tmp", dir=out.path) as folder,
-        connect(Path(folder), config.memory_gb, config.threads) as database,
+        connect(Path(folder), config.engine.table_gb(), config.threads) as database,
     ):
         fill(config, documents, database)
         older = older_versions(database)

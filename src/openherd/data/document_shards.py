@@ -1,12 +1,12 @@
 """Shards of a run's documents: ranges of rows that are judged one by one, each with a mark when it is done (paper 3.1).
 
-What is judged of a shard is one file, written under another name first: where it lies, the shard is done. It carries the digest of
-what it depends on, so that no other setting or input ever takes it for its own. Where shards are cut follows from the input alone.
+What is judged of a shard is one file (`work.py`): where it lies, the shard is done. Where they are cut follows from the
+input alone.
 """
 
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import pyarrow as pa
@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from openherd.core.errors import InputError
 from openherd.core.rundir import Run
 from openherd.data.documents import DOCUMENTS
+from openherd.data.work import account_file, accounts_in, told_by
 
 BATCH_ROWS = 64  # a batch goes to a process as one; what it loses to a crash is asked again row by row
 SHARD_ROWS = 512
@@ -32,47 +33,40 @@ class Shard:
     mark: str  # digest of all that the account depends on
 
     @property
-    def rows(self) -> int:
+    def size(self) -> int:
         """How many documents it has."""
         return self.end - self.first
 
+    @property
+    def done_size(self) -> int:
+        """How many of them were judged before: all or none."""
+        return self.size if self.is_done() else 0
+
     def is_done(self) -> bool:
-        """Whether it was judged. A file that a power cut spoilt, or another's, counts as none."""
-        try:
-            with pa.OSFile(str(self.done)) as source, pa.ipc.open_file(source) as file:
-                return bool((file.schema.metadata or {}).get(b"mark") == self.mark.encode())
-        except (OSError, pa.ArrowInvalid):
-            return False
+        """Whether it was judged."""
+        return told_by(self.done, self.mark) is not None
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         """Its documents."""
         return read_rows(self.documents, self.first, self.end)
 
-    def judge(self, judge: Callable[[pa.RecordBatch], pa.RecordBatch], progress: Callable[[int], None] = lambda n: None) -> None:
-        """Judge it and leave the account; `judge` gives that of a batch. `progress` is told of each batch's rows."""
-        temporary = self.done.with_name(f".{self.done.name}.tmp")
-        writer = None
-        for batch in self.batches():
-            account = judge(batch)
-            if writer is None:
-                schema = account.schema.with_metadata({"mark": self.mark})
-                writer = pa.ipc.new_file(str(temporary), schema, options=pa.ipc.IpcWriteOptions(compression="lz4"))
-            writer.write_batch(account.replace_schema_metadata({"mark": self.mark}))
-            progress(len(batch))
-        assert writer is not None
-        writer.close()
-        os.replace(temporary, self.done)
+    def do(self, ask: Callable[[pa.RecordBatch], pa.RecordBatch], progress: Callable[[int], None] = lambda n: None) -> None:
+        """Judge it and leave the account; `ask` gives that of a batch. `progress` is told of each batch's rows."""
+        accounts = map(ask, self.batches())
+        first = next(accounts)
+        with account_file(self.done, first.schema, self.mark) as write:
+            for account in chain([first], accounts):
+                write(account)
+                progress(len(account))
 
     def accounts(self) -> Iterator[pa.RecordBatch]:
         """What was judged. Raises AssertionError unless it answers for as many documents as it has."""
         n = 0
-        with pa.OSFile(str(self.done)) as source, pa.ipc.open_file(source) as file:
-            for i in range(file.num_record_batches):
-                account = file.get_batch(i)
-                n += len(account)
-                yield account
-        if n != self.rows:
-            raise AssertionError(f"{self.done}: {self.rows} documents in, {n} accounted for")
+        for account in accounts_in([self.done]):
+            n += len(account)
+            yield account
+        if n != self.size:
+            raise AssertionError(f"{self.done}: {self.size} documents in, {n} accounted for")
 
 
 def read_rows(path: Path, first: int, end: int) -> Iterator[pa.RecordBatch]:

@@ -49,6 +49,15 @@ class Drop:
     keep_content: bool = True
 
 
+DETAIL_CHARACTERS = 300
+
+
+def failure(error: Exception) -> Drop:
+    """Why a document goes at which ours, or a parser, raised."""
+    reason = "out of memory" if isinstance(error, MemoryError) else f"failed: {type(error).__name__}"
+    return Drop(reason, " ".join(str(error).split())[:DETAIL_CHARACTERS])
+
+
 @dataclass(frozen=True)
 class Judged:
     """What a stage makes of a batch: the same number of rows in the same order, each to be kept (None) or dropped.

@@ -56,7 +56,6 @@ class DomainFilterConfig:
         float, Field(description="largest share of a domain's documents that are harmful; 1 = off", ge=0, le=1)
     ] = 0.3
     min_documents: Annotated[int, Field(description="documents from which on a domain is judged", ge=1)] = 10
-    memory_gb: Annotated[float, Field(description="memory of the sums, in GB; more is spilled to disk", gt=0)] = 1.0
     threads: Annotated[int, Field(description="threads of the database", ge=1)] = 2
     engine: EngineSetting = field(default_factory=EngineConfig)
 
@@ -139,7 +138,7 @@ def domain_filter(config: DomainFilterConfig, *, documents: Run, counted: tuple[
         raise InputError(", ".join(other) or "counted", "counts nothing by document", allowed="runs of pii and of safety-filter")
     with (
         TemporaryDirectory(prefix=".spill", suffix=".tmp", dir=out.path) as folder,
-        connect(Path(folder), config.memory_gb, config.threads) as database,
+        connect(Path(folder), config.engine.table_gb(), config.threads) as database,
     ):
         sums(config, personal, harmful, database)
         denied = write_domains(database, out)

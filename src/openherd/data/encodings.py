@@ -28,6 +28,11 @@ def declared_in(content: bytes) -> str:
     return found[1].decode("ascii") if found else ""
 
 
+def encodable(text: str) -> str:
+    """A text with what UTF-8 has no bytes for (half a pair of JSON's escapes, say) replaced."""
+    return text if text.isascii() else text.encode(errors="replace").decode()
+
+
 def decode(content: bytes, content_type: str) -> str:
     """A page's bytes as text: by its byte-order mark, its header or its head, else UTF-8, else the encoding that it looks like.
 

@@ -27,10 +27,11 @@ from pydantic import Field
 from openherd.core.config import load_config, to_plain
 from openherd.core.machine import cores, memory_bytes
 from openherd.core.progress import Progress
-from openherd.core.rundir import Output, Run, digest_of
+from openherd.core.rundir import Output, Run, digest_of, make_directory
 from openherd.data.document_shards import Shard, shards_of
 from openherd.data.documents import DOCUMENTS, Funnel, Judge, Judged, account_of, judged_of
-from openherd.data.guard import Guard, judged_rows
+from openherd.data.guard import Child, Guard, judged_rows
+from openherd.data.work import Piece
 
 PROCESS_GB = 1.0  # where the number of processes is not given, each has so much
 OWN_GB = 0.5  # what the process that starts them is given of the memory
@@ -58,6 +59,10 @@ class EngineConfig:
     def workers(self) -> int:
         """How many processes judge."""
         return self.processes or max(1, min(cores(), int((self.memory() - OWN_GB) / PROCESS_GB)))
+
+    def table_gb(self) -> float:
+        """The memory of a table of all documents, where a stage has one; beyond it, it spills."""
+        return self.memory() / 2
 
     def process_bytes(self) -> int:
         """The memory of one of them."""
@@ -96,7 +101,7 @@ def judge_documents(
     shards = shards_of(documents, out.work, mark_of(stage, prepare, documents, out))
     n_rows = shards[-1].end if shards else 0
     with Progress(stage, n_rows, "documents") as progress:
-        accounts = accounts_in_order(prepare, documents, shards, engine, progress, keep_lost)
+        accounts = judged_accounts(prepare, documents, shards, engine, progress, keep_lost)
         first = next(accounts, None)
         if first is None:
             empty = pa.RecordBatch.from_pylist([], schema=pq.read_schema(documents.file(DOCUMENTS)))
@@ -113,6 +118,37 @@ def judge_documents(
     return funnel.metrics()
 
 
+def judged_accounts(
+    prepare: "partial[Judge]",
+    documents: Run,
+    shards: Sequence[Shard],
+    engine: EngineConfig,
+    progress: Progress,
+    keep_lost: bool = True,
+) -> Iterator[pa.RecordBatch]:
+    """What is judged of all documents, in order."""
+    schema = pq.read_schema(documents.file(DOCUMENTS))
+
+    def here() -> Callable[[pa.RecordBatch], pa.RecordBatch]:
+        judge, empty = prepare(), pa.RecordBatch.from_pylist([], schema=schema)
+        return partial(judged_rows, judge, schemas=account_of(judge(empty), empty), keep_lost=keep_lost)
+
+    make_guard = partial(Guard, prepare, schema, engine.timeout_s, engine.process_bytes(), keep_lost)
+    return accounts_in_order(shards, make_guard, here, engine, progress)
+
+
+def measure_documents(
+    what: str, prepare: "partial[Judge]", documents: Run, out: Output, engine: EngineConfig
+) -> Iterator[pa.RecordBatch]:
+    """What a function measures of all documents, in order, without those at which it fails; it is kept like what is judged."""
+    folder = out.work / what.replace(" ", "-")
+    make_directory(folder)
+    shards = shards_of(documents, folder, mark_of(what, prepare, documents, out))
+    with Progress(what, shards[-1].end if shards else 0, "documents") as progress:
+        for account in judged_accounts(prepare, documents, shards, engine, progress):
+            yield pa.RecordBatch.from_struct_array(account.filter(pc.is_null(account.column("reason"))).column("measures"))
+
+
 def mark_of(stage: str, prepare: "partial[Judge]", documents: Run, out: Output) -> str:
     """The digest of what the accounts of a run's shards depend on: stage, settings and inputs."""
     settings = [to_plain(value) for value in (*prepare.args, *prepare.keywords.values()) if is_dataclass(value)]
@@ -122,81 +158,77 @@ def mark_of(stage: str, prepare: "partial[Judge]", documents: Run, out: Output) 
 
 
 def accounts_in_order(
-    prepare: "partial[Judge]",
-    documents: Run,
-    shards: Sequence[Shard],
+    pieces: Sequence[Piece],
+    make_child: Callable[[], Child],
+    make_here: Callable[[], Callable[[Any], Any]],
     engine: EngineConfig,
     progress: Progress,
-    keep_lost: bool,
 ) -> Iterator[pa.RecordBatch]:
-    """What is judged of all documents, in order, each account as soon as it and all before it are there."""
-    done = {shard for shard in shards if shard.is_done()}
-    left = [shard for shard in shards if shard not in done]
-    progress.resume_at(sum(shard.rows for shard in done))
-    with closing(judged_shards(prepare, documents, left, engine, progress, keep_lost)) as finished:
-        for shard in shards:
-            while shard not in done:
+    """The accounts of all pieces, in order, each as soon as it and all before it are there. `make_child` makes a process that does
+    them, `make_here` what does them in this one."""
+    done = {piece for piece in pieces if piece.is_done()}
+    left = [piece for piece in pieces if piece not in done]
+    progress.resume_at(sum(piece.done_size for piece in pieces))
+    with closing(done_pieces(left, make_child, make_here, engine, progress)) as finished:
+        for piece in pieces:
+            while piece not in done:
                 done.add(next(finished))
-            yield from shard.accounts()
+            yield from piece.accounts()
 
 
-def judged_shards(
-    prepare: "partial[Judge]",
-    documents: Run,
-    shards: Sequence[Shard],
+def done_pieces(
+    pieces: Sequence[Piece],
+    make_child: Callable[[], Child],
+    make_here: Callable[[], Callable[[Any], Any]],
     engine: EngineConfig,
     progress: Progress,
-    keep_lost: bool,
-) -> Generator[Shard, None, None]:
-    """Judge shards; yields each when it is done."""
-    schema = pq.read_schema(documents.file(DOCUMENTS))
-    make_guard = partial(Guard, prepare, schema, engine.timeout_s, engine.process_bytes(), keep_lost)
+) -> Generator[Piece, None, None]:
+    """Do pieces of work; yields each when it is done."""
     if engine.kind == "daft-ray":
-        from openherd.data.daft_ray import judged_on_ray
+        from openherd.data.daft_ray import done_on_ray
 
-        for shard in judged_on_ray(make_guard, shards, engine.processes, engine.address):
-            progress.advance(shard.rows)
-            yield shard
+        for piece in done_on_ray(make_child, pieces, engine.processes, engine.address):
+            progress.advance(piece.size)
+            yield piece
     elif engine.processes == 1:
-        judge, empty = prepare(), pa.RecordBatch.from_pylist([], schema=schema)
-        schemas = account_of(judge(empty), empty)
-        for shard in shards:
-            shard.judge(partial(judged_rows, judge, schemas=schemas, keep_lost=keep_lost), progress.advance)
-            yield shard
+        here = make_here()
+        for piece in pieces:
+            piece.do(here, progress.advance)
+            yield piece
     else:
-        guards = [make_guard() for _ in range(min(engine.workers(), len(shards)))]
-        yield from judged_by_guards(guards, shards, progress)
+        children = [make_child() for _ in range(min(engine.workers(), len(pieces)))]
+        yield from done_by_children(children, pieces, progress)
 
 
-def judged_by_guards(guards: Sequence[Guard], shards: Sequence[Shard], progress: Progress) -> Generator[Shard, None, None]:
-    """Judge shards by processes here, each fed by a thread; yields each when it is done."""
-    free: SimpleQueue[Guard] = SimpleQueue()
-    for guard in guards:
-        free.put(guard)
+def done_by_children(children: Sequence[Child], pieces: Sequence[Piece], progress: Progress) -> Generator[Piece, None, None]:
+    """Do pieces of work by processes here, each asked by a thread; yields each when it is done."""
+    free: SimpleQueue[Child] = SimpleQueue()
+    for child in children:
+        free.put(child)
     lock = threading.Lock()
 
     def advance(n: int) -> None:
         with lock:
             progress.advance(n)
 
-    def judge(shard: Shard) -> Shard:
-        guard = free.get()
+    def do(piece: Piece) -> Piece:
+        child = free.get()
         try:
-            shard.judge(guard.judge, advance)
+            piece.do(child, advance)
         finally:
-            free.put(guard)
-        return shard
+            free.put(child)
+        return piece
 
     with ExitStack() as stack:
-        for guard in guards:
-            stack.enter_context(guard)
-        pool = stack.enter_context(ThreadPoolExecutor(len(guards)))
-        futures = [pool.submit(judge, shard) for shard in shards]
+        for child in children:
+            stack.enter_context(child)
+        pool = stack.enter_context(ThreadPoolExecutor(len(children)))
+        futures = [pool.submit(do, piece) for piece in pieces]
         try:
             for future in as_completed(futures):
                 yield future.result()
         finally:
             for future in futures:
                 future.cancel()
-            for guard in guards:
-                guard.end()
+            for child in children:
+                child.end()

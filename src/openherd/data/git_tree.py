@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import islice
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -30,7 +30,7 @@ from pygments.util import ClassNotFound
 
 from openherd.core.errors import InputError
 from openherd.data.encodings import decode
-from openherd.data.pages import START, DamageError, Found, Page, Place, iso_date
+from openherd.data.pages import START, DamageError, Page, Place, Record, Unread, iso_date
 
 LARGEST_FILE = 1 << 20  # bytes; larger ones are data, or generated
 BINARY_BYTES = 8_000  # where git looks for a zero byte
@@ -188,7 +188,7 @@ class Tree:
     def page(self, number: int, entry: TreeEntry) -> Page:
         """One file as a page."""
         path = entry.path.decode(errors="replace")
-        page = Page(number, self.base + path, self.date, title=path, attribution=self.name, source="code", place=Place(0, number))
+        page = Page(number, self.base + path, self.date, title=path, attribution=self.name, source="code")
         if entry.mode == SUBMODULE:
             return page.dropped("submodule", "a tree of its own")
         content = self.content(entry)
@@ -228,7 +228,7 @@ class Tree:
         return ("minified", "") if is_minified(path, text) else None
 
 
-def read_tree(path: str, start: Place = START) -> Iterator[Found]:
+def read_tree(path: str, start: Place = START) -> Iterator[Record]:
     """The files of a tree, one after the other, in the order of their paths. Raises InputError where there is no commit."""
     try:
         tree = Tree(path)
@@ -236,8 +236,11 @@ def read_tree(path: str, start: Place = START) -> Iterator[Found]:
         raise InputError(path, f"no commit can be read ({error!r})", do="commit, or fetch it again") from None
     with tree.repo:
         for number, entry in enumerate(islice(tree.entries, start.skip, None), start.skip):
-            try:
-                yield tree.page(number, entry)
-            except (KeyError, ChecksumMismatch, ObjectFormatException, OSError, ValueError, zlib.error) as error:
-                where = entry.path.decode(errors="replace")
-                yield DamageError(number, f"{where}: its object cannot be read ({error!r})", Place(0, number))
+            yield Unread(Place(0, number), number, partial(_found_of, tree, number, entry))
+
+
+def _found_of(tree: Tree, number: int, entry: TreeEntry) -> Page | DamageError:
+    try:
+        return tree.page(number, entry)
+    except (KeyError, ChecksumMismatch, ObjectFormatException, OSError, ValueError, zlib.error) as error:
+        return DamageError(number, f"{entry.path.decode(errors='replace')}: its object cannot be read ({error!r})")

@@ -13,7 +13,7 @@ Rules that suppose a language's habits are asked where its row in `word_tables.p
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import PurePosixPath
@@ -22,16 +22,22 @@ from typing import Annotated, Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from pydantic import Field
 
 from openherd.core.errors import ConfigError, InputError
-from openherd.core.progress import track
 from openherd.core.rundir import Output, Outside, Run
-from openherd.data.corpus_words import CORPUS_WORDS, corpus_shares, count_words, is_counted, read_counts, write_counts
+from openherd.data.corpus_words import (
+    CORPUS_WORDS,
+    WordCounts,
+    corpus_shares,
+    counts_of,
+    is_counted,
+    read_counts,
+    write_counts,
+)
 from openherd.data.documents import DOCUMENTS, MEASURES, Drop, Judge, Judged
 from openherd.data.dry_run import example_lines, rules_with_texts, table_text, write_dry_run
-from openherd.data.engine import EngineConfig, EngineSetting, judge_documents, settings_of_run
+from openherd.data.engine import EngineConfig, EngineSetting, judge_documents, measure_documents, settings_of_run
 from openherd.data.line_rules import ELLIPSIS, LINE_RULES, removed_lines, without_citations
 from openherd.data.lists import read_list
 from openherd.data.repetition import Counting, duplicate_shares, ngram_shares
@@ -102,7 +108,7 @@ class HeuristicsConfig:
         int, Field(description="words of a language from which on these two rules are asked; ours", ge=1)
     ] = 100_000
     max_corpus_terms: Annotated[
-        int, Field(description="different words of a language that are counted, the most frequent; ours", ge=1_000)
+        int, Field(description="different words that are counted, of all languages; each the most frequent; ours", ge=1_000)
     ] = 1_000_000
     corpus_share: Annotated[float, Field(description="share of documents in which words are counted; ours", gt=0, le=1)] = 1.0
 
@@ -352,23 +358,47 @@ MEASURED = (*limits(HeuristicsConfig(), None), *LINE_RULES, "lines_removed")
 MEASURES_SCHEMA = pa.schema([("language", pa.string()), *((name, pa.float64()) for name in MEASURED)])
 
 
-def corpus_batches(file: Any, config: HeuristicsConfig) -> Iterator[tuple[list[str], pa.StringArray]]:
-    """Languages and texts of the documents that are counted, before lines are taken out."""
-    names = [name for name in ("id", "language", "text") if name in file.schema_arrow.names]
-    for batch in file.iter_batches(batch_size=256, columns=names):
-        if config.corpus_share < 1:
-            batch = batch.filter(pa.array([is_counted(name, config.corpus_share) for name in batch.column("id").to_pylist()]))
-        languages = batch.column("language").to_pylist() if "language" in names else [None] * len(batch)
-        texts = batch.column("text")
-        yield [language or "" for language in languages], without_citations(texts) if config.remove_citations else texts
+COUNTS_SCHEMA = pa.schema(
+    [("language", pa.string()), ("words", pa.list_(pa.string())), ("counts", pa.list_(pa.int64()))],
+)
+
+
+def prepare_counting(config: HeuristicsConfig) -> Judge:
+    """The words of batches of documents before lines are taken out: those of each language stand at the first of its documents."""
+
+    def judge(batch: pa.RecordBatch) -> Judged:
+        is_in = [is_counted(name, config.corpus_share) for name in batch.column("id").to_pylist()]
+        languages = batch.column("language").to_pylist() if "language" in batch.schema.names else [None] * len(batch)
+        names = [language or "" for language, is_one in zip(languages, is_in) if is_one]
+        texts = batch.column("text").filter(pa.array(is_in, pa.bool_()))
+        texts = without_citations(texts) if config.remove_citations else texts
+        found = {language: (words, n) for language, words, n in counts_of(names, texts)}
+        first = [found.pop(language or "", ([], [])) if is_one else ([], []) for language, is_one in zip(languages, is_in)]
+        columns = {
+            "language": [language or "" for language in languages],
+            "words": [w for w, _ in first],
+            "counts": [n for _, n in first],
+        }
+        return Judged(batch.select(["id"]), [None] * len(batch), pa.RecordBatch.from_pydict(columns, COUNTS_SCHEMA))
+
+    return judge
+
+
+def corpus_counts(config: HeuristicsConfig, documents: Run, out: Output) -> dict[str, Counter[str]]:
+    """The words of all documents by language."""
+    counts = WordCounts(config.max_corpus_terms)
+    for counted in measure_documents("counting words", partial(prepare_counting, config), documents, out, config.engine):
+        for language, words, n in zip(*(column.to_pylist() for column in counted.columns)):
+            if words:
+                counts.add(language, words, n)
+    return counts.most_common()
 
 
 def heuristics(config: HeuristicsConfig, *, documents: Run, dirty_words: Outside | None = None, out: Output) -> dict[str, Any]:
     """Remove lines that break a line rule, then drop documents that break a rule."""
     is_dirty = read_dirty_words(dirty_words)
-    with out.write(CORPUS_WORDS) as path, pq.ParquetFile(documents.file(DOCUMENTS)) as file:
-        batches = track(corpus_batches(file, config), "counting words", "batches", -(-file.metadata.num_rows // 256))
-        write_counts(path, count_words(batches, config.max_corpus_terms))
+    with out.write(CORPUS_WORDS) as path:
+        write_counts(path, corpus_counts(config, documents, out))
     removed, without_rules = Counter[str](), Counter[str]()
 
     def count(judged: Judged) -> None:

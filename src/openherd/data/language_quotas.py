@@ -16,6 +16,7 @@ from pydantic import Field
 from openherd.core.errors import ConfigError, InputError
 from openherd.core.rundir import Output, Run
 from openherd.data.documents import DOCUMENTS, Drop, curate
+from openherd.data.engine import EngineConfig, EngineSetting
 from openherd.data.tables import connect
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class LanguageQuotasConfig:
         dict[str, float], Field(description="largest share of all bytes kept, by language; '*' is each other one's")
     ] = field(default_factory=dict)
     score: Annotated[str, Field(description="column of which the highest are kept; empty: a fixed choice by id")] = ""
-    memory_gb: Annotated[float, Field(description="memory for ranks, which spill beyond it", gt=0)] = 1.0
+    engine: EngineSetting = field(default_factory=EngineConfig)
 
 
 def largest_total(sizes: Mapping[str, int], shares: Mapping[str, float]) -> float:
@@ -80,7 +81,7 @@ def language_quotas(config: LanguageQuotasConfig, *, documents: Run, out: Output
     if config.score and pa.types.is_floating(schema.field(config.score).type):
         score = f"case when isnan({score}) then null else {score} end"  # what is no number is as good as nothing
     kept: dict[str, dict[str, int]] = {}
-    with connect(out.work, config.memory_gb, 1) as tables:
+    with connect(out.work, config.engine.table_gb(), 1) as tables:
         tables.execute(
             f"""create table ranked as
                 select file_row_number as n, coalesce(language, '') as code, strlen(text) as size,

@@ -11,22 +11,23 @@ import posixpath
 import re
 import tarfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from itertools import islice
+from functools import partial
 from pathlib import PurePosixPath
 from typing import BinaryIO
+from urllib.parse import quote
 
 from openherd.data.encodings import decode
 from openherd.data.latex_text import latex_text, title_of
-from openherd.data.pages import START, DamageError, Found, Page, Place
+from openherd.data.pages import START, DamageError, Found, Made, Page, Place, Record, numbered
 
 LARGEST_MEMBER = 1 << 26  # bytes; papers' text has at most a few MB
 LARGEST_SOURCE = 4 << 20  # characters of one paper: pylatexenc reads some 150,000 a second
 DEEPEST_INPUT = 8
 ARXIV_NEW = re.compile(r"(\d{4}\.\d{4,5})(v\d+)?")
 ARXIV_OLD = re.compile(r"([a-z-]+(?:\.[A-Z]{2})?)/?(\d{7})(v\d+)?")
-INPUT = re.compile(r"\\(?:input|include|subfile)\s*(?:\{([^{}]+)\}|([^\s{}\\%]+))")
+INPUT = re.compile(r"\\(?:input|include|subfile)(?![A-Za-z@])\s*(?:\{([^{}]+)\}|([^\s{}\\%]+))")
 BEGIN, END = "\\begin{document}", "\\end{document}"
 COMMENT = re.compile(r"(?<!\\)((?:\\\\)*)%.*")
 TYPED = re.compile(
@@ -48,6 +49,11 @@ def arxiv_address(name: str) -> str:
         return f"https://arxiv.org/abs/{new[1]}"
     old = ARXIV_OLD.fullmatch(stem)
     return f"https://arxiv.org/abs/{old[1]}/{old[2]}" if old else ""
+
+
+def part_address(url: str, name: str) -> str:
+    """The address of one paper of several at an address: a path, since a fragment names no other page."""
+    return f"{url}/{quote(name)}"
 
 
 def is_tar(data: bytes) -> bool:
@@ -93,19 +99,23 @@ def roots_of(files: Mapping[str, str]) -> list[str]:
     return sorted(name for name, text in texts.items() if name not in parts and COMMANDS.search(text))
 
 
-def papers_of(files: Mapping[str, bytes], offset: int, url: str) -> Iterator[Page]:
+def papers_of(files: Mapping[str, bytes], offset: int, url: str) -> Iterator[Made]:
     """The papers of some files."""
     texts = {posixpath.normpath(name): decode(content, "") for name, content in files.items()}
     roots = roots_of(texts)
     if not roots:
-        yield Page(offset, url, source="academic").dropped("no LaTeX", "; ".join(sorted(files))[:200])
+        yield offset, partial(_none, offset, url, "no LaTeX", "; ".join(sorted(files))[:200])
     for root in roots:
-        address = url if len(roots) == 1 else f"{url}#{root}"
-        yield paper_of(with_inputs(root, texts), offset, address)
+        yield offset, partial(paper_of, root, texts, offset, url if len(roots) == 1 else part_address(url, root))
 
 
-def paper_of(source: str, offset: int, url: str) -> Page:
+def _none(offset: int, url: str, reason: str, detail: str) -> Page:
+    return Page(offset, url, source="academic").dropped(reason, detail)
+
+
+def paper_of(root: str, files: Mapping[str, str], offset: int, url: str) -> Page:
     """One paper as a page; dropped with its source where it cannot be made text."""
+    source = with_inputs(root, files)
     page = Page(offset, url, source="academic").holding(source)
     if len(source) > LARGEST_SOURCE:
         return page.dropped("too large", f"{len(source):,} characters")
@@ -130,18 +140,12 @@ def unzipped(data: bytes) -> bytes:
     return plain
 
 
-def read_latex(file: BinaryIO, name: str, url: str, start: Place = START) -> Iterator[Found]:
+def read_latex(file: BinaryIO, name: str, url: str, start: Place = START) -> Iterator[Record]:
     """The papers of a .tex file, a paper's .gz, a paper's tar or a tar of such, in their order."""
-    for index, found in enumerate(islice(_read(file, name, arxiv_address(name) or url), start.skip, None), start.skip):
-        place = Place(0, index)
-        if isinstance(found, DamageError):
-            found.place = place
-            yield found
-        else:
-            yield replace(found, place=place)
+    return numbered(_read(file, name, arxiv_address(name) or url), start)
 
 
-def _read(file: BinaryIO, name: str, url: str) -> Iterator[Page | DamageError]:
+def _read(file: BinaryIO, name: str, url: str) -> Iterator[Made]:
     lower = name.lower()
     if lower.endswith((".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")):
         yield from _read_tar(file, url)
@@ -149,30 +153,35 @@ def _read(file: BinaryIO, name: str, url: str) -> Iterator[Page | DamageError]:
         yield from _read_one(file.read(LARGEST_MEMBER + 1), PurePosixPath(name).name, 0, url)
 
 
-def _read_one(data: bytes, name: str, offset: int, url: str) -> Iterator[Page | DamageError]:
+def _read_one(data: bytes, name: str, offset: int, url: str) -> Iterator[Made]:
     if len(data) > LARGEST_MEMBER:
-        yield Page(offset, url, source="academic").dropped("too large", f"more than {LARGEST_MEMBER >> 20} MiB")
+        yield offset, partial(_none, offset, url, "too large", f"more than {LARGEST_MEMBER >> 20} MiB")
         return
     if data.startswith(b"\x1f\x8b"):
         try:
             data = unzipped(data)
         except (zlib.error, EOFError, OSError, gzip.BadGzipFile) as error:
-            yield DamageError(offset, f"{name}: invalid gzip ({error})")
+            yield offset, partial(DamageError, offset, f"{name}: invalid gzip ({error})")
             return
     if is_tar(data):
-        for found in _read_tar(io.BytesIO(data), url):
-            if isinstance(found, DamageError):
-                yield DamageError(offset, f"{name}: {found.found}")
-            else:
-                yield replace(found, offset=offset)
+        for _, read in _read_tar(io.BytesIO(data), url):
+            yield offset, partial(_within, read, name, offset)
     elif data.startswith(b"%PDF") or b"\0" in data[:8_000]:
         kind = "application/pdf" if data.startswith(b"%PDF") else "not text"
-        yield Page(offset, url, source="academic").dropped("content type", kind)
+        yield offset, partial(_none, offset, url, "content type", kind)
     else:
         yield from papers_of({name.removesuffix(".gz"): data}, offset, url)
 
 
-def _read_tar(file: BinaryIO, url: str) -> Iterator[Page | DamageError]:
+def _within(read: Callable[[], Found], name: str, offset: int) -> Found:
+    """What an archive within another holds, as of its own place in that."""
+    found = read()
+    if isinstance(found, DamageError):
+        return DamageError(offset, f"{name}: {found.found}")
+    return replace(found, offset=offset)
+
+
+def _read_tar(file: BinaryIO, url: str) -> Iterator[Made]:
     """A tar's own LaTeX files are one paper; each .gz or .pdf in it with an arXiv name is a paper too."""
     own: dict[str, bytes] = {}
     size = 0
@@ -184,7 +193,8 @@ def _read_tar(file: BinaryIO, url: str) -> Iterator[Page | DamageError]:
                 if not member.isfile() or (ending not in PARTS and not address):
                     continue
                 if member.size > LARGEST_MEMBER or (not address and size + member.size > LARGEST_MEMBER):
-                    yield Page(member.offset_data, f"{url}#{member.name}", source="academic").dropped("too large", member.name)
+                    at = member.offset_data
+                    yield at, partial(_none, at, part_address(url, member.name), "too large", member.name)
                     continue
                 stream = archive.extractfile(member)
                 content = stream.read() if stream else b""
@@ -194,6 +204,6 @@ def _read_tar(file: BinaryIO, url: str) -> Iterator[Page | DamageError]:
                     own[member.name] = content
                     size += len(content)
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
-        yield DamageError(0, f"the archive cannot be read to its end ({error})")
+        yield 0, partial(DamageError, 0, f"the archive cannot be read to its end ({error})")
     if own:
         yield from papers_of(own, 0, url)

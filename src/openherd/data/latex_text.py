@@ -22,19 +22,20 @@ GONE = (
     "date", "thanks", "affiliation", "email", "address", "pacs", "keywords", "title", "author", "hypersetup", "graphicspath",
     "definecolor", "hline", "cline", "toprule", "midrule", "bottomrule", "centering", "newpage", "clearpage", "noindent",
     "bigskip", "medskip", "smallskip", "cmidrule", "color", "rule", "institute", "numberwithin", "allowdisplaybreaks",
-    "appendix", "raggedright", "qed", "phantom", "vphantom", "hphantom",
+    "appendix", "raggedright", "qed", "phantom", "vphantom", "hphantom", "includeonly", "inputencoding", "includepdf", "includesvg",
+    "includestandalone", "lstinputlisting", "inputminted",
 )  # fmt: skip
 ARGUMENTS = {  # of those that pylatexenc does not know, or knows otherwise
     name: arguments
     for arguments, names in {
         "*{": "bibliographystyle bibliography vspace hspace pagestyle thispagestyle index date thanks affiliation email address "
         "pacs keywords hypersetup graphicspath cline institute phantom vphantom hphantom subcaption",
-        "{": "url nocite eqref cref Cref autoref pageref fbox mbox",
+        "{": "url nocite eqref cref Cref autoref pageref fbox mbox includeonly inputencoding",
         "{{": "setcounter addtocounter setlength addtolength numberwithin colorbox href texorpdfstring",
         "{{{": "definecolor multicolumn",
         "[": "item",
-        "[{": "color cmidrule footnote bibitem",
-        "[{{": "rule textcolor parbox",
+        "[{": "color cmidrule footnote bibitem includepdf includesvg includestandalone lstinputlisting",
+        "[{{": "rule textcolor parbox inputminted",
         "[[{": "makebox",
         "*[{": "title author includegraphics usepackage documentclass caption",
         "*{{": "DeclareMathOperator",

@@ -7,6 +7,7 @@ Redirects and pages of other namespaces are dropped with their reason. Of a page
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import BinaryIO
 from urllib.parse import quote, urlsplit
 from xml.etree import ElementTree
@@ -14,7 +15,7 @@ from xml.etree import ElementTree
 from mwparserfromhell.parser import ParserError
 
 from openherd.data.locations import UNPACK_ERRORS
-from openherd.data.pages import START, DamageError, Found, Page, Place, iso_date
+from openherd.data.pages import START, DamageError, Page, Place, Record, Unread, iso_date
 from openherd.data.wikitext import wiki_text
 
 BLOCK = 1 << 16
@@ -83,7 +84,7 @@ def pieces_of(file: BinaryIO) -> Iterator[tuple[int, bytes] | DamageError]:
             number, data, looked = number + 1, data[-len(CLOSE) :], 0
 
 
-def read_wiki(file: BinaryIO, start: Place = START) -> Iterator[Found]:
+def read_wiki(file: BinaryIO, start: Place = START) -> Iterator[Record]:
     """The pages of a dump; those before `start` are passed over without being parsed."""
     site = Site()
     index = 0
@@ -97,11 +98,8 @@ def read_wiki(file: BinaryIO, start: Place = START) -> Iterator[Found]:
         if isinstance(piece, DamageError):
             piece.place = place
             yield piece
-            continue
-        try:
-            yield page_of(piece[0], piece[1], site, place)
-        except ElementTree.ParseError as error:
-            yield DamageError(piece[0], f"invalid XML ({error})", place)
+        else:
+            yield Unread(place, piece[0], partial(page_of, *piece, site))
 
 
 def site_of(head: bytes) -> Site:
@@ -115,13 +113,16 @@ def site_of(head: bytes) -> Site:
     return Site(info.findtext("sitename") or "", info.findtext("base") or "", names)
 
 
-def page_of(number: int, xml: bytes, site: Site, place: Place) -> Page:
-    """One page. Raises ElementTree.ParseError."""
-    element = ElementTree.fromstring(xml)
+def page_of(number: int, xml: bytes, site: Site) -> Page | DamageError:
+    """One page."""
+    try:
+        element = ElementTree.fromstring(xml)
+    except ElementTree.ParseError as error:
+        return DamageError(number, f"invalid XML ({error})")
     title = element.findtext("title") or ""
     revisions = element.findall("revision")
     if not title or not revisions:
-        raise ElementTree.ParseError("a page without title or revision")
+        return DamageError(number, "invalid XML (a page without title or revision)")
     text = revisions[-1].findtext("text") or ""
     page = Page(
         number,
@@ -133,7 +134,6 @@ def page_of(number: int, xml: bytes, site: Site, place: Place) -> Page:
         license=site.license,
         attribution=f"contributors to {site.name or 'the wiki'}",
         source="wikipedia" if ".wikipedia." in site.base else "wiki",
-        place=place,
     )
     redirect, namespace = element.find("redirect"), element.findtext("ns") or "0"
     if redirect is not None:

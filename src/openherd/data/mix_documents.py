@@ -24,7 +24,8 @@ from openherd.core.errors import ConfigError
 from openherd.core.rundir import Output, Run
 from openherd.core.seeds import uniform
 from openherd.data.classifier import with_columns
-from openherd.data.documents import DOCUMENTS, Drop, Judge, Judged, read_documents
+from openherd.data.document_shards import read_rows
+from openherd.data.documents import DOCUMENTS, Drop, Judge, Judged, batch_bytes
 from openherd.data.engine import EngineConfig, EngineSetting, judge_documents
 from openherd.data.mix import MIXES
 
@@ -146,12 +147,17 @@ def is_thinned(config: MixDocumentsConfig, row: Mapping[str, Any]) -> bool:
     return share < 1 and uniform(config.seed, "field", row["id"]) >= share
 
 
+def without_text(batch: pa.RecordBatch) -> list[dict[str, Any]]:
+    """What rows say beside their text."""
+    return list(batch.select([name for name in batch.schema.names if name not in ("text", "content")]).to_pylist())
+
+
 def prepare_mix_documents(config: MixDocumentsConfig, columns: list[str], keep: Mapping[str, float]) -> Judge:
     """The stage on batches; `keep` is each component's share that stays."""
     components = Components(config, columns)
 
     def judge(batch: pa.RecordBatch) -> Judged:
-        rows = batch.select([name for name in batch.schema.names if name not in ("text", "content")]).to_pylist()
+        rows = without_text(batch)
         names = [components.of(row) for row in rows]
         drops: list[Drop | None] = []
         for name, row in zip(names, rows, strict=True):
@@ -172,11 +178,12 @@ def mix_documents(config: MixDocumentsConfig, *, documents: Run, out: Output) ->
     components = Components(config, columns)
     available: dict[str, int] = defaultdict(int)
     came: dict[str, int] = defaultdict(int)
-    for row in read_documents(documents, [name for name in columns if name != "content"]):
-        size = len(row["text"].encode())
-        came[components.of(row)] += size
-        if not is_thinned(config, row):
-            available[components.of(row)] += size
+    file = documents.file(DOCUMENTS)
+    for batch in read_rows(file, 0, pq.read_metadata(file).num_rows):
+        for row, size in zip(without_text(batch), batch_bytes(batch).to_pylist(), strict=True):
+            came[components.of(row)] += size
+            if not is_thinned(config, row):
+                available[components.of(row)] += size
     plan = planned(config, available)
     kept: dict[str, int] = dict.fromkeys(plan.targets, 0)
 

@@ -20,14 +20,11 @@ import pyarrow.parquet as pq
 from pydantic import Field
 
 from openherd.core.errors import ConfigError
-from openherd.core.progress import Progress
-from openherd.core.records import count_rows
 from openherd.core.rundir import Output, Outside, Run
 from openherd.core.seeds import uniform
 from openherd.data.classifier import checked_label, load, place_of, scores_column, with_columns
-from openherd.data.document_shards import BATCH_ROWS
 from openherd.data.documents import DOCUMENTS, Drop, Judge, Judged
-from openherd.data.engine import EngineConfig, EngineSetting, judge_documents
+from openherd.data.engine import EngineConfig, EngineSetting, judge_documents, measure_documents
 
 HISTOGRAM_BINS = 40
 
@@ -103,18 +100,27 @@ def prepare_quality(config: QualityConfig, place: str, label: str, least: Mappin
     return decide
 
 
-def scores_by_language(place: str, label: str, documents: Run) -> dict[str, np.ndarray]:
-    """The scores of all documents, 4 bytes each."""
+SCORES_SCHEMA = pa.schema([("language", pa.string()), ("score", pa.float32())])
+
+
+def prepare_scores(place: str, label: str) -> Judge:
+    """The scores of batches of documents."""
     model = load(Path(place))
+
+    def score(batch: pa.RecordBatch) -> Judged:
+        languages = batch.column("language").to_pylist() if "language" in batch.schema.names else [""] * len(batch)
+        columns = {"language": languages, "score": scores_column(model, label, batch)}
+        return Judged(batch.select(["id"]), [None] * len(batch), pa.RecordBatch.from_pydict(columns, SCORES_SCHEMA))
+
+    return score
+
+
+def scores_by_language(config: QualityConfig, place: str, label: str, documents: Run, out: Output) -> dict[str, np.ndarray]:
+    """The scores of all documents, 4 bytes each."""
     found: dict[str, array[float]] = defaultdict(lambda: array("f"))
-    file = documents.file(DOCUMENTS)
-    names = [name for name in ("language", "text") if name in pq.read_schema(file).names]
-    with Progress("scoring", count_rows(file) or 0, "documents") as progress:
-        for batch in pq.ParquetFile(file).iter_batches(batch_size=BATCH_ROWS, columns=names):
-            languages = batch.column("language").to_pylist() if "language" in names else [""] * len(batch)
-            for language, score in zip(languages, scores_column(model, label, batch).to_pylist(), strict=True):
-                found[language or ""].append(score)
-            progress.advance(len(batch))
+    for scored in measure_documents("scoring", partial(prepare_scores, place, label), documents, out, config.engine):
+        for language, score in zip(*(column.to_pylist() for column in scored.columns), strict=True):
+            found[language or ""].append(score)
     return {language: np.array(of, np.float32) for language, of in found.items()}
 
 
@@ -125,7 +131,8 @@ def quality(config: QualityConfig, *, documents: Run, classifier: Run | Outside,
     if config.score_column in pq.read_schema(documents.file(DOCUMENTS)).names:
         found = f"the documents have a column {config.score_column!r}"
         raise ConfigError("quality", found, do="give another score_column")
-    least = least_scores(scores_by_language(place, label, documents), config.top_share) if config.mode == "top" else {}
+    is_top = config.mode == "top"
+    least = least_scores(scores_by_language(config, place, label, documents, out), config.top_share) if is_top else {}
     histogram = np.zeros(HISTOGRAM_BINS, int)
     sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0])  # of scores, and how many, by language
 

@@ -3,20 +3,21 @@
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from openherd.data.locations import UNPACK_ERRORS
-from openherd.data.pages import START, DamageError, Found, Page, Place, checked, iso_date
+from openherd.data.pages import START, DamageError, Found, Page, Place, Record, Unread, checked, iso_date
 
 CARRIED = ("title", "license", "attribution", "programming_language", "source")
 
 
 def page_of_row(number: int, row: Any, text_fields: tuple[str, ...]) -> Page:
     """A row as a page."""
-    page = Page(number, place=Place(0, number - 1))
+    page = Page(number)
     if not isinstance(row, Mapping):
         return page.dropped("no text", f"{type(row).__name__}, not an object")
     text = next((row[name] for name in text_fields if isinstance(row.get(name), str | bytes)), None)
@@ -31,23 +32,28 @@ def page_of_row(number: int, row: Any, text_fields: tuple[str, ...]) -> Page:
     return checked(replace(page, content_type=kind, content=text))
 
 
-def read_json_lines(file: BinaryIO, text_fields: tuple[str, ...], start: Place = START) -> Iterator[Found]:
+def page_of_line(number: int, line: bytes, text_fields: tuple[str, ...]) -> Found:
+    """A line of JSON as a page."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        return DamageError(number, f"invalid JSON ({error})")
+    return page_of_row(number, row, text_fields)
+
+
+def read_json_lines(file: BinaryIO, text_fields: tuple[str, ...], start: Place = START) -> Iterator[Record]:
     """Rows of JSON Lines; blank lines are none, but are counted."""
     number = 0
     try:
         for number, line in enumerate(file, 1):
             if number > start.skip and line.strip():
-                try:
-                    row = json.loads(line)
-                except (ValueError, RecursionError) as error:
-                    yield DamageError(number, f"invalid JSON ({error})", Place(0, number - 1))
-                    continue
-                yield page_of_row(number, row, text_fields)
+                yield Unread(Place(0, number - 1), number, partial(page_of_line, number, line, text_fields))
     except UNPACK_ERRORS as error:
-        yield DamageError(number + 1, f"invalid compressed data ({error})", Place(0, number))
+        if number >= start.skip:
+            yield DamageError(number + 1, f"invalid compressed data ({error})", Place(0, number))
 
 
-def read_parquet(file: BinaryIO, text_fields: tuple[str, ...], start: Place = START) -> Iterator[Found]:
+def read_parquet(file: BinaryIO, text_fields: tuple[str, ...], start: Place = START) -> Iterator[Record]:
     """Rows of a Parquet file; row groups before `start` are not read."""
     number = 0
     try:
@@ -62,9 +68,12 @@ def read_parquet(file: BinaryIO, text_fields: tuple[str, ...], start: Place = ST
                             for row in batch.to_pylist():
                                 number += 1
                                 if number > start.skip:
-                                    yield page_of_row(number, row, text_fields)
+                                    make = partial(page_of_row, number, row, text_fields)
+                                    yield Unread(Place(0, number - 1), number, make)
                 except (pa.ArrowException, OSError) as error:
-                    yield DamageError(number + 1, f"rows up to {end:,} cannot be read ({error})", Place(0, number))
+                    if number >= start.skip:
+                        yield DamageError(number + 1, f"rows up to {end:,} cannot be read ({error})", Place(0, number))
                 number = end
     except (pa.ArrowException, OSError) as error:
-        yield DamageError(number + 1, f"not a readable Parquet file ({error})", Place(0, number))
+        if number >= start.skip:
+            yield DamageError(number + 1, f"not a readable Parquet file ({error})", Place(0, number))

@@ -12,14 +12,15 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing
 from dataclasses import replace
-from itertools import groupby, islice
+from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 from xml.etree import ElementTree
 
 from openherd.data.locations import UNPACK_ERRORS
 from openherd.data.markup import html_text
-from openherd.data.pages import START, DamageError, Found, Page, Place, iso_date
+from openherd.data.pages import START, DamageError, Made, Page, Place, Record, iso_date, numbered
 
 LONGEST_LINE = 1 << 24
 QUESTION, ANSWER = "1", "2"
@@ -80,18 +81,12 @@ def _row(number: int, text: bytes) -> Line:
 Opener = Callable[[], AbstractContextManager[BinaryIO]]  # the users of an archive are read before its posts are opened
 
 
-def read_posts(posts: Opener, users: Opener | None, site: str, start: Place = START) -> Iterator[Found]:
+def read_posts(posts: Opener, users: Opener | None, site: str, start: Place = START) -> Iterator[Record]:
     """First what is no question or answer, and what is damaged; then the questions by their number."""
-    for index, found in enumerate(islice(_read(posts, users, site), start.skip, None), start.skip):
-        place = Place(0, index)
-        if isinstance(found, DamageError):
-            found.place = place
-            yield found
-        else:
-            yield replace(found, place=place)
+    return numbered(_read(posts, users, site), start)
 
 
-def _read(posts: Opener, users: Opener | None, site: str) -> Iterator[Page | DamageError]:
+def _read(posts: Opener, users: Opener | None, site: str) -> Iterator[Made]:
     with tempfile.TemporaryDirectory() as folder, closing(sqlite3.connect(Path(folder) / "posts.sqlite")) as table:
         table.executescript(BEGIN)
         if users:
@@ -101,33 +96,43 @@ def _read(posts: Opener, users: Opener | None, site: str) -> Iterator[Page | Dam
                         table.execute("INSERT OR REPLACE INTO users VALUES (?, ?)", (line.row["Id"], line.row["DisplayName"]))
         with posts() as file:
             for line in rows_of(file):
-                if page := _stored(line, table, site):
-                    yield page
+                if made := _stored(line, table, site):
+                    yield made
         table.commit()
         posts_of = table.execute("SELECT question, is_answer, xml FROM posts ORDER BY question, is_answer, score DESC, id")
         for question, of_question in groupby(posts_of, key=lambda post: post[0]):
             thread = [(is_answer, dict(ElementTree.fromstring(xml).attrib)) for _, is_answer, xml in of_question]
             if thread[0][0]:
                 for _, row in thread:
-                    page = Page(question, _address(site, row), _date(row)).holding(html_text(row.get("Body", "")))
-                    yield page.dropped("no question", f"an answer to {question}, which is not there")
+                    yield question, partial(_answer, question, row, site)
             else:
-                yield _document(question, [row for _, row in thread], site, table)
+                yield question, partial(_document, question, [row for _, row in thread], site, table)
 
 
-def _stored(line: Line, table: sqlite3.Connection, site: str) -> Page | DamageError | None:
+def _answer(question: int, row: dict[str, str], site: str) -> Page:
+    page = Page(question, _address(site, row), _date(row)).holding(html_text(row.get("Body", "")))
+    return page.dropped("no question", f"an answer to {question}, which is not there")
+
+
+def _other(number: int, row: dict[str, str], site: str) -> Page:
+    kind = row.get("PostTypeId", "")
+    page = Page(number, _address(site, row)).holding(html_text(row.get("Body", "")))
+    return page.dropped("post type", POST_TYPES.get(kind, f"type {kind or 'none'}"))
+
+
+def _stored(line: Line, table: sqlite3.Connection, site: str) -> Made | None:
     """Put a question or an answer into the table; what is neither comes back."""
     row = line.row
     if line.damage:
-        return DamageError(line.number, line.damage)
+        return line.number, partial(DamageError, line.number, line.damage)
     if (kind := row.get("PostTypeId", "")) not in (QUESTION, ANSWER):
-        reason = POST_TYPES.get(kind, f"type {kind or 'none'}")
-        return Page(line.number, _address(site, row)).holding(html_text(row.get("Body", ""))).dropped("post type", reason)
+        return line.number, partial(_other, line.number, row, site)
     number, question = row.get("Id", ""), row.get("Id" if kind == QUESTION else "ParentId", "")
     try:
         values = (int(question), kind == ANSWER, int(row.get("Score") or 0), int(number), line.xml)
     except ValueError:
-        return DamageError(line.number, "a post without its number, or its question's, or with a score that is none")
+        found = "a post without its number, or its question's, or with a score that is none"
+        return line.number, partial(DamageError, line.number, found)
     table.execute("INSERT INTO posts VALUES (?, ?, ?, ?, ?)", values)
     return None
 

@@ -23,7 +23,7 @@ CONTENT_LENGTH = re.compile(rb"(?im)^content-length:[ \t]*(\d+)[ \t]*\r?$")
 DICTIONARY = b"\x5d\x2a\x4d\x18"  # a zstd file's first frame may hold the dictionary of the others
 
 
-class Record(NamedTuple):
+class WarcBytes(NamedTuple):
     """A record: its byte in the file, its own bytes, and where reading starts to find it."""
 
     offset: int
@@ -157,7 +157,7 @@ def codec_of(file: BinaryIO) -> Codec | None:
     return ZSTD if magic == ZSTD.magic else None
 
 
-def read_warc(file: BinaryIO, start: Place = START) -> Iterator[Record | DamageError]:
+def read_warc(file: BinaryIO, start: Place = START) -> Iterator[WarcBytes | DamageError]:
     """Every record, and a DamageError where there is one; the next whole record follows it.
 
     The offset is that of the record, or of its member (plus its place therein, where a member holds several). The file must be
@@ -166,7 +166,8 @@ def read_warc(file: BinaryIO, start: Place = START) -> Iterator[Record | DamageE
     try:
         codec = codec_of(file)
     except (ValueError, zstd.ZstdError) as error:
-        yield DamageError(0, f"an invalid zstd dictionary ({error})")
+        if start == START:
+            yield DamageError(0, f"an invalid zstd dictionary ({error})")
         return
     file.seek(start.byte)
     found = _in_members(file, start, codec) if codec else _in_plain(file, start.byte)
@@ -175,14 +176,14 @@ def read_warc(file: BinaryIO, start: Place = START) -> Iterator[Record | DamageE
     yield from found
 
 
-def _in_members(file: BinaryIO, start: Place, codec: Codec) -> Iterator[Record | DamageError]:
+def _in_members(file: BinaryIO, start: Place, codec: Codec) -> Iterator[WarcBytes | DamageError]:
     data = file.read(CHUNK)
     member = Member(file, start.byte, data, codec) if data else None
     while member:
         n = 0
         try:
             for offset, record in _records(io.BufferedReader(member, CHUNK), member.offset):
-                yield Record(offset, record, Place(member.offset, n))
+                yield WarcBytes(offset, record, Place(member.offset, n))
                 n += 1
         except DamageError as damage:
             damage.place = Place(member.offset, n)
@@ -190,12 +191,12 @@ def _in_members(file: BinaryIO, start: Place, codec: Codec) -> Iterator[Record |
         member = member.following()
 
 
-def _in_plain(file: BinaryIO, start: int) -> Iterator[Record | DamageError]:
+def _in_plain(file: BinaryIO, start: int) -> Iterator[WarcBytes | DamageError]:
     while start >= 0:
         file.seek(start)
         try:
             for offset, record in _records(file, start):
-                yield Record(offset, record, Place(offset))
+                yield WarcBytes(offset, record, Place(offset))
             return
         except DamageError as damage:
             damage.place = Place(damage.offset)

@@ -7,14 +7,15 @@ import re
 from codecs import getincrementaldecoder
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from typing import BinaryIO
 
 from fastwarc.warc import WarcRecord, WarcRecordType
 
 from openherd.data.content_coding import CodingError, codings_of, decoded
 from openherd.data.documents import Drop
-from openherd.data.pages import START, DamageError, Found, Page, Passed, Place, checked, iso_date
-from openherd.data.warc import Record, read_warc
+from openherd.data.pages import START, DamageError, Found, Page, Passed, Place, Record, Unread, checked, iso_date
+from openherd.data.warc import WarcBytes, read_warc
 
 PAGE_RECORDS = (WarcRecordType.response, WarcRecordType.resource, WarcRecordType.conversion)
 POINTERS = (WarcRecordType.revisit, WarcRecordType.continuation)  # to what stands elsewhere
@@ -22,25 +23,24 @@ CONTROLS = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")  # no text has these
 CHUNK_HEAD = b"0123456789abcdefABCDEF"
 
 
-def read_records(file: BinaryIO, start: Place = START) -> Iterator[Found]:
+def read_records(file: BinaryIO, start: Place = START) -> Iterator[Record]:
     """The pages of a WARC file."""
     for found in read_warc(file, start):
-        if isinstance(found, DamageError):
-            yield found
-            continue
-        try:
-            record = WarcRecord.from_bytes(found.data)
-        except OSError as error:
-            yield DamageError(found.offset, f"not a WARC record ({error})", found.place)
-            continue
-        if record.record_type in PAGE_RECORDS:
-            yield replace(_page_of(record, found), place=found.place)
-        elif record.record_type in POINTERS:
-            reason = "revisit" if record.record_type == WarcRecordType.revisit else "segment"
-            drop = Drop(reason, "what it goes on from stands elsewhere")
-            yield Page(found.offset, address_of(record), date_of(record), drop=drop, place=found.place)
-        else:
-            yield Passed(found.offset, (record.headers.get("WARC-Type") or "unknown").lower(), found.place)
+        yield found if isinstance(found, DamageError) else Unread(found.place, found.offset, partial(_found_of, found))
+
+
+def _found_of(found: WarcBytes) -> Found:
+    try:
+        record = WarcRecord.from_bytes(found.data)
+    except OSError as error:
+        return DamageError(found.offset, f"not a WARC record ({error})")
+    if record.record_type in PAGE_RECORDS:
+        return _page_of(record, found)
+    if record.record_type in POINTERS:
+        reason = "revisit" if record.record_type == WarcRecordType.revisit else "segment"
+        drop = Drop(reason, "what it goes on from stands elsewhere")
+        return Page(found.offset, address_of(record), date_of(record), drop=drop)
+    return Passed(found.offset, (record.headers.get("WARC-Type") or "unknown").lower())
 
 
 def address_of(record: WarcRecord) -> str:
@@ -53,7 +53,7 @@ def date_of(record: WarcRecord) -> str:
     return iso_date(record.record_date) if record.record_date else ""
 
 
-def _page_of(record: WarcRecord, found: Record) -> Page:
+def _page_of(record: WarcRecord, found: WarcBytes) -> Page:
     url, date = address_of(record), date_of(record)
     if record.headers.get("WARC-Segment-Number"):
         return Page(found.offset, url, date, drop=Drop("segment", "one part of a record that is spread over several"))
