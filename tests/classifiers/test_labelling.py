@@ -19,6 +19,7 @@ from openherd.core.endpoint import EndpointConfig
 from openherd.core.errors import ConfigError, InputError
 from openherd.core.records import read_jsonl
 from openherd.core.rundir import Output
+from openherd.data.quality import QualityConfig, quality
 from scripted_server import completion, scripted
 
 TEXTS = [f"{'A good' if i % 2 else 'A bad'} text, number {i}." for i in range(30)]
@@ -80,6 +81,19 @@ def test_labels_that_a_classifier_learns_from(documents_run, run_stage):
     assert run.metrics["cost"] == pytest.approx(30 * 7e-6)
     trained = run_stage(train_classifier, TrainClassifierConfig(), labels=run)
     assert trained.metrics["labels"] == ["no", "yes"]
+
+
+def test_the_last_label_is_the_good_one_whatever_its_name(documents_run, run_stage, rows_of):
+    def answer(n, body):
+        return completion(f"Label: {'excellent' if 'A good' in body['messages'][1]['content'] else 'poor'}")
+
+    documents = documents_run(TEXTS)
+    with scripted(answer) as (url, _):
+        labels = run_stage(label_documents, settings(url, labels=("poor", "excellent")), documents=documents)
+    trained = run_stage(train_classifier, TrainClassifierConfig(), labels=labels)
+    assert trained.metrics["labels"] == ["poor", "excellent"]
+    kept = run_stage(quality, QualityConfig(mode="top", top_share=0.3), documents=documents, classifier=trained)
+    assert all("A good" in row["text"] for row in rows_of(kept))
 
 
 def test_what_cannot_be_read_is_asked_again_and_then_left_out(documents_run, run_stage, rows_of):
