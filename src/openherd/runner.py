@@ -279,7 +279,7 @@ class Recipe:
             stages.append(entry)
         return replace(self, stages=tuple(stages))
 
-    def _with_input(self, entry: dict[str, Any], stage: str, name: str, text: str) -> dict[str, Any]:
+    def _with_input(self, entry: Mapping[str, Any], stage: str, name: str, text: str) -> Mapping[str, Any]:
         """An entry with one input changed where it is that stage's: a word, a place, or a TOML list of them."""
         if entry.get("name", entry["use"]) != stage:
             return entry

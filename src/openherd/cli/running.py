@@ -27,7 +27,7 @@ def command_run(arguments: list[str]) -> int:
         action="append",
         default=[],
         metavar="STAGE.SETTING=VALUE",
-        help="one setting, STAGE.inputs.NAME or seed",
+        help="change one setting, STAGE.inputs.NAME or seed; repeatable",
     )
     dry = parser.add_argument_group("without running anything: layouts, memory, steps; needs no data, no processes and no GPU")
     dry.add_argument("--dry-run", action="store_true", help="reckon the training stages; exit code 1 where one does not fit")
