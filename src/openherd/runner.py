@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import tomllib
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -260,6 +261,8 @@ class Recipe:
             return replace(self, tables={**self.tables, name: values})
         names = [entry.get("name", entry["use"]) for entry in self.stages]
         of_stage, _, table = name.rpartition(".")
+        if of_stage in names and table == "inputs":
+            return replace(self, stages=tuple(self._with_input(entry, of_stage, setting_name, text) for entry in self.stages))
         if of_stage in names:
             whole = f"'{of_stage}.{table}={{ {setting_name} = {text} }}'"
             raise ConfigError("--set", f"{key} is part of a table", do=f"give the table: --set {whole}")
@@ -275,6 +278,18 @@ class Recipe:
                 entry = {**entry, setting_name: parse_value(known[setting_name], text)}
             stages.append(entry)
         return replace(self, stages=tuple(stages))
+
+    def _with_input(self, entry: Mapping[str, Any], stage: str, name: str, text: str) -> Mapping[str, Any]:
+        """An entry with one input changed where it is that stage's: a word, a place, or a TOML list of them."""
+        if entry.get("name", entry["use"]) != stage:
+            return entry
+        try:
+            value = tomllib.loads(f"value = {text}")["value"] if text.startswith("[") else text
+        except tomllib.TOMLDecodeError as error:
+            raise ConfigError(
+                "--set", f"{stage}.inputs.{name}: not TOML ({error})", allowed='PLACE, or ["PLACE", "PLACE"]'
+            ) from None
+        return {**entry, "inputs": {**entry.get("inputs", {}), name: value}}
 
     def resolve(self, out: Path, absent: bool = False) -> list[Step]:
         """Check every stage and place its run under `out`. Raises ConfigError or InputError before anything has run.

@@ -2,6 +2,7 @@
 
 import re
 import threading
+import time
 
 import pytest
 from hypothesis import given
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 
 from openherd.classifiers.labelling import (
     ANSWERS,
+    MOST_REFUSED,
     LabelDocumentsConfig,
     label_documents,
     prompt,
@@ -19,6 +21,7 @@ from openherd.core.endpoint import EndpointConfig
 from openherd.core.errors import ConfigError, InputError
 from openherd.core.records import read_jsonl
 from openherd.core.rundir import Output
+from openherd.data.quality import QualityConfig, quality
 from scripted_server import completion, scripted
 
 TEXTS = [f"{'A good' if i % 2 else 'A bad'} text, number {i}." for i in range(30)]
@@ -82,6 +85,19 @@ def test_labels_that_a_classifier_learns_from(documents_run, run_stage):
     assert trained.metrics["labels"] == ["no", "yes"]
 
 
+def test_the_last_label_is_the_good_one_whatever_its_name(documents_run, run_stage, rows_of):
+    def answer(n, body):
+        return completion(f"Label: {'excellent' if 'A good' in body['messages'][1]['content'] else 'poor'}")
+
+    documents = documents_run(TEXTS)
+    with scripted(answer) as (url, _):
+        labels = run_stage(label_documents, settings(url, labels=("poor", "excellent")), documents=documents)
+    trained = run_stage(train_classifier, TrainClassifierConfig(), labels=labels)
+    assert trained.metrics["labels"] == ["poor", "excellent"]
+    kept = run_stage(quality, QualityConfig(mode="top", top_share=0.3), documents=documents, classifier=trained)
+    assert all("A good" in row["text"] for row in rows_of(kept))
+
+
 def test_what_cannot_be_read_is_asked_again_and_then_left_out(documents_run, run_stage, rows_of):
     def answer(n, body):
         text = body["messages"][1]["content"]
@@ -94,7 +110,7 @@ def test_what_cannot_be_read_is_asked_again_and_then_left_out(documents_run, run
     with scripted(answer) as (url, asked):
         run = run_stage(label_documents, settings(url), documents=documents_run(TEXTS))
     left = list(read_jsonl(run.file("unlabelled.jsonl")))
-    assert [row["answer"] for row in left] == ["Hm."]
+    assert [(row["answer"], row["reason"]) for row in left] == [("Hm.", "no label in the answer")]
     assert run.metrics["labelled"] == 29
     assert len(asked) == 32
     seeds = [a["body"]["seed"] for a in asked if "number 5." in a["body"]["messages"][1]["content"]]
@@ -106,7 +122,7 @@ def test_it_goes_on_where_it_stopped(documents_run, tmp_path):
     given_up = threading.Event()
 
     def answer(n, body):
-        return (400, {}, b"no money") if n >= 12 and not given_up.is_set() else says(n, body)
+        return (402, {}, b"no money") if n >= 12 and not given_up.is_set() else says(n, body)
 
     out = Output(tmp_path)
     with scripted(answer) as (url, asked):
@@ -129,7 +145,86 @@ def test_a_limit_of_cost(documents_run, run_stage):
         run = run_stage(label_documents, config, documents=documents_run(TEXTS))
     assert run.metrics["labelled"] + run.metrics["not_asked"] == 30
     assert 10 <= run.metrics["labelled"] <= 12
-    assert len(asked) <= 14
+    assert len(asked) == run.metrics["requests"] == run.metrics["labelled"]  # also those that were under way
+    assert run.metrics["cost"] == pytest.approx(len(asked) * 7e-6)
+
+
+def interrupted_after(monkeypatch, n):
+    """Ctrl-C when so many documents are through."""
+
+    def reach(self, done):
+        if done >= n:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("openherd.core.progress.Progress.reach", reach)
+
+
+@pytest.mark.parametrize("how", ["Ctrl-C", "a failing request"])
+def test_what_was_under_way_when_it_stopped_is_not_paid_again(documents_run, tmp_path, monkeypatch, how):
+    documents, out = documents_run(TEXTS), Output(tmp_path)
+    together = threading.Barrier(4)
+
+    def answer(n, body):
+        if n < 4:
+            together.wait(10)
+            if n == 0 and how != "Ctrl-C":
+                return 402, {}, b"no money"
+            if n > 0:
+                time.sleep(0.1 * n)
+        return says(n, body)
+
+    with scripted(answer) as (url, asked):
+        config = settings(url, endpoint={"concurrent": 4})
+        with monkeypatch.context() as patch:
+            if how == "Ctrl-C":
+                interrupted_after(patch, 1)
+            with pytest.raises(KeyboardInterrupt if how == "Ctrl-C" else InputError):
+                label_documents(config, documents=documents, out=out)
+        before = len(asked)
+        logged = len((tmp_path / ANSWERS).read_text().splitlines())
+        assert logged == before - (how != "Ctrl-C")
+        metrics = label_documents(config, documents=documents, out=out)
+    assert metrics["labelled"] == metrics["requests"] == 30
+    assert len(asked) - before == 30 - logged
+
+
+def test_over_its_limit_it_asks_nothing_more(documents_run, tmp_path, monkeypatch):
+    documents, out = documents_run(TEXTS), Output(tmp_path)
+    with scripted(says) as (url, asked):
+        interrupted_after(monkeypatch, 5)
+        with pytest.raises(KeyboardInterrupt):
+            label_documents(settings(url, endpoint={"concurrent": 1}), documents=documents, out=out)
+        monkeypatch.undo()
+        before = len(asked)
+        metrics = label_documents(settings(url, max_cost=3 * 7e-6), documents=documents, out=out)
+        assert len(asked) == before
+    assert metrics["labelled"] == before
+    assert metrics["not_asked"] == 30 - before
+
+
+def test_a_document_that_the_server_refuses_is_left_out_with_its_reason(documents_run, run_stage):
+    def answer(n, body):
+        text = body["messages"][1]["content"]
+        return (400, {}, b"maximum context length") if "number 3." in text or "number 8." in text else says(n, body)
+
+    with scripted(answer) as (url, _):
+        run = run_stage(label_documents, settings(url), documents=documents_run(TEXTS))
+    left = list(read_jsonl(run.file("unlabelled.jsonl")))
+    assert [row["reason"] for row in left] == ["status 400: maximum context length"] * 2
+    counts = run.metrics
+    assert (counts["labelled"], counts["unlabelled"], counts["refused"], counts["not_asked"]) == (28, 2, 2, 0)
+
+
+@pytest.mark.parametrize(("answered", "said"), [(0, "every request was refused: status 400: no"), (10, "status 400: no")])
+def test_where_all_is_refused_it_is_not_the_documents(documents_run, tmp_path, answered, said):
+    texts = TEXTS[:5] if answered == 0 else TEXTS
+
+    def answer(n, body):
+        return says(n, body) if n < answered else (400, {}, b"no")
+
+    with scripted(answer) as (url, asked), pytest.raises(InputError, match=said):
+        label_documents(settings(url, endpoint={"concurrent": 1}), documents=documents_run(texts), out=Output(tmp_path))
+    assert len(asked) == (5 if answered == 0 else answered + MOST_REFUSED)
 
 
 def test_some_documents_drawn_by_seed(documents_run, run_stage):

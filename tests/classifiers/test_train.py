@@ -60,7 +60,7 @@ def test_the_report_draws_it(run):
 
 def test_no_text_is_trained_on_and_held_out():
     texts = [f"text {i % 40}" for i in range(200)]  # each five times
-    labelled = divided([(text_id(t), "ab"[i % 2], "") for i, t in enumerate(texts)], SplitConfig(), "", 0, "here")
+    labelled = divided([(text_id(t), "ab"[i % 2], "") for i, t in enumerate(texts)], SplitConfig(), "b", 0, "here")
     of = {part: {texts[i] for i in labelled.of(part)} for part in (TRAIN, TEST)}
     assert of[TRAIN]
     assert of[TEST]
@@ -69,14 +69,18 @@ def test_no_text_is_trained_on_and_held_out():
 
 def test_which_label_is_positive():
     given = [(f"{i}", "ab"[i % 2], "") for i in range(100)]
-    assert divided(given, SplitConfig(), "", 0, "here").names == ("a", "b")
+    with pytest.raises(InputError, match=r"here: two labels, 'a' and 'b', and nothing says which .* positive = 'b'"):
+        divided(given, SplitConfig(), "", 0, "here")
+    assert divided(given, SplitConfig(), "", 0, "here", ("b", "c", "a")).names == ("b", "a")
+    for pair in (("0", "1"), ("No", "Yes"), ("random", "reference"), ("hq", "cc")[::-1], ("negative", "positive")):
+        assert divided([(f"{i}", pair[i % 2], "") for i in range(100)], SplitConfig(), "", 0, "here").names == pair
     assert divided(given, SplitConfig(), "a", 0, "here").names == ("b", "a")
     with pytest.raises(InputError, match="no text has the label 'c'; allowed: a, b"):
         divided(given, SplitConfig(), "c", 0, "here")
     with pytest.raises(InputError, match="1 different labels in 100 texts"):
         divided([(i, "a", "") for i, _, _ in given], SplitConfig(), "", 0, "here")
     with pytest.raises(InputError, match=r"no text .* has the label 'b'"):
-        divided([(f"{i}", "a" if i else "b", "") for i in range(50)], SplitConfig(), "", 0, "here")
+        divided([(f"{i}", "a" if i else "b", "") for i in range(50)], SplitConfig(), "b", 0, "here")
 
 
 @pytest.fixture(params=["csv", "jsonl", "tsv"])

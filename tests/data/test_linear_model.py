@@ -110,6 +110,13 @@ def test_fasttext_scores_are_those_of_the_second_label_by_name():
     assert probability_of(scorer, ["else"], "bad").tolist() == [1.0]
 
 
+def test_which_of_two_fasttext_labels_is_wanted():
+    assert classifier.checked_label(FastTextModel(("cc", "hq"), None), "", "quality") == "hq"
+    assert classifier.checked_label(FastTextModel(("keep", "remove"), None), "keep", "quality") == "keep"
+    with pytest.raises(InputError, match="quality: no label chosen; allowed: keep, remove"):
+        classifier.checked_label(FastTextModel(("keep", "remove"), None), "", "quality")
+
+
 def test_a_real_fasttext_model(tmp_path):
     """Where fasttext-predict is installed, and something that trains: the same figures."""
     fasttext = pytest.importorskip("fasttext")

@@ -1,6 +1,7 @@
 """Personal data that has a form: hand-worked cases and traps, planted numbers, and the real set with its two halves."""
 
 import json
+import time
 from itertools import pairwise
 
 import pytest
@@ -30,6 +31,10 @@ def found(finder, text, *arguments):
         ("@property.setter\nx = a@b.T", []),
         ("ann@example.com@example.org", ["example.com@example.org"]),
         ("at home [at] night", []),
+        ("write to ann@example.com.Thank you, bob@example.com.In all", ["ann@example.com", "bob@example.com"]),
+        ("ann@example.com- x _ann@example.com_ ann@example.co.uk_", ["ann@example.com", "_ann@example.com", "ann@example.co.uk"]),
+        ("邮箱：ann@example.com谢谢", ["ann@example.com"]),
+        ("y = A@B.to_dense() @ c@d.no_op", []),
     ],
 )
 def test_emails(text, expected):
@@ -44,6 +49,9 @@ def test_emails(text, expected):
         ("10.0.0.1 192.168.1.1 127.0.0.1 224.0.0.1 169.254.1.1", []),
         ("256.1.1.1 1.2.3 1.2.3.4.5 01.2.3.4 a1.2.3.4 8.8.8.8a", []),
         ("version 8.8.8.8, v8.8.8.8, section 8.8.8.8", []),
+        ("from 93.184.216.34.Then _8.8.8.8_ 地址8.8.4.4。", ["93.184.216.34", "8.8.8.8", "8.8.4.4"]),
+        ("[IPv6:2606:4700:4700::1111] ip_8.8.8.8 8.8.8.8_a", ["2606:4700:4700::1111"]),
+        ("lib-9.0.0.1.tar.gz hibernate-5.0.7.1.Final libx.so.9.0.0.1", []),
         ("12:34:56 std::vector 00:1b:44:11:3a:b7 add::bad 2::3", []),
     ],
 )
@@ -96,6 +104,14 @@ def test_an_iban_with_right_digits_is_found_and_with_one_wrong_is_not(country, d
         ("6759649826438453", []),
         ("my card is 6759649826438453", ["6759649826438453"]),
         ("card 4222222222222", ["4222222222222"]),
+        ("Card 4111 1111 1111 1111 12/25", ["4111 1111 1111 1111"]),
+        ("Card: 4111 1111 1111 1111 123", ["4111 1111 1111 1111"]),
+        ("4000 0000 0000 0000 121", ["4000 0000 0000 0000 121"]),
+        ("2024 4111 1111 1111 1111 5555 5555 5555 4444", ["4111 1111 1111 1111", "5555 5555 5555 4444"]),
+        ("4111 1111 1111 1111 3d secure", ["4111 1111 1111 1111"]),
+        ("1,4111111111111111,ann 0,4111111111111111", ["4111111111111111"]),
+        ("1000 1000 4111 1111 1111 1111", []),  # a row of a table
+        ("card 1000 1000 4111 1111 1111 1111", ["4111 1111 1111 1111"]),
     ],
 )
 def test_cards(text, expected):
@@ -153,7 +169,7 @@ def test_telephone_numbers_after_a_word_that_says_so(before):
         "2026-11-30 12:34:56", "30.11.2026 12:34", "ISBN 978-3-16-148410-0", "order no. 123 456 789", "1 234 567", "12,345,678",
         "3.14159265358979",
         "1999-2004", "pages 1234-5678", "10 20 30 40", "0.0012345678", "1/1234567", "#1234567", "$1 234 567", "1234567890",
-        "v1.2.3.4.5.6.7",
+        "v1.2.3.4.5.6.7", "Phys. Rev. D 32 (1999) 7779-7789", "024B.0020.0002.2030", "31 0f 06 01 03 82 6f", "arXiv.0912.0902",
         "from 12:00 to 13:30", "f(1998)(1997)", "100000000000", "zip 75534-030", "1.2.3.4.5.6.7.8", "(2003-2004) + (2005-2006)",
     ],
 )  # fmt: skip
@@ -175,6 +191,87 @@ def test_each_group_of_digits_is_one_thing():
         ("phone", "212-555-0123"),
     ]
     assert [span.kind for span in find_numbers(text, ("phone",))] == ["phone"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("4111 1111 1111 1111 212-555-2368", ["4111 1111 1111 1111", "212-555-2368"]),
+        ("2024-01-05 212-555-2368 05.01.2024", ["212-555-2368"]),
+        ("2024-01-05 14:30 020 7946 0958", ["020 7946 0958"]),
+        ("SSN 078-05-1120 4111 1111 1111 1111", ["078-05-1120", "4111 1111 1111 1111"]),
+        ("SSN 078 05 1120 4111 1111 1111 1111", ["078 05 1120", "4111 1111 1111 1111"]),
+        ("078-05-1120 (212) 555-2368 (24/7)", ["078-05-1120", "(212) 555-2368"]),
+        ("+1 212 555 2368 2024", ["+1 212 555 2368"]),
+        ("Tel. 020 7946 0958 020 7946 0959", ["020 7946 0958", "020 7946 0959"]),
+        ("1. 020 7946 0958 (030 901820)", ["020 7946 0958", "030 901820"]),
+        ("call 212-555-2368 24h, SSN 078-05-1120 A person", ["212-555-2368", "078-05-1120"]),
+        ("Tel.212-555-2368 _212-555-2368_ a_212-555-2368", ["212-555-2368"] * 2),
+        ("电话03-1234-5678です", ["03-1234-5678"]),
+        (
+            "+33\u00a01\u00a042\u00a068\u00a053\u00a000, 212\u2011555\u20112368",
+            ["+33\u00a01\u00a042\u00a068\u00a053\u00a000", "212\u2011555\u20112368"],
+        ),
+    ],
+)
+def test_numbers_that_only_a_blank_keeps_apart(text, expected):
+    assert found(find_numbers, text, ALL) == expected
+
+
+def test_a_long_row_of_numbers_takes_no_time():
+    row = " ".join(["212-555-2368 2024-01-05"] * 4_000)
+    began = time.process_time()
+    assert len(found(find_numbers, row, ALL)) > 3_900
+    assert time.process_time() - began < 3
+
+
+PLANTED = {
+    "email": ("ann@example.com", "ann.lee+x@mail.example.co.uk"),
+    "ip": ("93.184.216.34", "2606:4700:4700::1111"),
+    "iban": ("GB82WEST12345698765432", "GB82 WEST 1234 5698 7654 32"),
+    "card": ("4111111111111111", "4111 1111 1111 1111", "4111-1111-1111-1111", "3782 822463 10005"),
+    "national_id": ("078-05-1120", "111.444.777-35", "20-12345678-6"),
+    "phone": ("212-555-2368", "(212) 555-2368", "+1 212 555 2368", "+49 30 901820", "+442079460958"),
+}
+SIGNS_BEFORE = [
+    "", "is ", "(", "[", "{", "\"", "“", "«", "<b>", ",", ";", "=", "|", "\t", "a\n", "**", "_", "- ", "– ", "—", "· ", "/ ",
+    "请联系", "…", "x,", "id: ",
+]  # fmt: skip
+SIGNS_BEHIND = [
+    "", ".", ". Then", ".Then", ",", ", x", ";", ":", "!Then", "?", "…", ")", "]", "}", "\"", "’s", "»", "</b>", "|", "\t",
+    "\nx", "**", "_", "-", "- x", " – x", "—x", "/ x", "谢谢", "。谢谢", "\u00a0x", "; 5", "\r\n", "）", " a",
+]  # fmt: skip
+OTHERS = [
+    "12", "1.", "(1)", "2024-01-05", "05.01.2024", "2024-01-05 14:30", "2024-01-05T14:30:00Z", "3.50", "A4", "212-555-0199",
+    "(212) 555-0199", "078-05-1120", "4111 1111 1111 1111", "4012888888881881", "ann@example.com", "8.8.8.8",
+    "GB82WEST12345698765432", "2024",
+]  # fmt: skip
+OTHERS_BEHIND = [*OTHERS, "12/25", "123", "1234", "24h", "(24/7)", "14:30"]
+
+
+@given(st.data())
+def test_what_is_planted_is_found_whatever_stands_around_it(data):
+    kind = data.draw(st.sampled_from(sorted(PLANTED)))
+    value = data.draw(st.sampled_from(PLANTED[kind]))
+    before = data.draw(st.sampled_from(SIGNS_BEFORE) | st.sampled_from(OTHERS).map("{} ".format))
+    behind = data.draw(st.sampled_from(SIGNS_BEHIND) | st.sampled_from(OTHERS_BEHIND).map(" {}".format))
+    text, start = before + value + behind, len(before)
+    spans = [*find_emails(text), *find_ips(text), *find_ibans(text), *find_numbers(text, ALL)]
+    assert any(span.kind == kind and span.start <= start and start + len(value) <= span.end for span in spans), text
+
+
+NOTHING = [
+    "$1,234.56", "€ 1 234 567", "2024-01-05", "05/01/2024 12:30", "1999-2004", "v10.2.3.4", "ISBN 978-3-16-148410-0",
+    "order no. 123-456-789", "1990 1991 1992 1993 1994 1995", "3.14159265358979", "J. Phys. A 32 (1999) 7779-7789",
+    "pages 1234-5678", "lib-9.0.0.1.tar.gz", "icon@2x.png", "1 234 567", "doi 10.1000/182", "10 20 30 40 50 60 70 80",
+    "0.25 0.50 0.75 1.00", "16:9 1920 1080",
+]  # fmt: skip
+
+
+@given(st.sampled_from(NOTHING), st.sampled_from(SIGNS_BEFORE), st.sampled_from([sign for sign in SIGNS_BEHIND if sign != "_"]))
+def test_what_looks_like_it_is_not_found_whatever_stands_around_it(value, before, behind):
+    text = before + value + behind
+    assert not [*find_emails(text), *find_ips(text), *find_ibans(text), *find_numbers(text, ALL)], text
 
 
 @given(st.text("0123456789 ()+-./xAZaz@:[\n", max_size=60))

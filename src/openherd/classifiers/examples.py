@@ -13,7 +13,7 @@ import csv
 import hashlib
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -26,6 +26,7 @@ from openherd.core.errors import InputError
 from openherd.core.records import read_jsonl
 from openherd.core.rundir import Outside, Run
 from openherd.core.seeds import uniform
+from openherd.data.classifier import wanted_of
 from openherd.data.documents import read_documents
 
 Integers = npt.NDArray[np.int64]
@@ -142,7 +143,7 @@ class Labelled:
 
     ids: list[str]
     labels: Integers
-    names: tuple[str, ...]  # of the labels, sorted, a negative one first where a pair says so
+    names: tuple[str, ...]  # of the labels, sorted; of two the positive one second
     languages: list[str]
     parts: npt.NDArray[np.int8]  # TRAIN, CALIBRATE or TEST
 
@@ -151,18 +152,33 @@ class Labelled:
         return np.flatnonzero(self.parts == part)
 
 
-def ordered(names: set[str], positive: str) -> tuple[str, ...]:
-    """Labels in order; of two the positive one stands second: the one that is named, or `reference`, else the greater."""
+def scale_of(labels: Run | Outside | None) -> tuple[str, ...]:
+    """The labels that a language model could give, the good one last; nothing of files, which do not tell."""
+    return tuple(labels.metrics.get("documents_by_label", ())) if isinstance(labels, Run) else ()
+
+
+def ordered(names: set[str], positive: str, scale: Sequence[str], where: object) -> tuple[str, ...]:
+    """Labels by name; of two the positive one stands second: the one asked for, else the later of the scale, else the known one.
+
+    Raises InputError where nothing tells which it is.
+    """
     found = sorted(names)
-    last = positive or (POSITIVE if names == {POSITIVE, NEGATIVE} else "")
-    if last and last not in names:
-        raise InputError("classifier", f"no text has the label {last!r}", allowed=", ".join(found[:20]))
-    return (*(name for name in found if name != last), last) if last else tuple(found)
+    if positive and positive not in names:
+        raise InputError("classifier", f"no text has the label {positive!r}", allowed=", ".join(found[:20]))
+    if not positive and len(names) == 2:
+        on_scale = [label for label in scale if label in names]
+        positive = (on_scale[-1] if on_scale else wanted_of(names)) or ""
+        if not positive:
+            told = f"two labels, {found[0]!r} and {found[1]!r}, and nothing says which is to score high"
+            raise InputError(where, told, do=f"say it, for instance positive = {found[1]!r}")
+    return (*(name for name in found if name != positive), *([positive] if positive else []))
 
 
-def divided(rows: list[tuple[str, str, str]], config: SplitConfig, positive: str, seed: int, where: object) -> Labelled:
+def divided(
+    rows: list[tuple[str, str, str]], config: SplitConfig, positive: str, seed: int, where: object, scale: Sequence[str] = ()
+) -> Labelled:
     """(id, label, language) of all texts, divided by id. Raises InputError where a label is missing from a part that needs it."""
-    names = ordered({label for _, label, _ in rows}, positive) if rows else ()
+    names = ordered({label for _, label, _ in rows}, positive, scale, where) if rows else ()
     if not 2 <= len(names) <= MOST_LABELS:
         found = f"{len(names)} different labels in {len(rows)} texts"
         raise InputError(where, found, allowed=f"2 to {MOST_LABELS} labels")

@@ -3,8 +3,8 @@
 The paper gives Llama 2's chat model quality requirements and a cleaned document, and it says whether they are met.
 The paper prints neither requirements nor prompt; those here are ours. The model may reason and ends with a line `Label: ...`; what
 it says is read by `read_label`, and a document without a readable answer is asked about again, with another seed, and at last left
-out with what was answered. Every answer is on the disk before the next is counted, so that the same command goes on where it
-stopped and pays for nothing twice.
+out with what was answered, as is one whose request the endpoint refuses (too long for it, above all). Every answer is on the disk
+as soon as it is there, whatever stops the others, so that the same command goes on where it stopped and pays for nothing twice.
 """
 
 import concurrent.futures
@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from openherd.classifiers.examples import LABELS
-from openherd.core.endpoint import Endpoint, EndpointConfig
+from openherd.core.endpoint import Endpoint, EndpointConfig, RefusedError
 from openherd.core.errors import ConfigError, InputError
 from openherd.core.metrics import MetricsLog
 from openherd.core.progress import Progress
@@ -30,6 +30,8 @@ from openherd.data.documents import read_documents
 
 ANSWERS = ".answers.jsonl"
 UNLABELLED = "unlabelled.jsonl"
+UNREADABLE = "no label in the answer"
+MOST_REFUSED = 16  # requests one after the other; then it is not the documents
 REQUIREMENTS = {
     "quality": """A document of high quality for training a language model
 - is written for people, in whole sentences, and is clear and correct;
@@ -111,33 +113,23 @@ def read_label(answer: str, labels: Sequence[str]) -> str | None:
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What became of one document."""
+class Reply:
+    """What one request about a document brought."""
 
     id: str
     label: str | None
     answer: str
     prompt_tokens: int
     completion_tokens: int
-    requests: int
 
 
-def ask(config: LabelDocumentsConfig, endpoint: Endpoint, id_: str, text: str) -> Asked:
-    """Ask about a document until an answer can be read."""
-    messages = prompt(config, text)
-    prompt_tokens = completion_tokens = 0
-    answer, label = "", None
-    for attempt in range(config.attempts):
-        seed = derive_seed(config.seed, "label", id_, attempt) % 2**31
-        # An answer that cannot be read would come again at temperature 0.
-        temperature = config.temperature if attempt == 0 else max(config.temperature, 0.7)
-        given = endpoint.chat(messages, max_tokens=config.answer_tokens, temperature=temperature, seed=seed)
-        prompt_tokens, completion_tokens = prompt_tokens + given.prompt_tokens, completion_tokens + given.completion_tokens
-        answer = given.text
-        label = read_label(answer, config.labels)
-        if label is not None:
-            break
-    return Asked(id_, label, answer, prompt_tokens, completion_tokens, attempt + 1)
+def ask(config: LabelDocumentsConfig, endpoint: Endpoint, id_: str, text: str, attempt: int) -> Reply:
+    """Ask about a document once. Raises what the endpoint raises."""
+    seed = derive_seed(config.seed, "label", id_, attempt) % 2**31
+    # An answer that cannot be read would come again at temperature 0.
+    temperature = config.temperature if attempt == 0 else max(config.temperature, 0.7)
+    given = endpoint.chat(prompt(config, text), max_tokens=config.answer_tokens, temperature=temperature, seed=seed)
+    return Reply(id_, read_label(given.text, config.labels), given.text, given.prompt_tokens, given.completion_tokens)
 
 
 def chosen_documents(config: LabelDocumentsConfig, documents: Run) -> list[dict[str, Any]]:
@@ -153,38 +145,76 @@ def chosen_documents(config: LabelDocumentsConfig, documents: Run) -> list[dict[
     return found
 
 
-def read_answers(path: Path) -> dict[str, Asked]:
-    """The answers that an earlier process had; a line that a kill cut short is not among them."""
-    return {row["id"]: Asked(**row) for row in MetricsLog(path).read()}
+class Asking:
+    """All requests of the stage. The thread that has a reply writes and counts it, whatever stops the others."""
 
+    def __init__(self, config: LabelDocumentsConfig, path: Path) -> None:
+        """Goes on behind the replies in the file; a line that a kill cut short is none."""
+        self.config, self.endpoint, self.log = config, Endpoint(config.endpoint), MetricsLog(path)
+        self.replies: dict[str, list[Reply]] = {}
+        self.refused: dict[str, str] = {}  # what the endpoint said; it cost nothing, so the next process asks again
+        self.done: set[str] = set()  # about which nothing more is asked
+        self.prompt_tokens = self.completion_tokens = self.refused_in_a_row = 0
+        self.lock, self.stop = threading.Lock(), threading.Event()
+        self.log.rewind(lambda record: True)
+        for row in self.log.read():
+            self.count(Reply(**row))
 
-def answered(config: LabelDocumentsConfig, rows: Sequence[dict[str, Any]], done: dict[str, Asked], path: Path) -> Iterator[Asked]:
-    """Answers about the documents that have none yet, as they come; each is on the disk before. Raises what the endpoint raises."""
-    endpoint = Endpoint(config.endpoint)
-    spent = endpoint.cost(sum(a.prompt_tokens for a in done.values()), sum(a.completion_tokens for a in done.values()))
-    waiting = [row for row in rows if row["id"] not in done]
-    stop = threading.Event()
+    @property
+    def cost(self) -> float:
+        """What all replies cost."""
+        return self.endpoint.cost(self.prompt_tokens, self.completion_tokens)
 
-    def work(row: dict[str, Any]) -> Asked | None:
-        return None if stop.is_set() else ask(config, endpoint, row["id"], row["text"])
+    def count(self, reply: Reply) -> None:
+        """Add a reply to what is known."""
+        of_document = self.replies.setdefault(reply.id, [])
+        of_document.append(reply)
+        self.prompt_tokens += reply.prompt_tokens
+        self.completion_tokens += reply.completion_tokens
+        if reply.label is not None or len(of_document) >= self.config.attempts:
+            self.done.add(reply.id)
 
-    log = MetricsLog(path)
-    log.rewind(lambda record: True)  # a line that a kill cut short
-    with concurrent.futures.ThreadPoolExecutor(config.endpoint.concurrent) as pool:
-        futures = [pool.submit(work, row) for row in waiting]
-        try:
-            for future in concurrent.futures.as_completed(futures):
-                asked = future.result()
-                assert asked is not None
-                log.append(asdict(asked))
-                spent += endpoint.cost(asked.prompt_tokens, asked.completion_tokens)
-                yield asked
-                if config.max_cost and spent >= config.max_cost:
+    def about(self, id_: str, text: str) -> None:
+        """Ask about a document until it is done, the cost is at its limit or all is to stop. Raises what the endpoint raises."""
+        while True:
+            with self.lock:
+                is_spent = self.config.max_cost and self.cost >= self.config.max_cost
+                if self.stop.is_set() or is_spent or id_ in self.done:
                     return
-        finally:
-            stop.set()
-            for future in futures:
-                future.cancel()
+                attempt = len(self.replies.get(id_, []))
+            try:
+                reply = ask(self.config, self.endpoint, id_, text, attempt)
+            except RefusedError as error:
+                with self.lock:
+                    self.refused[id_] = error.found
+                    self.done.add(id_)
+                    self.refused_in_a_row += 1
+                    if self.refused_in_a_row >= MOST_REFUSED:
+                        self.stop.set()
+                        raise
+            except InputError:
+                self.stop.set()
+                raise
+            else:
+                with self.lock:
+                    self.log.append(asdict(reply))
+                    self.count(reply)
+                    self.refused_in_a_row = 0
+
+    def about_all(self, rows: Sequence[dict[str, Any]]) -> Iterator[None]:
+        """Ask about all documents; yields whenever one is through. Raises what the endpoint raises, when the last reply is in."""
+        with concurrent.futures.ThreadPoolExecutor(self.config.endpoint.concurrent) as pool:
+            futures = [pool.submit(self.about, row["id"], row["text"]) for row in rows]
+            try:
+                for future in concurrent.futures.as_completed(futures):
+                    future.result()
+                    yield
+            finally:
+                self.stop.set()
+                for future in futures:
+                    future.cancel()
+        if self.refused and not self.replies:
+            raise InputError(self.endpoint.address, f"every request was refused: {next(iter(self.refused.values()))}")
 
 
 def label_documents(config: LabelDocumentsConfig, *, documents: Run, out: Output) -> dict[str, Any]:
@@ -193,31 +223,32 @@ def label_documents(config: LabelDocumentsConfig, *, documents: Run, out: Output
     if not rows:
         raise InputError(documents.path, "no documents", do="look at the reasons in dropped.parquet of the stages before")
     path = out.path / ANSWERS
-    done = read_answers(path)
+    asking = Asking(config, path)
     with Progress("label-documents", len(rows), "documents") as progress:
-        progress.resume_at(len(done))
-        for answer in answered(config, rows, done, path):
-            done[answer.id] = answer
-            progress.reach(len(done))
-    asked = [done[row["id"]] for row in rows if row["id"] in done]
-    labels = {a.id: a for a in asked if a.label is not None}
+        progress.resume_at(len(asking.done))
+        for _ in asking.about_all(rows):
+            progress.reach(len(asking.done))
+    last = {id_: replies[-1] for id_, replies in asking.replies.items()}
+    labels = {id_: reply for id_, reply in last.items() if reply.label is not None}
     with out.write(LABELS) as file:
         found = ((row, labels[row["id"]]) for row in rows if row["id"] in labels)
-        write_jsonl(file, ({**row, "label": a.label, "answer": a.answer} for row, a in found))
+        write_jsonl(file, ({**row, "label": reply.label, "answer": reply.answer} for row, reply in found))
+    without = [row["id"] for row in rows if row["id"] in asking.done and row["id"] not in labels]
     with out.write(UNLABELLED) as file:
-        write_jsonl(file, ({"id": a.id, "answer": a.answer} for a in asked if a.label is None))
+        told = ((id_, last[id_].answer if id_ in last else "", asking.refused.get(id_, UNREADABLE)) for id_ in without)
+        write_jsonl(file, ({"id": id_, "answer": answer, "reason": reason} for id_, answer, reason in told))
     path.unlink(missing_ok=True)
-    counts = Counter(a.label for a in labels.values())
-    prompt_tokens, completion_tokens = sum(a.prompt_tokens for a in asked), sum(a.completion_tokens for a in asked)
+    counts = Counter(reply.label for reply in labels.values())
     return {
         "documents": len(rows),
         "labelled": len(labels),
-        "unlabelled": len(asked) - len(labels),
-        "not_asked": len(rows) - len(asked),
+        "unlabelled": len(without),
+        "refused": len(asking.refused),
+        "not_asked": len(rows) - len(labels) - len(without),
         "documents_by_label": {label: counts[label] for label in config.labels},
-        "requests": sum(a.requests for a in asked),
-        "prompt_tokens": prompt_tokens,
-        "completion_tokens": completion_tokens,
-        "cost": Endpoint(config.endpoint).cost(prompt_tokens, completion_tokens),
+        "requests": sum(map(len, asking.replies.values())),
+        "prompt_tokens": asking.prompt_tokens,
+        "completion_tokens": asking.completion_tokens,
+        "cost": asking.cost,
         "model": config.endpoint.model,
     }

@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import Field
 
 from openherd.classifiers.evaluate import EVALUATION, MODEL, SCORES, evaluation, heldout_rows, summary, write_evaluation
-from openherd.classifiers.examples import CALIBRATE, TEST, TRAIN, SplitConfig, divided, read_examples
+from openherd.classifiers.examples import CALIBRATE, TEST, TRAIN, SplitConfig, divided, read_examples, scale_of
 from openherd.classifiers.linear import LinearTraining, fit, hashed
 from openherd.core.records import write_jsonl
 from openherd.core.rundir import Output, Outside, Run
@@ -30,9 +30,9 @@ class TrainClassifierConfig:
         default_factory=SplitConfig
     )
     calibration: Annotated[Kind, Field(description="of the scores: none, temperature or isotonic (of two labels)")] = "temperature"
-    positive: Annotated[str, Field(description="of two labels the one that scores high; empty: reference, or the last by name")] = (
-        ""
-    )
+    positive: Annotated[
+        str, Field(description="of two labels the one that scores high; empty: the language model's last, or of a known pair")
+    ] = ""
     most_texts: Annotated[int, Field(description="largest number of texts per label, drawn by seed; 0 = all", ge=0)] = 0
     seed: Annotated[int, Field(description="seed of the split and of the order of training")] = 0
 
@@ -55,7 +55,7 @@ def train_classifier(
 
     where = labels.location if isinstance(labels, Outside) else next(run.path for run in (labels, positives) if run is not None)
     with hashed(texts(), config.ngrams, out.path / ".features.tmp") as data:
-        labelled = divided(rows, config.split, config.positive, config.seed, where)
+        labelled = divided(rows, config.split, config.positive, config.seed, where, scale_of(labels))
         training, watched, test = (labelled.of(part) for part in (TRAIN, CALIBRATE, TEST))
 
         def log(epoch: int, loss: float) -> None:

@@ -17,7 +17,7 @@ from pydantic import Field
 from torch import Tensor
 
 from openherd.classifiers.evaluate import EVALUATION, MODEL, SCORES, evaluation, heldout_rows, summary, write_evaluation
-from openherd.classifiers.examples import CALIBRATE, TEST, TRAIN, Labelled, SplitConfig, divided, read_examples
+from openherd.classifiers.examples import CALIBRATE, TEST, TRAIN, Labelled, SplitConfig, divided, read_examples, scale_of
 from openherd.core.config import nearest
 from openherd.core.errors import ConfigError, InputError
 from openherd.core.records import write_jsonl
@@ -62,7 +62,7 @@ class TrainTransformerConfig(TrainingConfig):
     )
     calibration: Annotated[Kind, Field(description="of scores: none, temperature, or isotonic (of two labels)")] = "temperature"
     positive: Annotated[
-        str, Field(description="of two labels the one that scores high; empty: reference, or the later by name")
+        str, Field(description="of two labels the one that scores high; empty: the language model's last, or of a known pair")
     ] = ""
     most_texts: Annotated[int, Field(description="largest number of texts per label, drawn by seed; 0 = all", ge=0)] = 0
 
@@ -180,7 +180,8 @@ def train_transformer(
     model, words = begin(config, base, tokenizer, out)
     examples = list(read_examples(positives, negatives, labels, config.most_texts, config.seed))
     where = labels.location if isinstance(labels, Outside) else next(run.path for run in (labels, positives) if run is not None)
-    labelled = divided([(e.id, e.label, e.language) for e in examples], config.split, config.positive, config.seed, where)
+    rows = [(e.id, e.label, e.language) for e in examples]
+    labelled = divided(rows, config.split, config.positive, config.seed, where, scale_of(labels))
     chosen = labelled.of(TRAIN).tolist()
     encoded = encode(words, [examples[i].text for i in chosen], config.text_tokens)
     of_texts = labelled.labels[chosen].tolist()

@@ -23,7 +23,11 @@ def command_run(arguments: list[str]) -> int:
     parser.add_argument("recipe", type=Path, help="a TOML file")
     parser.add_argument("--out", type=Path, metavar="DIR", help="where the runs go; with --dry-run, where there may be data")
     parser.add_argument(
-        "--set", action="append", default=[], metavar="STAGE.SETTING=VALUE", help="change one setting, or seed=N; repeatable"
+        "--set",
+        action="append",
+        default=[],
+        metavar="STAGE.SETTING=VALUE",
+        help="change one setting, STAGE.inputs.NAME or seed; repeatable",
     )
     dry = parser.add_argument_group("without running anything: layouts, memory, steps; needs no data, no processes and no GPU")
     dry.add_argument("--dry-run", action="store_true", help="reckon the training stages; exit code 1 where one does not fit")

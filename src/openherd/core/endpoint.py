@@ -20,6 +20,7 @@ from pydantic import Field
 from openherd.core.errors import InputError
 
 AGAIN = (408, 409, 425, 429)
+OF_ONE_REQUEST = (400, 413, 422)  # what is asked, and not who asks or where, is the matter: too long, above all
 LONGEST_WAIT_S = 60.0
 
 
@@ -35,6 +36,10 @@ class EndpointConfig:
     concurrent: Annotated[int, Field(description="requests at once", ge=1)] = 8
     prompt_price: Annotated[float, Field(description="price of a million prompt tokens, in any currency", ge=0)] = 0.0
     completion_price: Annotated[float, Field(description="price of a million completion tokens", ge=0)] = 0.0
+
+
+class RefusedError(InputError):
+    """The endpoint refuses this one request; another may be answered."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +69,10 @@ class Endpoint:
             self.headers["Authorization"] = f"Bearer {key}"
 
     def chat(self, messages: Sequence[Mapping[str, str]], **settings: Any) -> Answer:
-        """The answer to a dialog; `settings` are fields of the request. Raises InputError where none can be had."""
+        """The answer to a dialog; `settings` are fields of the request. Raises InputError where none can be had.
+
+        RefusedError where the matter is this request.
+        """
         body = json.dumps({"model": self.config.model, "messages": list(messages), **settings}).encode()
         wait_s = 1.0
         for left in reversed(range(self.config.tries)):
@@ -76,7 +84,8 @@ class Endpoint:
                 with error:
                     found = f"status {error.code}: {said(error.read())}"
                 if not (error.code in AGAIN or error.code >= 500):
-                    raise InputError(self.address, found, do="mend the settings of the endpoint") from None
+                    kind = RefusedError if error.code in OF_ONE_REQUEST else InputError
+                    raise kind(self.address, found, do="mend the settings of the endpoint") from None
                 asked = error.headers.get("Retry-After", "")
                 pause_s = float(asked) if asked.replace(".", "", 1).isdigit() else wait_s
             except (OSError, http.client.HTTPException) as error:  # a time-out and a refused connection among them

@@ -1,7 +1,7 @@
 """Any trained classifier: opening it, whatever its kind, and the probability of one label (paper 3.1.1)."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,6 +16,11 @@ from openherd.data import linear_model
 Floats = npt.NDArray[np.float64]
 
 MODEL = "model"  # the folder of a run that holds the classifier
+# Pairs of labels that tell by themselves which one is wanted: the second. The last is that of DCLM's fastText model.
+KNOWN_PAIRS = (
+    ("random", "reference"), ("no", "yes"), ("0", "1"), ("false", "true"), ("bad", "good"), ("low", "high"),
+    ("negative", "positive"), ("cc", "hq"),
+)  # fmt: skip
 
 
 class Classifier(Protocol):
@@ -52,10 +57,20 @@ def place_of(source: Run | Outside) -> Path:
     return Path(source.location).expanduser()
 
 
+def wanted_of(labels: Iterable[str]) -> str | None:
+    """Of two labels the one that is wanted, where they tell by themselves."""
+    by_name = {label.strip().casefold(): label for label in labels}
+    return next((by_name[second] for first, second in KNOWN_PAIRS if by_name.keys() == {first, second}), None)
+
+
 def checked_label(classifier: Classifier, label: str, where: object) -> str:
-    """The label asked for, or the second of two where none is. Raises InputError."""
+    """The label asked for; without one the second of two, which training put there, and of a fastText model's two the known one.
+
+    Raises InputError.
+    """
     if not label and len(classifier.labels) == 2:
-        return classifier.labels[1]
+        is_ours = not isinstance(classifier, linear_model.FastTextModel)
+        label = classifier.labels[1] if is_ours else wanted_of(classifier.labels) or ""
     if label not in classifier.labels:
         raise InputError(where, f"no label {label!r}" if label else "no label chosen", allowed=", ".join(classifier.labels))
     return label

@@ -10,6 +10,8 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from openherd.data.word_edges import ends_free, stands_free
+
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 CONTEXT_CHARACTERS = 60
 
@@ -331,11 +333,10 @@ def tailed_id(text: str, start: int, end: int) -> NationalId | None:
 def letter_ids(text: str) -> Iterator[tuple[int, int, NationalId]]:
     """(start, end, kind) of ids that begin with a letter."""
     for match in _LETTER_START.finditer(text):
-        before = text[match.start() - 1 : match.start()]
-        if before.isalnum() or before == "_":
+        if not stands_free(text, match.start()):
             continue
         for rule, form, _ in _LETTER_FORMS:
             found = form.match(text, match.start())
-            if found and not text[found.end() : found.end() + 1].isalnum() and rule.check(found[0].translate(_SEPARATORS)):
+            if found and ends_free(text, found.end()) and rule.check(found[0].translate(_SEPARATORS)):
                 yield match.start(), found.end(), rule
                 break

@@ -1,7 +1,8 @@
 """Personal data that has a form: e-mail, IP address, payment card, IBAN, telephone number, national id (paper 3.1.1).
 
 Each finder looks cheaply for where something may stand (an "@", a group of digits) and judges those places alone; what has check
-digits is checked. All groups of digits are found by one search, and each is at most one thing: card, national id or telephone.
+digits is checked. All groups of digits are found by one search. A group is one thing (card, national id or telephone), or several
+that blanks alone keep apart: what is known for sure is taken out, and what stands before and behind it is a group again.
 
 Telephone numbers are the hard part: many numbers look like one. One counts where it is written internationally and can exist;
 where it is written as its country's numbers are (a trunk "0" and groups, or North America's 3-3-4) and exists in one of the
@@ -10,6 +11,7 @@ given regions; or where a word before it says so ("tel", "call", "mobile", ...),
 
 import re
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import ip_address
 from typing import NamedTuple
@@ -18,6 +20,7 @@ import phonenumbers
 
 from openherd.data.national_ids import CONTEXT_CHARACTERS, digit_id, letter_ids, luhn, tailed_id
 from openherd.data.urls import is_known_suffix
+from openherd.data.word_edges import LETTER, ends_free, plain_gaps, stands_free
 
 
 class Span(NamedTuple):
@@ -30,7 +33,9 @@ class Span(NamedTuple):
 
 
 LOCAL = re.compile(r"[\w.!#$%&'*+/=?^`{|}~-]{1,64}\Z")
-DOMAIN = re.compile(r"@((?:[^\W_](?:[\w-]{0,61}[^\W_])?\.){1,8}[^\W\d_][\w-]{1,23})(?![\w@-])")
+DOMAIN = re.compile(
+    r"@((?:[^\W_](?:[\w-]{0,61}[^\W_])?\.){1,8})(xn--[A-Za-z0-9-]{2,59}|[A-Za-z]{2,24}|[^\W\d_]{2,24})(?![A-Za-z0-9@]|_+[^\W_])"
+)
 VEILED = re.compile(
     r"(?<![\w.+-])[\w.+-]{1,64}\s?[\[({<]\s?(?:at|@|arroba|chez)\s?[\])}>]\s?[\w-]{1,63}"
     r"(?:\s?(?:[\[({<]\s?(?:dot|punkt|point|punto|ponto)\s?[\])}>]|\.)\s?[\w-]{2,63}){1,4}(?![\w-])",
@@ -44,35 +49,45 @@ def find_emails(text: str) -> Iterator[Span]:
     place = text.find("@")
     while place >= 0:
         local = LOCAL.search(text, max(end, place - 64), place)
-        domain = DOMAIN.match(text, place)
-        if local and domain and is_known_suffix(domain[1].rpartition(".")[2]):
+        if local and (last := end_of_domain(text, place)):
             start = local.start() + len(local[0]) - len(local[0].lstrip(".!#$%&'*/=?^`{|}~-"))
             if start < place and text[place - 1] != ".":
-                end = domain.end()
+                end = last
                 yield Span(start, end, "email")
         place = text.find("@", place + 1)
     if any(sign in text for sign in ("[at]", "(at)", "[AT]", "(AT)", "[ at", "( at", "(@", "[@", "{at", "<at", "arroba", "chez]")):
         yield from (Span(match.start(), match.end(), "email", "veiled") for match in VEILED.finditer(text))
 
 
+def end_of_domain(text: str, at: int) -> int:
+    """Where the domain behind an "@" ends, without the sentence that begins right behind its full stop; 0 where there is none."""
+    domain = DOMAIN.match(text, at)
+    while domain:
+        shorter = DOMAIN.match(text, at, domain.start(2) - 1)
+        if is_known_suffix(domain[2]):
+            begins = domain[2].istitle() and domain[1].islower() and shorter and is_known_suffix(shorter[2])
+            return shorter.end() if shorter and begins else domain.end()
+        domain = shorter
+    return 0
+
+
 # Patterns begin with what is rare in a text, so that the search skips the rest; what must not stand before is asked afterwards.
-IPV4 = re.compile(r"\d{1,3}(?:\.\d{1,3}){3}(?!\.?\w)")
-IPV6 = re.compile(r"[23][0-9A-Fa-f]{3}:[0-9A-Fa-f:]{2,34}(?::(?:\d{1,3}\.){3}\d{1,3})?(?![\w:])")
-IPV6_ANY = re.compile(r"[0-9A-Fa-f]{0,4}:[0-9A-Fa-f:]{1,34}(?::(?:\d{1,3}\.){3}\d{1,3})?(?![\w:])")
+# Behind an address a sentence may begin without a blank; a file's name or a version goes on.
+IPV4 = re.compile(
+    rf"\d{{1,3}}(?:\.\d{{1,3}}){{3}}(?!_*{LETTER})(?!\.(?:[\da-z]|(?:Final|GA|RELEASE|SNAPSHOT|Alpha|Beta|M|RC|CR|SP|SR)\d*\b))"
+)
+IPV6 = re.compile(rf"[23][0-9A-Fa-f]{{3}}:[0-9A-Fa-f:]{{2,34}}(?::(?:\d{{1,3}}\.){{3}}\d{{1,3}})?(?!_*{LETTER}|:)")
+IPV6_ANY = re.compile(rf"(?<!{LETTER})[0-9A-Fa-f]{{0,4}}:[0-9A-Fa-f:]{{1,34}}(?::(?:\d{{1,3}}\.){{3}}\d{{1,3}})?(?!_*{LETTER}|:)")
+NAMED = re.compile(r"(?<![\w:])(?=\w*[g-zG-Z])\w+:\Z")  # "IPv6:", which is no part of an address
 VERSION = re.compile(r"(?:\bv|version|release|update|build|section|§|\bfile)[ .:]{0,3}\Z", re.IGNORECASE)
-
-
-def stands_free(text: str, start: int, signs: str) -> bool:
-    """Whether neither a letter, digit or "_" nor one of the signs stands before a place."""
-    before = text[start - 1] if start else " "
-    return not (before.isalnum() or before == "_" or before in signs)
 
 
 def find_ips(text: str, only_public: bool = True) -> Iterator[Span]:
     """IP addresses, of the public internet alone where asked; not the numbers of versions, which look alike."""
     for match in (*IPV4.finditer(text), *(IPV6 if only_public else IPV6_ANY).finditer(text)):
         written = match[0] if match[0].endswith("::") else match[0].rstrip(":")
-        if not stands_free(text, match.start(), ".:" if ":" in written else "."):
+        is_named = ":" in written and NAMED.search(text, max(0, match.start() - 16), match.start())
+        if not is_named and not stands_free(text, match.start(), ".:" if ":" in written else "."):
             continue
         if VERSION.search(text, max(0, match.start() - 12), match.start()):
             continue
@@ -100,10 +115,11 @@ IBAN_DIGITS = re.compile(r"\d\d(?=[ -]?[A-Za-z0-9]{4})")  # the check digits, be
 
 def find_ibans(text: str) -> Iterator[Span]:
     """International bank account numbers: the country's length, and the remainder modulo 97 is one (ISO 13616)."""
+    text = plain_gaps(text)
     for match in IBAN_DIGITS.finditer(text):
         start = match.start() - 2
         length = IBAN_LENGTHS.get(text[max(start, 0) : start + 2].upper())
-        if not length or not stands_free(text, start, ""):
+        if not length or not stands_free(text, start):
             continue
         compact, place = "", start
         while place < len(text) and len(compact) < length:
@@ -113,7 +129,7 @@ def find_ibans(text: str) -> Iterator[Span]:
             elif character not in " -" or not text[place - 1].isalnum():
                 break
             place += 1
-        if len(compact) == length and not text[place : place + 1].isalnum():
+        if len(compact) == length and ends_free(text, place):
             moved = compact[4:] + compact[:4]
             if int("".join(str(int(c, 36)) for c in moved)) % 97 == 1:
                 yield Span(start, place, "iban")
@@ -135,8 +151,10 @@ CARD_WORDS = re.compile(
     re.IGNORECASE,
 )
 CARD_FORM = re.compile(
-    r"(?<!\d)(?<!\d[.,])(?:\d{12,19}|\d{4}([ -])\d{4}\1\d{4}\1\d{4}(?:\1\d{1,3})?|\d{4}([ -])\d{6}\2\d{4,5})(?!\d)(?![.,]\d)"
+    r"(?<!\d)(?<!\d\.)(?<!\b0,)(?:\d{12,19}|\d{4}([ -])\d{4}\1\d{4}\1\d{4}|\d{4}([ -])\d{6}\2\d{4,5})(?!\d|\.\d)"
 )
+CARD_REST = re.compile(r"[ -]\d{1,3}(?!\d|[./-]\d)")  # of those of 17 to 19 digits; or what is printed beside a card of 16
+TABLE = re.compile(r"\d{4}[ -]\d{4}[ -]\Z")
 
 
 def is_card(digits: str, has_word: bool) -> bool:
@@ -148,15 +166,24 @@ def is_card(digits: str, has_word: bool) -> bool:
 
 
 # What one search finds: digits, and what people put between and around them.
-NUMBER = re.compile(r"[+(\d](?:[ .()/–-]{0,3}\d){5,}")
+NUMBER = re.compile(r"[+(\d](?:[ .()/–-]{0,3}\d){5,400}")
 TAIL = re.compile(r"[ -]?[A-Z](?:\d{3}[\dA-Y])?(?!\w)|-[kK](?!\w)|(?<=\d{6})[A-FU-Y]\d{3}[\dA-Y](?!\w)")
 BETWEEN = re.compile(r" [/–-] |  +")
 _DAY, _MONTH, _YEAR = r"(?:0?[1-9]|[12]\d|3[01])", r"(?:0?[1-9]|1[0-2])", r"(?:19|20)\d\d"
 DATE = re.compile(rf"(?:{_YEAR}([-/. ]){_MONTH}\1{_DAY}|{_DAY}([-/.]){_DAY}\2(?:{_YEAR}|\d\d))(?![\d/.-]*\d[-/.]\d)")
+LONE_DATE = re.compile(rf"(?<![\w.,/-])(?:{_YEAR}([-/.]){_MONTH}\1{_DAY}|{_DAY}([-/.]){_DAY}\2{_YEAR})(?![\w/-]|[.,]\d)")
+LIST_MARK = re.compile(r"\(?\d{1,2}[.)] ")
+SENTENCE = re.compile(r"(?<![\w.])(?:[^\W\d_a-z][^\W\d_]{1,18}|(?i:tel|fax|mob|ph|no|nr))\.\Z")
+HEXADECIMAL = re.compile(r"[a-f][\da-f]*(?!\w)", re.IGNORECASE)
+TIME = re.compile(r"\d:\d\d ")
 EXTENSION = re.compile(r"\s?(?:x|ext\.?|extension|durchwahl|poste|int\.?)\s?\d{1,6}(?!\w)", re.IGNORECASE)
 # Written as nothing else is: North America's 3-3-4, and an area code in parentheses.
-UNMISTAKABLE = re.compile(r"(?:1[ .-]?)?[2-9]\d\d([.-])\d{3}\1\d{4}|(?:1[ .-]?)?\(\d{2,5}\)[ -]?\d{3,5}[ .-]\d{3,4}")
-DECIMAL = re.compile(r"\+?[1-9]\d*[./]\d+")  # or a fraction
+UNMISTAKABLE = re.compile(
+    r"(?:1[ .-]?)?[2-9]\d\d([.-])\d{3}\1\d{4}|(?:1[ .-]?)?\((?!(?:19|20)\d\d\))\d{2,5}\)[ -]?\d{3,5}[ .-]\d{3,4}"
+)
+ALONE = r"(?<!\d)(?<!\d[./)–-])(?:{})(?!\d|[./–-]\d)"  # within a group, kept apart from the rest by a blank
+LONE_PHONE, LONE_ID = re.compile(ALONE.format(UNMISTAKABLE.pattern)), re.compile(ALONE.format(r"\d[\d./-]{7,}\d"))
+DECIMAL = re.compile(r"\+?[1-9]\d*[./]\d+|\d{1,3}\.\d+(?: +\d{1,3}\.\d+)+")  # or a fraction, or a row of decimals
 DIFFERENCE = re.compile(r"[1-9].* [–-] .*|.*\)\(.*")  # or a product
 TRUNK = re.compile(r"\(?0\d{1,5}\)?(?:[ ./-]{1,3}\d{2,8}){1,5}|0\d{1,2}(?:[ .-]\d\d){3,5}")
 PHONE_FORM = re.compile(r"(?:\+|00[ -]?)?\(?\+?\d{1,7}\)?(?:[ ./–-]{0,3}\(?\d{1,9}\)?){0,7}")
@@ -233,61 +260,147 @@ def is_phone(text: str, start: int, end: int, regions: tuple[str, ...] = REGIONS
 
 
 def find_numbers(text: str, kinds: Iterable[str], regions: tuple[str, ...] = REGIONS) -> Iterator[Span]:
-    """Cards, national ids and telephone numbers among the groups of digits of a text, each group as one of them."""
-    wanted = frozenset(kinds)
-    phone_end = -100
-    for match in NUMBER.finditer(text):
-        start, end = free_start(text, *match.span()), match.end()
-        if start == end:
-            continue
-        if "card" in wanted and end - start >= 12 and (cards := list(find_cards(text, start, end))):
-            yield from cards
-            continue
-        tail = TAIL.match(text, end)
-        if "national_id" in wanted:
-            rule = tailed_id(text, start, tail.end()) if tail else digit_id(text, start, end)
-            if rule:
-                yield Span(start, tail.end() if tail else end, "national_id", rule.name)
+    """Cards, national ids and telephone numbers among the groups of digits of a text."""
+    groups = Groups(plain_gaps(text), frozenset(kinds), regions)
+    for match in NUMBER.finditer(groups.text):
+        start = groups.free_start(*match.span())
+        yield from groups.apart(start, groups.free_end(start, match.end()))
+
+
+def n_digits(text: str) -> int:
+    """How many digits a text has."""
+    return sum(character.isdigit() for character in text)
+
+
+Cut = tuple[int, int, Span | None]  # what is taken out of a group: from where to where, and what it is; None: nothing looked for
+
+
+@dataclass
+class Groups:
+    """Takes the groups of digits of one text apart, from left to right."""
+
+    text: str
+    wanted: frozenset[str]
+    regions: tuple[str, ...]
+    phone_end: int = -100  # of the last telephone number
+
+    def free_start(self, start: int, end: int) -> int:
+        """Where a group begins: behind its first blank where it hangs on a word, a fraction or a time; its end without one."""
+        text = self.text
+        before = text[start - 1] if start else " "
+        if before.isspace():
+            return start
+        is_fraction = before == "." and not SENTENCE.search(text, max(0, start - 21), start)
+        is_time = before == ":" and TIME.match(text, max(0, start - 2), end)
+        if not is_fraction and not is_time and stands_free(text, start):
+            return start
+        blank = text.find(" ", start, end)
+        return blank + 1 if blank >= 0 else end
+
+    def free_end(self, start: int, end: int) -> int:
+        """Where a group ends: before its last blank where a word hangs on it (not hexadecimal digits); its start without one."""
+        text = self.text
+        if ends_free(text, end) or any(form.match(text, end) for form in (TAIL, EXTENSION, HEXADECIMAL)):
+            return end
+        return max(start, text.rfind(" ", start, end))
+
+    def apart(self, start: int, end: int) -> Iterator[Span]:
+        """What a group of digits holds."""
+        text = self.text
+        while True:
+            while start < end and not (text[start].isdigit() or text[start] == "+" or is_closed(text, start, end)):
+                start += 1
+            while start < end and not text[end - 1].isdigit():
+                end -= 1
+            if n_digits(text[start:end]) < FEWEST_DIGITS:
+                return
+            for find in (self.date, self.card, self.national_id, self.phone, self.part):
+                if cut := find(start, end):
+                    break
+            else:
+                return
+            first, last, span = cut
+            yield from self.apart(start, first)
+            if span:
+                yield span
+                if span.kind == "phone":
+                    self.phone_end = span.end
+            start = last
+
+    def date(self, start: int, end: int) -> Cut | None:
+        """A date that stands by itself."""
+        found = LONE_DATE.search(self.text, start, end)
+        return (found.start(), found.end(), None) if found else None
+
+    def card(self, start: int, end: int) -> Cut | None:
+        """The first payment card. Far inside a row of numbers of four digits there is none, unless a word says so."""
+        text, place = self.text, start
+        while "card" in self.wanted and end - place >= 12 and (card := CARD_FORM.search(text, place, end)):
+            place = card.start() + 1
+            word = CARD_WORDS.search(text, max(0, card.start() - CONTEXT_CHARACTERS), card.start())
+            if card[1] and not word and TABLE.search(text, max(start, card.start() - 10), card.start()):
                 continue
-        if "phone" in wanted:
-            for begin, last in pieces(text, start, end):
-                is_open = text[begin] == "(" and text.count("(", begin, last) > text.count(")", begin, last)
-                first = begin + is_open
-                extension = EXTENSION.match(text, last)
-                if (text[last : last + 1].isalnum() and not extension) or text[last : last + 1] == "_":
-                    continue
-                if is_phone(text, first, last, regions, first - phone_end < 8):
-                    phone_end = extension.end() if extension else last
-                    yield Span(first, phone_end, "phone")
+            rest = CARD_REST.match(text, card.end(), end) if text[card.end() : card.end() + 1] == card[1] else None
+            for last in (rest.end(), card.end()) if rest else (card.end(),):
+                digits = "".join(c for c in text[card.start() : last] if c.isdigit())
+                if is_card(digits, bool(word)) and ends_free(text, last):
+                    return card.start(), last, Span(card.start(), last, "card")
+        return None
+
+    def national_id(self, start: int, end: int) -> Cut | None:
+        """A national id: the group, perhaps with a letter behind it, or a part that has no blank."""
+        text = self.text
+        if "national_id" not in self.wanted:
+            return None
+        tail = TAIL.match(text, end)
+        if tail and (rule := tailed_id(text, start, tail.end())):
+            return start, tail.end(), Span(start, tail.end(), "national_id", rule.name)
+        for first, last in ((start, end), *(found.span() for found in LONE_ID.finditer(text, start, end))):
+            if ends_free(text, last) and (rule := digit_id(text, first, last)):
+                return first, last, Span(first, last, "national_id", rule.name)
+        return None
+
+    def phone(self, start: int, end: int) -> Cut | None:
+        """The group as a telephone number with its extension."""
+        text = self.text
+        if "phone" not in self.wanted:
+            return None
+        extension = EXTENSION.match(text, end)
+        if not (extension or ends_free(text, end)) or not is_phone(text, start, end, self.regions, start - self.phone_end < 8):
+            return None
+        last = extension.end() if extension else end
+        return start, last, Span(start, last, "phone")
+
+    def part(self, start: int, end: int) -> Cut | None:
+        """One thing that blanks keep apart from the rest of a group, or only where to cut."""
+        text = self.text
+        is_long = n_digits(text[start:end]) > LONGEST_PHONE
+        if is_long and (gap := BETWEEN.search(text, start, end)):
+            return gap.start(), gap.end(), None
+        if (opened := text.find("(", start + 1, end)) > 0 and not is_closed(text, opened, end):
+            return opened, opened + 1, None
+        for found in LONE_PHONE.finditer(text, start, end):
+            if phone := self.phone(*found.span()):
+                return phone
+        if mark := LIST_MARK.match(text, start, end):
+            return start, mark.end(), None
+        is_international = text.startswith(("+", "(+", "00"), start)
+        if is_international or (
+            is_long and (start - self.phone_end < 8 or PHONE_WORDS.search(text, max(0, start - PHONE_CONTEXT), start))
+        ):
+            blank = text.rfind(" ", start, end)
+            while blank > start:
+                digits = "".join(c for c in text[start:blank] if c.isdigit())
+                if (is_international or exists_in(digits, self.regions)) and (phone := self.phone(start, blank)):
+                    return phone
+                blank = text.rfind(" ", start, blank)
+        return None
 
 
-def free_start(text: str, start: int, end: int) -> int:
-    """Where a group of digits begins that does not hang on a word: behind its first blank where it does; its end where nowhere."""
-    if stands_free(text, start, "."):
-        return start
-    blank = text.find(" ", start, end)
-    while 0 <= blank < end - 1 and not (text[blank + 1].isdigit() or text[blank + 1] in "(+"):
-        blank += 1
-    return blank + 1 if blank >= 0 and sum(c.isdigit() for c in text[blank + 1 : end]) >= FEWEST_DIGITS else end
-
-
-def find_cards(text: str, start: int, end: int) -> Iterator[Span]:
-    """Payment cards within a group of digits."""
-    for card in CARD_FORM.finditer(text, start, end):
-        word = CARD_WORDS.search(text, max(0, card.start() - CONTEXT_CHARACTERS), card.start())
-        if is_card("".join(c for c in card[0] if c.isdigit()), bool(word)) and not text[card.end() : card.end() + 1].isalnum():
-            yield Span(card.start(), card.end(), "card")
-
-
-def pieces(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
-    """A group of digits, cut at wide gaps where it is too long for one telephone number."""
-    if sum(c.isdigit() for c in text[start:end]) <= LONGEST_PHONE:
-        yield start, end
-        return
-    for gap in BETWEEN.finditer(text, start, end):
-        yield start, gap.start()
-        start = gap.end()
-    yield start, end
+def is_closed(text: str, start: int, end: int) -> bool:
+    """Whether a parenthesis stands at a place and is closed before another opens."""
+    opened, closed = text.find("(", start + 1, end), text.find(")", start, end)
+    return text[start] == "(" and closed > 0 and not 0 < opened < closed
 
 
 def find_letter_ids(text: str) -> Iterator[Span]:
