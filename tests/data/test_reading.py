@@ -13,6 +13,11 @@ from openherd.data.reading import ENDINGS, Reading, is_readable, read_file
 from source_files import BOOK, CODE, PAPER, POSTS, WIKI_PAGES, committed, epub, posts_dump, tar, wiki_dump
 from warc_records import gzipped, page
 
+DAMAGED = {
+    "a.warc.gz", "a.jsonl.gz", "cut.jsonl.gz", "group.parquet", "cut.parquet", "dictionary.warc.zst", "papers.tar",
+    "wiki.xml.bz2", "Posts.xml",
+}  # fmt: skip
+
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
@@ -72,6 +77,7 @@ def test_reading_goes_on_from_any_place(files, name):
     whole = list(read_file(str(files / name), Reading()))
     assert whole
     assert any(isinstance(found, Page) and not found.drop for found in whole) != name.startswith(("cut.p", "dict"))
+    assert any(isinstance(found, DamageError) for found in whole) == (name in DAMAGED)
     for i, found in enumerate(whole):
         again = list(read_file(str(files / name), Reading(), found.place))
         assert [told(x) for x in again] == [told(x) for x in whole[i:]]
