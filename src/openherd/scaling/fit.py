@@ -94,7 +94,7 @@ def usable(draws: Mapping[str, Array]) -> dict[str, Array]:
 
 def loss_at(values: Mapping[str, Any], parameters: Any, tokens: Any) -> Any:
     """L(N, D) in nats per token; arrays broadcast, so `values` may be bootstrap draws."""
-    with np.errstate(over="ignore"):  # of draws that the runs leave open; A / inf is 0
+    with np.errstate(over="ignore", divide="ignore"):  # of draws that the runs leave open; A / inf is 0, A / 0 is inf
         return values["E"] + values["A"] / parameters ** values["alpha"] + values["B"] / tokens ** values["beta"]
 
 
