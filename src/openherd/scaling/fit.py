@@ -94,7 +94,7 @@ def usable(draws: Mapping[str, Array]) -> dict[str, Array]:
 
 def loss_at(values: Mapping[str, Any], parameters: Any, tokens: Any) -> Any:
     """L(N, D) in nats per token; arrays broadcast, so `values` may be bootstrap draws."""
-    with np.errstate(over="ignore", divide="ignore"):  # of draws that the runs leave open; A / inf is 0, A / 0 is inf
+    with np.errstate(all="ignore"):  # what the runs leave open may be no number
         return values["E"] + values["A"] / parameters ** values["alpha"] + values["B"] / tokens ** values["beta"]
 
 
@@ -158,7 +158,9 @@ def fit_parametric(runs: Runs, draws: int = DRAWS, seed: int = 0) -> Fit:
     values = {name: float(value[0]) for name, value in named(best.x_SP[winner : winner + 1]).items()}
     start = np.tile(best.x_SP[winner], (draws, 1))
     if len(runs) < FEW:
-        fitted = np.log(loss_at(values, runs.parameters, runs.tokens))
+        a, b, e, alpha, beta = best.x_SP[winner]  # A and alpha may be beyond floats where their term is not
+        terms = np.broadcast_arrays(a - alpha * (ln_n - centre_n), b - beta * (ln_d - centre_d), e)
+        fitted = np.logaddexp.reduce(terms)
         scatter = np.sqrt(((ln_loss - fitted) ** 2).sum() / (len(runs) - N_PARAMETERS))
         targets = fitted + scatter * rng.standard_normal((draws, len(runs)))
         again = minimise(lambda x, which: objective(x, target=targets[which]), start, DRAW_STEPS)
@@ -189,7 +191,8 @@ def ill_conditioned(
     told = []
     for coefficient, exponent in pairs:
         low, high = intervals[coefficient]
-        together = np.corrcoef(np.log(np.maximum(draws[coefficient], 1e-300)), draws[exponent])[0, 1]
+        with np.errstate(all="ignore"):  # draws that are all alike go together with nothing
+            together = np.corrcoef(np.log(np.maximum(draws[coefficient], 1e-300)), draws[exponent])[0, 1]
         if high > WIDE * low and abs(together) > CORRELATED:
             told.append(
                 f"{coefficient} is ill-conditioned: its interval spans a factor of {high / max(low, 1e-300):.3g}, and it moves "

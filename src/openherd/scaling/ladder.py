@@ -59,11 +59,12 @@ def as_runs(rows: list[dict[str, Any]], where: str) -> Runs:
 def foretold(fit: Fit, runs: Runs, row: dict[str, Any], seed: int) -> dict[str, Any]:
     """What the parametric law says of a run that it did not see, and whether the run's loss is within."""
     n, d = float(row["parameters"]), float(row["tokens"])
-    off = np.log(runs.loss) - np.log(loss_at(fit.values, runs.parameters, runs.tokens))
-    scatter = float(np.sqrt((off**2).sum() / (len(runs) - N_PARAMETERS)))
     draws = usable(fit.draws)
     noise = np.random.default_rng(seed).standard_normal(len(draws["E"]))
-    low, high = interval(np.clip(loss_at(draws, n, d) * np.exp(scatter * noise), *POSSIBLE["loss"][:2]))
+    with np.errstate(all="ignore"):  # a law that the runs leave open may be no number
+        off = np.log(runs.loss) - np.log(loss_at(fit.values, runs.parameters, runs.tokens))
+        scatter = float(np.sqrt((off**2).sum() / (len(runs) - N_PARAMETERS)))
+        low, high = interval(np.clip(loss_at(draws, n, d) * np.exp(scatter * noise), *POSSIBLE["loss"][:2]))
     value = float(loss_at(fit.values, n, d))
     return {
         "foretold": {"value": value, "low": low, "high": high, "n": len(runs)},
