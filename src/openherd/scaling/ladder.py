@@ -58,7 +58,7 @@ def as_runs(rows: list[dict[str, Any]], where: str) -> Runs:
 
 def foretold(fit: Fit, runs: Runs, row: dict[str, Any], seed: int) -> dict[str, Any]:
     """What the parametric law says of a run that it did not see, and whether the run's loss is within."""
-    n, d = float(row["parameters"]), float(row["tokens"])
+    n, d = np.float64(row["parameters"]), np.float64(row["tokens"])
     draws = usable(fit.draws)
     noise = np.random.default_rng(seed).standard_normal(len(draws["E"]))
     with np.errstate(all="ignore"):  # a law that the runs leave open may be no number
