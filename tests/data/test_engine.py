@@ -45,6 +45,19 @@ def content(run):
     return [run.file(name).read_bytes() for name in FILES]
 
 
+def stopping_at(n, monkeypatch):
+    """Have judging stop at the n-th document, once; returns the documents as they are judged."""
+    judged = []
+
+    def stops(row):
+        judged.append(row)
+        if len(judged) == n:
+            raise InputError("here", "stopped")
+
+    monkeypatch.setattr(toy_judges, "act", stops)
+    return judged
+
+
 def test_documents_are_kept_or_dropped_in_order(undisturbed, rows_of):
     assert [row["title"] for row in rows_of(undisturbed)] == [text.upper() for text in TEXTS if "7" not in text]
     dropped = rows_of(undisturbed, DROPPED)
@@ -65,14 +78,7 @@ def test_two_processes_give_the_same_bytes(large, undisturbed, tmp_path):
 
 
 def test_a_stopped_run_goes_on_where_it_was(large, undisturbed, tmp_path, monkeypatch):
-    judged = []
-
-    def stops(row):
-        judged.append(row)
-        if len(judged) == SHARD_ROWS + 200:
-            raise InputError("here", "stopped")
-
-    monkeypatch.setattr(toy_judges, "act", stops)
+    judged = stopping_at(SHARD_ROWS + 200, monkeypatch)
     with pytest.raises(InputError, match="stopped"):
         make_toy(large.path, tmp_path / "run", engine=HERE)
     run = make_toy(large.path, tmp_path / "run", engine=HERE)
@@ -88,14 +94,7 @@ def test_what_is_measured_of_all_documents_goes_on_too_and_loses_what_fails(larg
 
     some = documents_run(["a", "raise", "bbb"])
     assert lengths(some) == lengths(some, EngineConfig(processes=2)) == [1.0, 3.0]
-    judged = []
-
-    def stops(row):
-        judged.append(row)
-        if len(judged) == SHARD_ROWS + 1:
-            raise InputError("here", "stopped")
-
-    monkeypatch.setattr(toy_judges, "act", stops)
+    judged = stopping_at(SHARD_ROWS + 1, monkeypatch)
     with pytest.raises(InputError, match="stopped"):
         lengths(large)
     assert lengths(large) == [float(len(text)) for text in TEXTS]
@@ -194,7 +193,7 @@ def killed_until_done(run, given, processes, random):
     command = [sys.executable, "-c", PROGRAM.format("slow_s=0.002, ", processes), str(given), str(run)]
     for n in range(100):
         process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
-        end = time.monotonic() + random.uniform(1.5, 4.5)
+        end = time.monotonic() + random.uniform(1.5, 4.5 if n else 2.5)  # the first is killed before it can be done
         while process.poll() is None and time.monotonic() < end:
             time.sleep(0.02)
         if process.poll() is not None:

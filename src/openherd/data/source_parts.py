@@ -93,8 +93,7 @@ class Unit:
 
     def reached(self) -> "Reached":
         """How far it was read."""
-        last = deque(self.done_parts(), maxlen=1)
-        return last[0] if last else Reached(Spot())
+        return deque((Reached(Spot()), *self.done_parts()), maxlen=1)[0]
 
     def is_done(self) -> bool:
         """Whether it was read to its end."""
@@ -102,7 +101,8 @@ class Unit:
 
     def do(self, ask: Callable[["Ask"], "Reached"], progress: Callable[[int], None] = lambda n: None) -> None:
         """Read what is left."""
-        number, reached = sum(1 for _ in self.done_parts()), self.reached()
+        done = [Reached(Spot()), *self.done_parts()]
+        number, reached = len(done) - 1, done[-1]
         while reached.next is not None:
             before, reached = reached, ask(Ask(self, number, reached.next, reached.at))
             number += 1

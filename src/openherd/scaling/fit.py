@@ -106,13 +106,21 @@ def optimum_at(values: Mapping[str, Any], flops: Any) -> tuple[Any, Any]:
     return parameters, flops / 6 / parameters
 
 
+def ln_terms(x_SP: Array, ln_n: Array, ln_d: Array) -> Array:
+    """ln of A / N^alpha, B / D^beta and E of each run, for (ln A, ln B, ln E, alpha, beta) in each row of x; shape (3, S, runs).
+
+    A and alpha may be beyond floats where their term is not.
+    """
+    a, b, e, alpha, beta = (x_SP[:, i, None] for i in range(N_PARAMETERS))
+    return np.stack(np.broadcast_arrays(a - alpha * ln_n, b - beta * ln_d, e))
+
+
 def huber_on_log(x_SP: Array, ln_n: Array, ln_d: Array, ln_loss: Array, weights: Array | float) -> tuple[Array, Array]:
     """Summed Huber loss of ln L and its gradient, for parameters (ln A, ln B, ln E, alpha, beta) in each row of x.
 
     `weights` count each run, and `ln_loss` is its loss: one row for each of x, or the same for all.
     """
-    a, b, e, alpha, beta = (x_SP[:, i, None] for i in range(N_PARAMETERS))
-    parts = np.stack(np.broadcast_arrays(a - alpha * ln_n, b - beta * ln_d, e))
+    parts = ln_terms(x_SP, ln_n, ln_d)
     most = parts.max(0)
     shares = np.exp(parts - most)
     total = shares.sum(0)
@@ -158,9 +166,7 @@ def fit_parametric(runs: Runs, draws: int = DRAWS, seed: int = 0) -> Fit:
     values = {name: float(value[0]) for name, value in named(best.x_SP[winner : winner + 1]).items()}
     start = np.tile(best.x_SP[winner], (draws, 1))
     if len(runs) < FEW:
-        a, b, e, alpha, beta = best.x_SP[winner]  # A and alpha may be beyond floats where their term is not
-        terms = np.broadcast_arrays(a - alpha * (ln_n - centre_n), b - beta * (ln_d - centre_d), e)
-        fitted = np.logaddexp.reduce(terms)
+        fitted = np.logaddexp.reduce(ln_terms(best.x_SP[winner : winner + 1], ln_n - centre_n, ln_d - centre_d))[0]
         scatter = np.sqrt(((ln_loss - fitted) ** 2).sum() / (len(runs) - N_PARAMETERS))
         targets = fitted + scatter * rng.standard_normal((draws, len(runs)))
         again = minimise(lambda x, which: objective(x, target=targets[which]), start, DRAW_STEPS)
