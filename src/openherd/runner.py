@@ -377,6 +377,7 @@ def run_recipe(recipe: Recipe, out: Path, run_file: Path | None = None, quiet: b
     for step in steps:
         if (step.path / rundir.MANIFEST).exists():
             Run.open(step.path)  # a damaged one is told before hours of other work
+    check_data(steps)
     run_file = run_file or out / RUN_FILE
     if leads():
         _write_run_file(unfinished(run_file), recipe, steps)
@@ -392,6 +393,8 @@ def run_recipe(recipe: Recipe, out: Path, run_file: Path | None = None, quiet: b
         done.append((step, run, before))
         check_kept(step, run)
         check_gate(step, run)
+        if not before:
+            check_data([later for later in steps[i:] if later.inputs.get("shards") is step])
     if leads():
         os.replace(unfinished(run_file), run_file)
     return done
@@ -719,6 +722,25 @@ def check_layouts(steps: Sequence[Step]) -> None:
             rows, lora = [piece.rows for piece in config.pieces()], getattr(config, "lora", None)
             alone, shape = lora is not None and lora.in_layers_alone, shape_of(config, base)
             check_layout(step.name, config.parallel, shape, rows, config.micro_batch_sequences, in_layers_alone=alone)
+
+
+def check_data(steps: Sequence[Step]) -> None:
+    """Raise ConfigError where a stage that is not done yet would see a source of finished shards more often than it may.
+
+    It would say so itself, after the hours of those before it.
+    """
+    waiting = [step for step in steps if "shards" in step.inputs and not (step.path / rundir.MANIFEST).exists()]
+    if not waiting:
+        return
+    from openherd.data.token_shards import TokenShards
+    from openherd.training.phase import all_weights, check_epochs
+
+    for step in waiting:
+        shards, config = step.inputs["shards"], step.config
+        if hasattr(config, "most_epochs") and isinstance(shards, Step | Run) and (shards.path / rundir.MANIFEST).exists():
+            opened = TokenShards.open(Run.open(shards.path))
+            weights = all_weights(opened, config.asked_weights())
+            check_epochs(opened, config.pieces(), weights, config.most_epochs, f"stage {step.name!r}")
 
 
 def _imported_shape_here(step: Step) -> ModelConfig | None:

@@ -5,6 +5,7 @@ import json
 import math
 import shlex
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,14 @@ def test_a_run_is_foretold_within_the_laws_interval():
     assert found["within_interval"]
     assert found["foretold"]["high"] - found["foretold"]["low"] < 0.1
     assert not foretold(fit, runs, {"parameters": n, "tokens": d, "loss": true + 0.2}, seed=0)["within_interval"]
+
+
+def test_a_law_that_is_no_number_at_a_run_foretells_none():
+    runs = made(0.004)
+    fit = fit_parametric(runs, draws=200)
+    lost = replace(fit, values={**fit.values, "alpha": -1e3})
+    found = foretold(lost, runs, {"parameters": 5e10, "tokens": 2e12, "loss": 2.0}, seed=0)
+    assert found == {"not_foretold": "the fitted law gives no number for it", "loss": 2.0, "within_interval": False}
 
 
 @pytest.mark.slow

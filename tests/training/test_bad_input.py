@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tomli_w
 
 from openherd.core.rundir import file_sha256
 from openherd.runner import Recipe, check_layouts
@@ -262,3 +263,19 @@ def test_a_disk_that_takes_nothing(code, run, stopped, pretrain, capsys, monkeyp
         assert f"{os.strerror(code)}; make room or give another --out, then the same command goes on" in line
     assert told(*pretrain) == 0
     assert file_sha256(run / "model" / "model.safetensors") == stopped[1]
+
+
+def test_a_later_stage_of_a_recipe_that_would_see_its_data_too_often(made, capsys, tmp_path):
+    """Refused as soon as there are shards, before the stages between are trained; and again where these were there before."""
+    small = {
+        "use": "pretrain", "size": "herd-1m", "sequence_lengths": [32], "batch_tokens": [128], "ramp_tokens": [], "warmup_steps": 0,
+        "device": "cpu", "inputs": {"shards": "token-shards", "tokenizer": f"{made}/tokenizer"},
+    }  # fmt: skip
+    inputs = {"documents": f"{made}/documents", "tokenizer": f"{made}/tokenizer"}
+    first, second = {**small, "name": "first", "steps": 2}, {**small, "name": "second", "steps": 100_000}
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(tomli_w.dumps({"stage": [{"use": "token-shards", "inputs": inputs}, first, second]}), encoding="utf-8")
+    for _ in range(2):
+        assert told("run", recipe, "--out", tmp_path / "out") == 2
+        assert "openherd: stage 'second': source 'books' has 5,753 tokens and would be seen 734.7 times" in capsys.readouterr().err
+        assert [path.name for path in (tmp_path / "out").iterdir() if path.is_dir()] == ["token-shards"]

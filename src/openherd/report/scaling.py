@@ -140,7 +140,9 @@ def ladder(runs: Runs) -> Html | None:
             rows = list(csv.DictReader(text))
         foretold = run.metrics["foretold"]
         told = [
-            f"{name}: foretold {format_metric(f['foretold'])}, measured {f['loss']:.4f} nats "
+            f"{name}: not foretold ({f['not_foretold']}), measured {f['loss']:.4f} nats."
+            if "not_foretold" in f
+            else f"{name}: foretold {format_metric(f['foretold'])}, measured {f['loss']:.4f} nats "
             f"({'within' if f['within_interval'] else 'outside'} the interval)."
             for name, f in foretold.items()
         ]

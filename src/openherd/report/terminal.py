@@ -70,7 +70,7 @@ SAYS: dict[str, tuple[str, ...]] = {
     ),
     "scaling-ladder": (
         "{runs:,} runs",
-        "{within_interval} of {runs_foretold} foretold within the interval, at most {largest_relative_error:.1%} off",
+        "{within_interval} of {runs_foretold} foretold within the interval; at most {largest_relative_error:.1%} off",
     ),
     "report": ("", "report.html"),
 }

@@ -66,6 +66,8 @@ def foretold(fit: Fit, runs: Runs, row: dict[str, Any], seed: int) -> dict[str, 
         scatter = float(np.sqrt((off**2).sum() / (len(runs) - N_PARAMETERS)))
         low, high = interval(np.clip(loss_at(draws, n, d) * np.exp(scatter * noise), *POSSIBLE["loss"][:2]))
     value = float(loss_at(fit.values, n, d))
+    if not np.isfinite([value, low, high]).all():
+        return {"not_foretold": "the fitted law gives no number for it", "loss": row["loss"], "within_interval": False}
     return {
         "foretold": {"value": value, "low": low, "high": high, "n": len(runs)},
         "loss": row["loss"],
@@ -117,6 +119,7 @@ def scaling_ladder(config: LadderConfig, *, models: tuple[Run, ...], documents: 
     except InputError as error:  # the runs are worth keeping all the same, and the other law foretells
         isoflop, told = None, {"law": "isoflop", "not_fitted": str(error)}
     predictions = {row["run"]: foretold(parametric, runs, row, config.seed) for row in rows[n_fitted:]}
+    off = [abs(found["relative_error"]) for found in predictions.values() if "relative_error" in found]
     with out.write(RUNS) as path, path.open("w", encoding="utf-8", newline="") as file:
         table = csv.DictWriter(file, COLUMNS)
         table.writeheader()
@@ -130,6 +133,6 @@ def scaling_ladder(config: LadderConfig, *, models: tuple[Run, ...], documents: 
         "foretold": predictions,
         "runs_foretold": len(predictions),
         "within_interval": sum(found["within_interval"] for found in predictions.values()),
-        "largest_relative_error": max((abs(found["relative_error"]) for found in predictions.values()), default=0.0),
+        **({"largest_relative_error": max(off)} if off else {}),
         "heldout_documents": len(texts),
     }

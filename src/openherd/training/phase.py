@@ -176,7 +176,9 @@ def all_weights(shards: TokenShards, given: dict[str, float]) -> dict[str, float
     }
 
 
-def check_epochs(shards: TokenShards, pieces: Sequence[Piece], weights: dict[str, float], most: float) -> dict[str, float]:
+def check_epochs(
+    shards: TokenShards, pieces: Sequence[Piece], weights: dict[str, float], most: float, where: str = "training"
+) -> dict[str, float]:
     """How often each token of a source is seen, on average. Raises ConfigError where that is more than `most`."""
     tokens = sum(p.tokens for p in pieces)
     total = sum(weights.values())
@@ -184,9 +186,8 @@ def check_epochs(shards: TokenShards, pieces: Sequence[Piece], weights: dict[str
     for name, n in epochs.items():
         if n > most:
             found = f"source {name!r} has {shards.tokens[name]:,} tokens and would be seen {n:.1f} times"
-            raise ConfigError(
-                "training", found, allowed=f"most_epochs = {most:g}", do="give more data, train less, or raise most_epochs"
-            )
+            do = "give more data, train less, or raise most_epochs"
+            raise ConfigError(where, found, allowed=f"most_epochs = {most:g}", do=do)
     return epochs
 
 
