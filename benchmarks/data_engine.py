@@ -27,7 +27,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 ARTICLES = ROOT.parent / "shared" / "data" / "article_extraction"
 FEW, MANY = 40, 200  # pages of a comparison
-SCALING_PAGES = 4_000
+SCALING_PAGES = 35_000
 REPEATS = 2
 PAGES_OF_A_FILE, FILES_OF_A_SNAPSHOT = 35_000, 90_000  # Common Crawl: about 1 GB compressed with 30,000 to 40,000 pages
 PEER = (

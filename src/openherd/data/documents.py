@@ -174,7 +174,7 @@ class Funnel:
         reasons = account.column("reason")
         came, goes = account.column("bytes_in"), batch_bytes(documents)
         kept = pc.is_null(reasons)
-        out = documents.filter(kept)
+        out = documents.filter(kept) if reasons.null_count < len(account) else documents
         self.n_in += len(account)
         self.bytes_in += pc.sum(came).as_py() or 0
         self.n_out += len(out)

@@ -90,7 +90,7 @@ def judge_documents(
     documents: Run,
     out: Output,
     engine: EngineConfig,
-    watch: Callable[[Judged], None] = lambda judged: None,
+    watch: Callable[[Judged], None] | None = None,
     keep_lost: bool = True,
 ) -> dict[str, Any]:
     """Judge all documents of a run and write those kept, those dropped, and the account; `watch` sees what is judged, in order.
@@ -111,7 +111,8 @@ def judge_documents(
         with Funnel(stage, out, judged.batch.schema, measures) as funnel:
             for account in itertools.chain([first], accounts):
                 funnel.add(account)
-                watch(judged_of(account.filter(pc.invert(account.column("lost")))))
+                if watch is not None:
+                    watch(judged_of(account.filter(pc.invert(account.column("lost")))))
             accounted = funnel.n_out + sum(n for n, _ in funnel.reasons.values())
             if not n_rows == funnel.n_in == accounted:
                 raise AssertionError(f"{stage}: {n_rows} documents in, {accounted} accounted for")

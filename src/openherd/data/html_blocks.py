@@ -45,6 +45,7 @@ UNSEEN = frozenset(
     ("mw-editsection", "sr-only", "visually-hidden", "screen-reader-text", "screen-reader", "visuallyhidden", *LINE_NUMBERS)
 )
 NO_WORDS: frozenset[str] = frozenset()
+QUESTION = frozenset(("question",))
 MATHS = frozenset(("math", "script", "mjx-container"))
 MATH_CLASS = re.compile(r"(?:^|\s)(?:katex|MathJax|mwe-math|mjx-|ltx_Math)")
 IMAGE_OF_TEX = re.compile(r"(?:^|\s)(?:tex|latex|math|ee_img|mathtex|texrender)(?:\s|$)")
@@ -121,6 +122,7 @@ class Walk:
     def __init__(self, alt_texts: bool, deadline: Callable[[], None]) -> None:
         self.page = Page(elements=[Element("html", -1, frozenset(), {})])
         self.alt_texts, self.deadline = alt_texts, deadline
+        self.names: set[frozenset[str]] = set()  # of all elements
         self.pieces: list[str] = []
         self.link = 0  # characters in links, of `pieces`
         self.links = 0  # open links
@@ -246,9 +248,9 @@ class Walk:
         """Open an element that makes blocks."""
         names = " ".join(filter(None, (attributes.get("class"), attributes.get("id"), attributes.get("role"))))
         words = words_of(names) if names else NO_WORDS
-        self.page.words |= words
+        self.names.add(words)
         if "itemtype" in attributes and "QAPage" in (attributes["itemtype"] or ""):
-            self.page.words.add("question")
+            self.names.add(QUESTION)
         if self.rows and tag in ("td", "th"):
             if not words.isdisjoint(LINE_NUMBERS):
                 return NOTHING
@@ -316,6 +318,7 @@ class Walk:
             node = following
         self.flush()
         self.page.elements[0].last = len(self.page.elements) - 1
+        self.page.words = set().union(*self.names)
 
 
 def page_blocks(page: str, *, alt_texts: bool, deadline: Callable[[], None] = lambda: None) -> Page:

@@ -18,7 +18,7 @@ CLOSES_ITSELF = frozenset(("p", "li", "dd", "dt", "option", "tr", "td", "th", "a
 
 def shallow(page: str) -> str:
     """The page without tags that lie deeper than `DEEPEST`, and without those of thousands of attributes."""
-    if len(page) > LONGEST_TAG:
+    if len(page) > LONGEST_TAG and max(map(len, page.split(">"))) > LONGEST_TAG:
         page = LONG_TAG.sub(lambda match: match[0] if len(match[0].split(None, MANY_ATTRIBUTES)) <= MANY_ATTRIBUTES else "", page)
     if page.count("<") - page.count("</") < MANY_TAGS:
         return page

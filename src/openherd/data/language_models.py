@@ -46,26 +46,24 @@ class NgramModel:
         first = {code: i for i, code in reversed(list(enumerate(model.nb_classes)))}
         self.columns = np.array([self.labels.index(code) for code in model.nb_classes])
         assert [model.nb_classes[first[code]] for code in self.labels] == list(self.labels)
-        rows = np.asarray(model.tk_row, np.int32) << 8
-        following = np.asarray(model.tk_nextmove, np.int32)
-        self.row_after = rows[following]  # by row and byte: the next row, and the n-gram that ends here (-1: none)
-        self.ngram_after = np.asarray(model.tk_output, np.int32)[following]
-        self.start = int(rows[0])
+        self.state_after = np.asarray(model.tk_nextmove)  # by row and byte
+        self.row_of = np.asarray(model.tk_row, np.int32) << 8  # by state
+        self.ngram_of = np.asarray(model.tk_output, np.int32)  # by state: the n-gram that ends here (-1: none)
         self.memory_bytes = self._depth()
         self.weights = np.asarray(model.nb_ptc, np.float32)
         self.prior = np.asarray(model.nb_pc, np.float32)
 
     def _depth(self) -> int:
         """How many bytes the automaton remembers: the most steps that its start is away from any state."""
-        seen = np.zeros(len(self.row_after) >> 8, np.bool_)
-        edge = np.array([self.start >> 8])
+        states_after = self.state_after.reshape(-1, 256)
+        seen = np.zeros(len(self.row_of), np.bool_)
+        edge = np.zeros(1, np.int64)
         seen[edge] = True
         depth = -1
         while len(edge):
             depth += 1
             reached = np.zeros_like(seen)
-            for row in edge.tolist():
-                reached[self.row_after[row << 8 : (row + 1) << 8] >> 8] = True
+            reached[states_after[self.row_of[edge] >> 8]] = True
             edge = np.flatnonzero(reached & ~seen)
             seen |= reached
         return depth
@@ -80,15 +78,14 @@ class NgramModel:
         # All texts one after the other; bytes before a text's first are never walked, those after its last not counted.
         data = np.frombuffer(b"\0" * early + b"".join(encoded) + b"\0" * PIECE_BYTES, np.uint8)
         where = np.repeat(np.cumsum(sizes) - sizes, pieces) + start_of  # in `data` this is `early` bytes before the piece
-        row = np.full(len(where), self.start, np.int32)
+        state = np.zeros(len(where), self.state_after.dtype)
         found = np.empty((PIECE_BYTES, len(where)), np.int32)
         for step in range(early + PIECE_BYTES):
-            place = row + data[where + step]
-            row = self.row_after[place]
+            state = self.state_after[self.row_of[state] + data[where + step]]
             if step < early:
-                row[start_of + step < early] = self.start  # the text has not begun
+                state[start_of + step < early] = 0  # the text has not begun
             else:
-                found[step - early] = self.ngram_after[place]
+                found[step - early] = self.ngram_of[state]
         length = np.minimum(sizes[text_of] - start_of, PIECE_BYTES)
         found[np.arange(PIECE_BYTES)[:, None] >= length] = -1
         _, lane = at = np.nonzero(found >= 0)
