@@ -4,14 +4,23 @@ from collections import Counter
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+import regex
 from hypothesis import given
 from hypothesis import strategies as st
 
 from openherd.data.text_batch import TextBatch
-from openherd.data.words import terms, words
+from openherd.data.words import SPACELESS, terms, words
 
 LETTERS = "ab Ab日本ไทย\n\t\u00a0\u3000ßé_.'9#\u0301\U0001f600"
 TEXTS = st.lists(st.text(LETTERS, max_size=40) | st.text(st.characters(exclude_categories=["Cs"]), max_size=12), max_size=5)
+
+
+def test_what_splits_a_word_is_the_same_to_both_libraries():
+    characters = [chr(code) for code in range(0x110000) if not 0xD800 <= code < 0xE000]
+    by_arrow = pc.match_substring_regex(pa.array(characters), f"[{SPACELESS}]").to_numpy(zero_copy_only=False)
+    found = set(regex.findall(f"[{SPACELESS}]", "".join(characters)))
+    assert [c for c, is_found in zip(characters, by_arrow) if is_found != (c in found)] == []
 
 
 def batch_of(texts):

@@ -8,7 +8,10 @@ import itertools
 
 import regex
 
-SPACELESS = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
+# Blocks of these scripts that are named by their ends, since not every library's Unicode knows all of their letters: Myanmar
+# Extended-C, ideographic marks, the supplements of Kana, and the two planes of ideographs.
+_BLOCKS = "".join(f"{chr(a)}-{chr(b)}" for a, b in ((0x116D0, 0x116FF), (0x16FF0, 0x16FFF), (0x1B000, 0x1B16F), (0x20000, 0x3FFFD)))
+SPACELESS = rf"\p{{Han}}\p{{Hiragana}}\p{{Katakana}}\p{{Thai}}\p{{Lao}}\p{{Khmer}}\p{{Myanmar}}{_BLOCKS}"
 _SPACELESS = regex.compile(f"[{SPACELESS}]")
 _TERM = regex.compile(rf"[{SPACELESS}]|[\w--[{SPACELESS}]]+", regex.V1)
 _ASCII_TERM = regex.compile(r"\w+", regex.ASCII)
