@@ -17,10 +17,12 @@ from openherd.classifiers.labelling import (
     read_label,
 )
 from openherd.classifiers.train import TrainClassifierConfig, train_classifier
+from openherd.core import rundir
+from openherd.core.config import to_plain
 from openherd.core.endpoint import EndpointConfig
 from openherd.core.errors import ConfigError, InputError
 from openherd.core.records import read_jsonl
-from openherd.core.rundir import Output
+from openherd.core.rundir import Job, Output
 from openherd.data.quality import QualityConfig, quality
 from scripted_server import completion, scripted
 
@@ -147,6 +149,30 @@ def test_a_limit_of_cost(documents_run, run_stage):
     assert 10 <= run.metrics["labelled"] <= 12
     assert len(asked) == run.metrics["requests"] == run.metrics["labelled"]  # also those that were under way
     assert run.metrics["cost"] == pytest.approx(len(asked) * 7e-6)
+
+
+def test_a_higher_limit_takes_over_what_was_paid(documents_run, tmp_path):
+    def run(name, config, **inputs):
+        job = Job("label-documents", "3.1.1", 1, to_plain(config), {}, {})
+        return rundir.make(job, tmp_path / name, label_documents, config, {"documents": documents, **inputs})[0]
+
+    documents = documents_run(TEXTS)
+    with scripted(says) as (url, asked):
+        one = settings(url, max_cost=10 * 7e-6, endpoint={"concurrent": 1})
+        first = run("first", one)
+        assert len(asked) == 10
+        second = run("second", settings(url), labelled=first)
+        assert len({request["body"]["messages"][1]["content"] for request in asked}) == len(asked) == 30  # each was asked about once
+        third = run("third", settings(url, max_documents=7), labelled=second)
+        assert (third.metrics["labelled"], third.metrics["taken_over"], third.metrics["requests"]) == (7, 7, 0)
+        with pytest.raises(InputError, match=r"its labels were asked for with requirements = 'quality'; allowed: 'code'"):
+            run("other", settings(url, requirements="code"), labelled=first)
+        with pytest.raises(InputError, match=r"asked for with endpoint\.model"):
+            run("model", settings(url, endpoint={"model": "another"}), labelled=first)
+    assert (second.metrics["labelled"], second.metrics["taken_over"], second.metrics["requests"]) == (30, 10, 20)
+    assert second.metrics["cost"] == pytest.approx(20 * 7e-6)
+    rows = list(read_jsonl(second.file("labels.jsonl")))
+    assert [(row["text"], row["label"]) for row in rows] == [(t, "yes" if "good" in t else "no") for t in TEXTS]
 
 
 def interrupted_after(monkeypatch, n):

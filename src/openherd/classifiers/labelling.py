@@ -11,7 +11,7 @@ import concurrent.futures
 import re
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -23,14 +23,16 @@ from openherd.core.endpoint import Endpoint, EndpointConfig, RefusedError
 from openherd.core.errors import ConfigError, InputError
 from openherd.core.metrics import MetricsLog
 from openherd.core.progress import Progress
-from openherd.core.records import write_jsonl
+from openherd.core.records import read_jsonl, write_jsonl
 from openherd.core.rundir import Output, Run
 from openherd.core.seeds import derive_seed, uniform
 from openherd.data.documents import read_documents
+from openherd.data.engine import settings_of_run
 
 ANSWERS = ".answers.jsonl"
 UNLABELLED = "unlabelled.jsonl"
 UNREADABLE = "no label in the answer"
+SAME_QUESTION = ("requirements", "requirements_text", "labels", "question", "document_characters")
 MOST_REFUSED = 16  # requests one after the other; then it is not the documents
 REQUIREMENTS = {
     "quality": """A document of high quality for training a language model
@@ -148,12 +150,12 @@ def chosen_documents(config: LabelDocumentsConfig, documents: Run) -> list[dict[
 class Asking:
     """All requests of the stage. The thread that has a reply writes and counts it, whatever stops the others."""
 
-    def __init__(self, config: LabelDocumentsConfig, path: Path) -> None:
-        """Goes on behind the replies in the file; a line that a kill cut short is none."""
+    def __init__(self, config: LabelDocumentsConfig, path: Path, known: Iterable[str] = ()) -> None:
+        """Goes on behind the replies in the file; a line that a kill cut short is none. Nothing is asked about `known` ids."""
         self.config, self.endpoint, self.log = config, Endpoint(config.endpoint), MetricsLog(path)
         self.replies: dict[str, list[Reply]] = {}
         self.refused: dict[str, str] = {}  # what the endpoint said; it cost nothing, so the next process asks again
-        self.done: set[str] = set()  # about which nothing more is asked
+        self.done = set(known)  # about which nothing more is asked
         self.prompt_tokens = self.completion_tokens = self.refused_in_a_row = 0
         self.lock, self.stop = threading.Lock(), threading.Event()
         self.log.rewind(lambda record: True)
@@ -217,18 +219,34 @@ class Asking:
             raise InputError(self.endpoint.address, f"every request was refused: {next(iter(self.refused.values()))}")
 
 
-def label_documents(config: LabelDocumentsConfig, *, documents: Run, out: Output) -> dict[str, Any]:
-    """Ask a language model for each document's label; writes `labels.jsonl` and, with what was answered, `unlabelled.jsonl`."""
+def labels_before(config: LabelDocumentsConfig, labelled: Run) -> dict[str, Reply]:
+    """The labels of an earlier run. Raises InputError where it asked another model, or something else."""
+    before = settings_of_run(LabelDocumentsConfig, labelled)
+    asked = {name: (getattr(before, name), getattr(config, name)) for name in SAME_QUESTION}
+    asked["endpoint.model"] = before.endpoint.model, config.endpoint.model
+    for name, (then, now) in asked.items():
+        if then != now:
+            raise InputError(labelled.path, f"its labels were asked for with {name} = {then!r}", allowed=repr(now))
+    return {row["id"]: Reply(row["id"], row["label"], row["answer"], 0, 0) for row in read_jsonl(labelled.file(LABELS))}
+
+
+def label_documents(config: LabelDocumentsConfig, *, documents: Run, labelled: Run | None = None, out: Output) -> dict[str, Any]:
+    """Ask a language model for each document's label; writes `labels.jsonl` and, with what was answered, `unlabelled.jsonl`.
+
+    Labels of documents that an earlier run (`labelled`) had asked about are taken over.
+    """
     rows = chosen_documents(config, documents)
     if not rows:
         raise InputError(documents.path, "no documents", do="look at the reasons in dropped.parquet of the stages before")
     path = out.path / ANSWERS
-    asking = Asking(config, path)
+    known = labels_before(config, labelled) if labelled is not None else {}
+    known = {row["id"]: known[row["id"]] for row in rows if row["id"] in known}
+    asking = Asking(config, path, known)
     with Progress("label-documents", len(rows), "documents") as progress:
         progress.resume_at(len(asking.done))
         for _ in asking.about_all(rows):
             progress.reach(len(asking.done))
-    last = {id_: replies[-1] for id_, replies in asking.replies.items()}
+    last = {id_: replies[-1] for id_, replies in asking.replies.items()} | known
     labels = {id_: reply for id_, reply in last.items() if reply.label is not None}
     with out.write(LABELS) as file:
         found = ((row, labels[row["id"]]) for row in rows if row["id"] in labels)
@@ -242,6 +260,7 @@ def label_documents(config: LabelDocumentsConfig, *, documents: Run, out: Output
     return {
         "documents": len(rows),
         "labelled": len(labels),
+        "taken_over": len(known),
         "unlabelled": len(without),
         "refused": len(asking.refused),
         "not_asked": len(rows) - len(labels) - len(without),
