@@ -162,7 +162,7 @@ def test_a_higher_limit_takes_over_what_was_paid(documents_run, tmp_path):
         first = run("first", one)
         assert len(asked) == 10
         second = run("second", settings(url), labelled=first)
-        assert len({request["body"]["messages"][1]["content"] for request in asked}) == len(asked) == 30  # each was asked about once
+        assert len({request["body"]["messages"][1]["content"] for request in asked}) == len(asked) == 30  # each once
         third = run("third", settings(url, max_documents=7), labelled=second)
         assert (third.metrics["labelled"], third.metrics["taken_over"], third.metrics["requests"]) == (7, 7, 0)
         with pytest.raises(InputError, match=r"its labels were asked for with requirements = 'quality'; allowed: 'code'"):
