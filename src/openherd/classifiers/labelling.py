@@ -28,7 +28,7 @@ from openherd.core.rundir import Output, Run
 from openherd.core.seeds import derive_seed, uniform
 from openherd.data.documents import read_documents
 
-ANSWERS = ".answers.jsonl"
+ANSWERS = "answers.jsonl"  # in what the stage keeps to go on from, which is its job's alone
 UNLABELLED = "unlabelled.jsonl"
 UNREADABLE = "no label in the answer"
 MOST_REFUSED = 16  # requests one after the other; then it is not the documents
@@ -222,8 +222,7 @@ def label_documents(config: LabelDocumentsConfig, *, documents: Run, out: Output
     rows = chosen_documents(config, documents)
     if not rows:
         raise InputError(documents.path, "no documents", do="look at the reasons in dropped.parquet of the stages before")
-    path = out.path / ANSWERS
-    asking = Asking(config, path)
+    asking = Asking(config, out.work / ANSWERS)
     with Progress("label-documents", len(rows), "documents") as progress:
         progress.resume_at(len(asking.done))
         for _ in asking.about_all(rows):
@@ -237,7 +236,6 @@ def label_documents(config: LabelDocumentsConfig, *, documents: Run, out: Output
     with out.write(UNLABELLED) as file:
         told = ((id_, last[id_].answer if id_ in last else "", asking.refused.get(id_, UNREADABLE)) for id_ in without)
         write_jsonl(file, ({"id": id_, "answer": answer, "reason": reason} for id_, answer, reason in told))
-    path.unlink(missing_ok=True)
     counts = Counter(reply.label for reply in labels.values())
     return {
         "documents": len(rows),
