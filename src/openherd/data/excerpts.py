@@ -5,6 +5,7 @@ Names of people are not replaced: finding them is slow and misses some (docs/dat
 
 import re
 from functools import cache
+from urllib.parse import unquote
 
 from openherd.data.pii import PiiConfig, find, redact
 
@@ -35,5 +36,5 @@ def excerpt(text: str, characters: int, begin: int = 0) -> str:
 
 
 def address(text: str) -> str:
-    """An address or a name of a file, personal data replaced."""
-    return excerpt(text, 2 * BESIDE)
+    """An address or a name of a file, personal data replaced; without escapes where these hold some ("ann%40example.org")."""
+    return excerpt(unquote(text) if find(unquote(text[: 3 * BESIDE]), _kinds()) else text, 2 * BESIDE)
