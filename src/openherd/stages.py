@@ -39,7 +39,7 @@ STAGES = (
           "remove exact and near duplicates (MinHash)", "minhash deduplication near-duplicate exact"),
     Stage("dedup-lines", "3.1.1", "openherd.data.dedup_lines:dedup_lines", 2,
           "remove lines that occur too often", "line deduplication ccnet boilerplate"),
-    Stage("heuristics", "3.1.1", "openherd.data.heuristics:heuristics", 3,
+    Stage("heuristics", "3.1.1", "openherd.data.heuristics:heuristics", 4,
           "drop repetition, dirty words, outlier tokens", "gopher c4 quality filter kl divergence n-gram"),
     Stage("pii", "3.1.1", "openherd.data.pii:pii", 3,
           "personal data: drop, replace or report it", "pii email phone card iban ip address names privacy redact"),
