@@ -188,6 +188,12 @@ def test_what_was_under_way_when_it_stopped_is_not_paid_again(documents_run, tmp
     assert len(asked) - before == 30 - logged
 
 
+def test_half_a_pair_of_escapes_in_an_answer_is_replaced(documents_run, run_stage):
+    with scripted(lambda n, body: completion(f"So {chr(0xD83D)}\nLabel: yes")) as (url, _):
+        run = run_stage(label_documents, settings(url), documents=documents_run(TEXTS[:2]))
+    assert [row["answer"] for row in read_jsonl(run.file("labels.jsonl"))] == ["So ?\nLabel: yes"] * 2
+
+
 def test_another_job_in_the_same_place_takes_none_of_its_answers(documents_run, tmp_path, monkeypatch):
     documents = documents_run(TEXTS)
 

@@ -27,6 +27,7 @@ from openherd.core.records import write_jsonl
 from openherd.core.rundir import Output, Run
 from openherd.core.seeds import derive_seed, uniform
 from openherd.data.documents import read_documents
+from openherd.data.encodings import encodable
 
 ANSWERS = "answers.jsonl"  # in what the stage keeps to go on from, which is its job's alone
 UNLABELLED = "unlabelled.jsonl"
@@ -129,7 +130,8 @@ def ask(config: LabelDocumentsConfig, endpoint: Endpoint, id_: str, text: str, a
     # An answer that cannot be read would come again at temperature 0.
     temperature = config.temperature if attempt == 0 else max(config.temperature, 0.7)
     given = endpoint.chat(prompt(config, text), max_tokens=config.answer_tokens, temperature=temperature, seed=seed)
-    return Reply(id_, read_label(given.text, config.labels), given.text, given.prompt_tokens, given.completion_tokens)
+    said = encodable(given.text)
+    return Reply(id_, read_label(said, config.labels), said, given.prompt_tokens, given.completion_tokens)
 
 
 def chosen_documents(config: LabelDocumentsConfig, documents: Run) -> list[dict[str, Any]]:
