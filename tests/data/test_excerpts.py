@@ -1,5 +1,7 @@
 """Excerpts: cut, no personal data, no control characters, whatever the cut."""
 
+import re
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,6 +18,13 @@ def test_a_cut_shows_no_part_of_personal_data(before, begin, characters):
     shown = excerpt(text, characters, begin)
     for part in ("ann.", "example", ".org"):
         assert part not in shown
+
+
+@pytest.mark.parametrize("number", ["4111 1111 1111 1111", "4111-1111-1111-1111", "030 901820"])
+@given(st.integers(0, 600), st.integers(1, 120))
+def test_a_cut_row_of_numbers_shows_none_of_them(number, begin, characters):
+    text = "Numbers\nTel. " + " ".join([number] * 60)
+    assert not re.search(r"\d", excerpt(text, characters, begin))
 
 
 @settings(max_examples=40)
