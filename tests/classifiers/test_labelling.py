@@ -132,13 +132,12 @@ def test_it_goes_on_where_it_stopped(documents_run, tmp_path):
         with pytest.raises(InputError, match="no money"):
             label_documents(config, documents=documents, out=out)
         given_up.set()
-        with (tmp_path / ANSWERS).open("a") as file:
+        with (out.work / ANSWERS).open("a") as file:
             file.write('{"id": "cut sho')  # as a kill leaves it
         refused = sum(1 for _ in asked) - 12
         metrics = label_documents(config, documents=documents, out=out)
         assert len(asked) == 30 + refused
     assert metrics["labelled"] == metrics["requests"] == 30
-    assert not (tmp_path / ANSWERS).exists()
 
 
 def test_a_limit_of_cost(documents_run, run_stage):
@@ -207,11 +206,36 @@ def test_what_was_under_way_when_it_stopped_is_not_paid_again(documents_run, tmp
             with pytest.raises(KeyboardInterrupt if how == "Ctrl-C" else InputError):
                 label_documents(config, documents=documents, out=out)
         before = len(asked)
-        logged = len((tmp_path / ANSWERS).read_text().splitlines())
+        logged = len((out.work / ANSWERS).read_text().splitlines())
         assert logged == before - (how != "Ctrl-C")
         metrics = label_documents(config, documents=documents, out=out)
     assert metrics["labelled"] == metrics["requests"] == 30
     assert len(asked) - before == 30 - logged
+
+
+def test_half_a_pair_of_escapes_in_an_answer_is_replaced(documents_run, run_stage):
+    with scripted(lambda n, body: completion(f"So {chr(0xD83D)}\nLabel: yes")) as (url, _):
+        run = run_stage(label_documents, settings(url), documents=documents_run(TEXTS[:2]))
+    assert [row["answer"] for row in read_jsonl(run.file("labels.jsonl"))] == ["So ?\nLabel: yes"] * 2
+
+
+def test_another_job_in_the_same_place_takes_none_of_its_answers(documents_run, tmp_path, monkeypatch):
+    documents = documents_run(TEXTS)
+
+    def make(config):
+        job = Job("label-documents", "3.1.1", 1, {"question": config.question}, {}, {})
+        return rundir.make(job, tmp_path / "run", label_documents, config, {"documents": documents})[0]
+
+    with scripted(says) as (url, asked):
+        with monkeypatch.context() as patch:
+            interrupted_after(patch, 5)
+            with pytest.raises(KeyboardInterrupt):
+                make(settings(url, question="Is it short?"))
+        before = len(asked)
+        run = make(settings(url, question="Is it clear?"))
+    assert run.metrics["requests"] == len(asked) - before == 30
+    assert all("Is it clear?" in a["body"]["messages"][1]["content"] for a in list(asked)[before:])
+    assert not (run.path / ".work").exists()
 
 
 def test_over_its_limit_it_asks_nothing_more(documents_run, tmp_path, monkeypatch):

@@ -17,9 +17,10 @@ from openherd.data.code_reasoning import (
     combined,
     is_code,
     reasoning_prior,
+    scores,
 )
 from openherd.data.documents import DROPPED
-from openherd.data.linear_model import LinearModel
+from openherd.data.linear_model import FastTextModel, LinearModel
 from openherd.data.ngram_features import NgramConfig, features
 
 CODE = [
@@ -95,6 +96,16 @@ def test_a_classifier_decides_beside_the_rule(documents_run, run_stage, rows_of,
     LinearModel(("other", "code"), ngrams, weights, np.array([-5.0]), Calibration()).save(tmp_path / "m")
     run = run_stage(code_reasoning, CodeReasoningConfig(), documents=documents_run(rows()), code=Outside(str(tmp_path / "m")))
     assert [row["kind"] for row in rows_of(run)] == ["prose", "reasoning", "code"]
+
+
+def test_of_two_known_labels_the_wanted_one_counts_whatever_their_order():
+    class Told:
+        def predict(self, text, k, threshold):
+            return ("__label__high", "__label__low"), (0.9, 0.1)
+
+    model = FastTextModel(("high", "low"), Told())
+    for found in scores(["a"], CodeReasoningConfig(prior_weight=0.0), model, model):
+        assert found == pytest.approx([0.9])
 
 
 def test_the_rule_on_real_sets(shared_data):

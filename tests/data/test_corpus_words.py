@@ -61,6 +61,12 @@ def test_divergence_equals_its_slow_twin_and_no_document_helps_itself(texts, dat
         assert outliers[i] == pytest.approx(sum(n for word, n in own.items() if rest[word] < 2) / len(text))
 
 
+def test_a_text_of_outliers_alone_has_a_share_of_one_to_the_last_bit():
+    """A limit of 1 is off: what is more than 1 by rounding would go by it."""
+    texts = [" ".join(f"w{i}" for i in range(n)) for n in range(1, 200)]
+    assert set(shares_of(texts, {"": {"": 1_000, "the": 1_000}})[1].tolist()) == {1.0}
+
+
 def test_counts_stay_bounded_and_keep_the_frequent(tmp_path):
     texts = [" ".join(f"w{i}x{k}" for k in range(50)) + " often" * 3 for i in range(20)]
     counted = count_words([(["en"], pa.array([text])) for text in texts], 100)

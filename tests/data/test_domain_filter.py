@@ -53,6 +53,15 @@ def test_domains_with_much_personal_data_or_much_harm_go(documents_run, run_stag
     assert made.metrics["domains_dropped"] == 2
 
 
+def test_a_share_is_told_of_the_documents_that_were_counted(documents_run, run_stage, rows_of):
+    rows = [row(i, EMAILS if i < 2 else "fine", f"https://a.test/{i}") for i in range(8)]
+    listed = run_stage(safety_filter, SafetyFilterConfig(illegal_sha256=("0" * 64,)), documents=documents_run(rows))
+    counted = run_stage(pii, PiiConfig(), documents=documents_run(rows[:3]))
+    config = DomainFilterConfig(min_documents=3)
+    made = run_stage(domain_filter, config, documents=documents_run(rows[:1]), counted=(listed, counted))
+    assert [r["detail"] for r in rows_of(made, DROPPED)] == ["a.test: 2 of 3 documents"]
+
+
 CASES = st.lists(st.tuples(st.sampled_from(["a.test", "b.test", "c.co.uk", ""]), st.integers(0, 3), st.booleans()), max_size=15)
 SHARES = st.sampled_from([0.0, 0.34, 0.5, 1.0])
 

@@ -1,9 +1,12 @@
 """Excerpts: cut, no personal data, no control characters, whatever the cut."""
 
+import re
+
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from openherd.data.excerpts import excerpt
+from openherd.data.excerpts import address, excerpt
 
 MAIL = "ann.example@example.org"
 
@@ -15,6 +18,13 @@ def test_a_cut_shows_no_part_of_personal_data(before, begin, characters):
     shown = excerpt(text, characters, begin)
     for part in ("ann.", "example", ".org"):
         assert part not in shown
+
+
+@pytest.mark.parametrize("number", ["4111 1111 1111 1111", "4111-1111-1111-1111", "030 901820"])
+@given(st.integers(0, 600), st.integers(1, 120))
+def test_a_cut_row_of_numbers_shows_none_of_them(number, begin, characters):
+    text = "Numbers\nTel. " + " ".join([number] * 60)
+    assert not re.search(r"\d", excerpt(text, characters, begin))
 
 
 @settings(max_examples=40)
@@ -29,3 +39,20 @@ def test_what_is_harmless_stays(text):
 def test_what_is_left_out_is_marked():
     assert excerpt("abcdefghij", 3, 2) == "...cde..."
     assert excerpt("abc", 3) == "abc"
+
+
+@pytest.mark.parametrize(
+    ("escaped", "shown"),
+    [
+        ("mailto:ann.example%40example.org?x=%2F", "mailto:<EMAIL>?x=/"),
+        ("https://a.org/call/%2B1%20212-555-0123", "https://a.org/call/<PHONE>"),
+        ("https://a.org/caf%C3%A9?x=%40", "https://a.org/caf%C3%A9?x=%40"),
+    ],
+)
+def test_personal_data_in_the_escapes_of_an_address(escaped, shown):
+    assert address(escaped) == shown
+
+
+@given(st.integers(0, 700))
+def test_a_cut_address_shows_no_part_of_personal_data(n):
+    assert "example" not in address(f"https://a.org/{'x' * n}/ann.example%40example.org")

@@ -1,5 +1,6 @@
 """Guarded processes: what kills one loses its document alone, with a reason."""
 
+import subprocess
 from functools import partial
 
 import pyarrow as pa
@@ -61,6 +62,19 @@ def test_a_stage_that_cannot_be_made_is_our_bug():
         pytest.raises(RuntimeError, match="no_such"),
     ):
         guard(batch_of(["a"]))
+
+
+def test_a_process_that_starts_while_the_engine_ends_is_ended_too(monkeypatch):
+    start = subprocess.Popen
+    with Guard(partial(toy_judges.prepare_toy), LANGUAGE_SCHEMA, 9, 0) as guard:
+
+        def ended(*given, **more):
+            guard.end()
+            return start(*given, **more)
+
+        monkeypatch.setattr(subprocess, "Popen", ended)
+        with pytest.raises(InterruptedError, match="stopped"):
+            guard(batch_of(["a"]))
 
 
 def test_no_process_is_left():

@@ -286,6 +286,13 @@ def test_settings_out_of_range_are_refused(changes):
         config_with(**changes)
 
 
+def test_word_rules_of_a_language_without_known_words_are_refused():
+    with pytest.raises(ConfigError, match="no common words of 'ja' are known"):
+        config_with(min_stop_words=2, word_rule_languages=["de", "ja"])
+    config_with(min_stop_words=0, word_rule_languages=["ja"])
+    config_with(min_stop_words=2, word_rule_languages=["ja"], stop_words=["の", "は"])
+
+
 @pytest.mark.parametrize(
     ("text", "as_they_stand", "for_comparing"),
     [

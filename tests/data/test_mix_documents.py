@@ -91,6 +91,11 @@ def test_the_tutorials_mix_is_one_setting_away(documents_run, run_stage):
     assert run.metrics["source_weights"] == MIXES["tutorial"]
 
 
+def test_as_many_epochs_as_are_allowed():
+    config = MixDocumentsConfig(mix="paper", epochs=4.0, most_epochs=4.0)
+    assert planned(config, {"general": 79, "reasoning": 66, "code": 15, "multilingual": 41}).keep["code"] == 1
+
+
 def test_what_is_missing_or_too_scarce_is_refused(documents_run, run_stage):
     documents = documents_run(rows())
     with pytest.raises(ConfigError, match=r"no column 'kind'; .* run code-reasoning before"):

@@ -2,7 +2,7 @@
 
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 import slow_heuristics as slow
@@ -32,6 +32,17 @@ def test_ngram_shares_equal_datatroves(texts):
     found = ngram_shares(batch_of(texts), "datatrove")
     for i, text in enumerate(texts):
         assert {name: found[name][i] for name in found} == pytest.approx(slow.datatrove_ngram_shares(words(text), text))
+
+
+@pytest.mark.parametrize("counting", ["covered", "datatrove"])
+@example(["c a b", "b b b a c x a c"])  # "b b" and "a c" stand twice, and are as long
+@given(st.lists(st.lists(st.sampled_from(["a", "b", "c", "dd", "ee"]), max_size=40).map(" ".join), max_size=4))
+def test_a_texts_shares_do_not_depend_on_the_others_of_its_batch(counting, texts):
+    found = ngram_shares(batch_of(texts), counting)
+    for i, text in enumerate(texts):
+        assert {name: values[i] for name, values in found.items()} == {
+            name: values[0] for name, values in ngram_shares(batch_of([text]), counting).items()
+        }
 
 
 def test_ngram_shares_worked_by_hand():

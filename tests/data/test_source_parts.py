@@ -107,6 +107,45 @@ def test_another_setting_takes_no_parts(corpus, tmp_path):
     assert [part.next.place.skip for part in units("a")[0].done_parts()] == [512, 1024, 1536]
 
 
+def test_parts_that_do_not_follow_each_other_are_read_again(corpus, tmp_path):
+    """As a process leaves them that outlives its engine: what it was asked for was cut elsewhere."""
+    [unit] = units_of([NamedFile(str(corpus / "a.jsonl.gz"), "a")], tmp_path, "m")
+
+    def read(ask):
+        return source_parts.UnitReader(toy_sources.prepare(0, toy_sources.SourcesConfig()))(ask)
+
+    for most in (100, 2 * PART_RECORDS):
+        unit.do(read)
+        whole = [unit.part(number).read_bytes() for number in range(4)]
+        first = next(unit.done_parts())
+        read(source_parts.Ask(unit, 1, first.next, first.at, most))
+        assert not unit.is_done()
+        with pytest.raises(AssertionError, match="not the end"):
+            list(unit.accounts())
+        unit.do(read)
+        offsets = [row["offset"] for account in unit.accounts() for row in account.column("document").to_pylist()]
+        assert offsets == list(range(1, N + 1))
+        for number, part in enumerate(whole):
+            unit.part(number).write_bytes(part)
+
+
+def test_files_of_other_sizes_are_read_anew(tmp_path, monkeypatch):
+    """A list of paths is the same input whatever lies there; which files are read together follows from their sizes."""
+    monkeypatch.setattr(source_parts, "UNIT_BYTES", 30)
+    files = [NamedFile(str(tmp_path / f"{i}.jsonl"), str(i)) for i in range(3)]
+    for file in files:
+        (tmp_path / f"{file.name}.jsonl").write_bytes(rows([file.name]))
+    read = source_parts.UnitReader(toy_sources.prepare(0, toy_sources.SourcesConfig()))
+    units = units_of(files, tmp_path, "m")
+    assert [len(unit.files) for unit in units] == [2, 1]
+    units[0].do(read)
+    monkeypatch.setattr(source_parts, "UNIT_BYTES", 100)
+    (tmp_path / "0.jsonl").write_bytes(rows(["0", "1"]))
+    [unit] = units_of(files, tmp_path, "m")
+    unit.do(read)
+    assert sum(len(account) for account in unit.accounts()) == 4
+
+
 def test_errors_lose_their_record_or_the_rest_of_their_file(tmp_path, rows_of):
     (tmp_path / "a.jsonl").write_bytes(rows(["a", "raise", "b", "memory error", "c", "lose", "d"]))
     (tmp_path / "b.jsonl").write_bytes(rows(["e"]))

@@ -201,6 +201,12 @@ def test_rows_of_json_lines(read):
         read(cut, SourcesConfig(on_damage="stop", text_fields=("text",)), "b.jsonl.gz")
 
 
+def test_the_source_that_a_row_names(read):
+    names = {"Wikipedia": "wikipedia", "Common Crawl": "common-crawl", "pes2o": "pes2o", "https://a.example/1": "web", "": "web"}
+    rows = "\n".join(json.dumps({"text": name or "none", "source": name}) for name in names)
+    assert [row["source"] for row in read(rows.encode(), SourcesConfig(), "a.jsonl")[0]] == list(names.values())
+
+
 def test_half_a_pair_of_escapes_in_a_row_is_replaced(read):
     names = ("url", "title", "license", "attribution", "source", "programming_language", "content_type")
     for content in ("ok", None):

@@ -1,6 +1,9 @@
 """A question and its answers become one document, wherever they stand in the posts_dump; what is neither, or damaged, is told."""
 
 import io
+import os
+import subprocess
+import sys
 from contextlib import nullcontext
 
 import pytest
@@ -73,6 +76,18 @@ def test_a_dump_that_is_cut_off():
         assert all(
             page.content in {p.content for p in read(content)} or page.offset == 1 for page in found if isinstance(page, Page)
         )
+
+
+def test_a_killed_process_leaves_no_file(tmp_path):
+    (tmp_path / "Posts.xml").write_bytes(posts_dump(*POSTS))
+    (tmp_path / "temporary").mkdir()
+    program = (
+        "import os, sys; from openherd.data.stackexchange import read_posts; "
+        "records = read_posts(lambda: open(sys.argv[1], 'rb'), None, 'a.org'); next(records); os._exit(7)"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "TMPDIR": str(tmp_path / "temporary")}
+    assert subprocess.run([sys.executable, "-c", program, str(tmp_path / "Posts.xml")], env=environment).returncode == 7
+    assert not list((tmp_path / "temporary").iterdir())
 
 
 def test_files_and_archives(tmp_path):

@@ -61,6 +61,13 @@ def test_personal_data_and_control_characters_are_not_printed(stages):
     assert "\x1b" not in told(stages, f"https://evil.example/{HOSTILE}")
 
 
+def test_a_licence_is_looked_through_like_all_else(tmp_path):
+    rows = [{**row_of(i, text_of(i)), "license": "ask bob@example.org \x1b[31m"} for i in range(2)]
+    text = told(curated(curation(tmp_path, rows=rows), "a run"), rows[0]["id"])
+    assert "license ask <EMAIL>" in text
+    assert "\x1b" not in text
+
+
 def test_unknown_and_ambiguous_keys(stages):
     with pytest.raises(InputError, match="no document of read, given"):
         stories(stages, "https://nowhere.example/")

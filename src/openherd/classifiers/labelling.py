@@ -27,9 +27,10 @@ from openherd.core.records import read_jsonl, write_jsonl
 from openherd.core.rundir import Output, Run
 from openherd.core.seeds import derive_seed, uniform
 from openherd.data.documents import read_documents
+from openherd.data.encodings import encodable
 from openherd.data.engine import settings_of_run
 
-ANSWERS = ".answers.jsonl"
+ANSWERS = "answers.jsonl"  # in what the stage keeps to go on from, which is its job's alone
 UNLABELLED = "unlabelled.jsonl"
 UNREADABLE = "no label in the answer"
 SAME_QUESTION = ("requirements", "requirements_text", "labels", "question", "document_characters")
@@ -131,7 +132,8 @@ def ask(config: LabelDocumentsConfig, endpoint: Endpoint, id_: str, text: str, a
     # An answer that cannot be read would come again at temperature 0.
     temperature = config.temperature if attempt == 0 else max(config.temperature, 0.7)
     given = endpoint.chat(prompt(config, text), max_tokens=config.answer_tokens, temperature=temperature, seed=seed)
-    return Reply(id_, read_label(given.text, config.labels), given.text, given.prompt_tokens, given.completion_tokens)
+    said = encodable(given.text)
+    return Reply(id_, read_label(said, config.labels), said, given.prompt_tokens, given.completion_tokens)
 
 
 def chosen_documents(config: LabelDocumentsConfig, documents: Run) -> list[dict[str, Any]]:
@@ -238,10 +240,9 @@ def label_documents(config: LabelDocumentsConfig, *, documents: Run, labelled: R
     rows = chosen_documents(config, documents)
     if not rows:
         raise InputError(documents.path, "no documents", do="look at the reasons in dropped.parquet of the stages before")
-    path = out.path / ANSWERS
     known = labels_before(config, labelled) if labelled is not None else {}
     known = {row["id"]: known[row["id"]] for row in rows if row["id"] in known}
-    asking = Asking(config, path, known)
+    asking = Asking(config, out.work / ANSWERS, known)
     with Progress("label-documents", len(rows), "documents") as progress:
         progress.resume_at(len(asking.done))
         for _ in asking.about_all(rows):
@@ -255,7 +256,6 @@ def label_documents(config: LabelDocumentsConfig, *, documents: Run, labelled: R
     with out.write(UNLABELLED) as file:
         told = ((id_, last[id_].answer if id_ in last else "", asking.refused.get(id_, UNREADABLE)) for id_ in without)
         write_jsonl(file, ({"id": id_, "answer": answer, "reason": reason} for id_, answer, reason in told))
-    path.unlink(missing_ok=True)
     counts = Counter(reply.label for reply in labels.values())
     return {
         "documents": len(rows),

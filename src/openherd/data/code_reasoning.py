@@ -157,11 +157,13 @@ def scores(
     texts: Sequence[str], config: CodeReasoningConfig, code: Classifier | None, reasoning: Classifier | None
 ) -> tuple[Floats, Floats]:
     """Both scores of each text."""
-    of_code = None if code is None else probability_of(code, texts, config.code_label or code.labels[1])
-    of_reasoning = None if reasoning is None else probability_of(reasoning, texts, config.reasoning_label or reasoning.labels[1])
+
+    def of(classifier: Classifier | None, label: str) -> Floats | None:
+        return None if classifier is None else probability_of(classifier, texts, checked_label(classifier, label, "code-reasoning"))
+
     return (
-        combined(of_code, np.array([code_prior(text) for text in texts]), config.prior_weight),
-        combined(of_reasoning, np.array([reasoning_prior(text) for text in texts]), config.prior_weight),
+        combined(of(code, config.code_label), np.array([code_prior(text) for text in texts]), config.prior_weight),
+        combined(of(reasoning, config.reasoning_label), np.array([reasoning_prior(text) for text in texts]), config.prior_weight),
     )
 
 

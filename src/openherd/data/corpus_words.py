@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
-from openherd.data.text_batch import Floats, Integers, TermCounts, TextBatch
+from openherd.data.text_batch import Floats, Integers, TermCounts, TextBatch, shares
 
 CORPUS_WORDS = "corpus_words.parquet"
 SCHEMA = pa.schema([("language", pa.string()), ("word", pa.string()), ("count", pa.int64())])  # the word "" is all words
@@ -152,5 +152,5 @@ def corpus_shares(
         p = own / own_total[text]
         q = (others + 1) / (rest[text] + len(corpus) - 1)
         divergence += np.bincount(text, p * np.log(p / q), n_texts)
-        outliers += np.bincount(text, p * (others < rare), n_texts)
-    return divergence, outliers
+        outliers += np.bincount(text, own * (others < rare), n_texts)
+    return divergence, shares(outliers, own_total)  # counts are added, not shares: of all words that is 1

@@ -106,15 +106,15 @@ def write_domains(database: "duckdb.DuckDBPyConnection", out: Output) -> dict[st
     """Write the table and the list; returns (reason, detail) of each dropped domain."""
     denied = {}
     schema = domains_schema()
-    found = database.execute(f"SELECT {', '.join(schema.names)} FROM sums ORDER BY documents DESC, domain")
+    found = database.execute(f"SELECT {', '.join(schema.names)}, seen, judged FROM sums ORDER BY documents DESC, domain")
     with out.write(DOMAINS) as path, ParquetWriter(path, schema) as writer:
         while rows := found.fetchmany(ROWS_AT_ONCE):
-            for values in rows:
+            for *values, seen, judged in rows:
                 row = dict(zip(schema.names, values, strict=True))
                 writer.write(row)
-                if row["dropped"]:
-                    n = row["personal_documents"] if row["dropped"] == "personal data" else row["harmful_documents"]
-                    denied[row["domain"]] = f"domain: {row['dropped']}", f"{row['domain']}: {n} of {row['documents']} documents"
+                if reason := row["dropped"]:
+                    n, of = (row["personal_documents"], seen) if reason == "personal data" else (row["harmful_documents"], judged)
+                    denied[row["domain"]] = f"domain: {reason}", f"{row['domain']}: {n} of {of} documents"
     with out.write(DENIED) as path:
         path.write_text("".join(f"{domain}\n" for domain in sorted(denied)), encoding="utf-8")
     return denied

@@ -5,10 +5,12 @@ Names of people are not replaced: finding them is slow and misses some (docs/dat
 
 import re
 from functools import cache
+from urllib.parse import unquote
 
 from openherd.data.pii import PiiConfig, find, redact
 
 BESIDE = 200  # characters looked at beside the piece, so that nothing is cut before it is known
+LONGEST_ROW = 1 << 16  # characters of its line before that: in a row of numbers each is told from those before it
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")  # and what turns the direction of text
 
 
@@ -24,7 +26,8 @@ def plain(text: str) -> str:
 
 def excerpt(text: str, characters: int, begin: int = 0) -> str:
     """At most `characters` of the text from `begin` on, or more where a finding would be cut; "..." for what is left out."""
-    first = max(begin - BESIDE, 0)
+    beside = max(begin - BESIDE, 0)
+    first = max(text.rfind("\n", 0, beside) + 1, beside - LONGEST_ROW)
     window = text[first : begin + characters + BESIDE]
     start, end = begin - first, min(begin - first + characters, len(window))
     spans = [span for span in find(window, _kinds()) if span.end > start and span.start < end]
@@ -35,5 +38,5 @@ def excerpt(text: str, characters: int, begin: int = 0) -> str:
 
 
 def address(text: str) -> str:
-    """An address or a name of a file, personal data replaced."""
-    return excerpt(text, 2 * BESIDE)
+    """An address or a name of a file, personal data replaced; without escapes where these hold some ("ann%40example.org")."""
+    return excerpt(unquote(text) if find(unquote(text[: 3 * BESIDE]), _kinds()) else text, 2 * BESIDE)

@@ -238,6 +238,8 @@ class Child:
         command = [sys.executable, "-c", PROGRAM, *map(str, ends)]
         nothing = subprocess.DEVNULL
         self._process = subprocess.Popen(command, pass_fds=ends, env=environment, stdin=nothing, stdout=nothing)
+        if self._ended:  # by another thread, which saw no process
+            self._process.kill()
         theirs.close()
         self._connection = Connection(ours.detach())
         self._n_answered = 0
@@ -247,6 +249,8 @@ class Child:
         except (EOFError, OSError):
             code = self._process.wait()
             self._stop()
+            if self._ended:
+                raise InterruptedError("the engine was stopped") from None
             raise RuntimeError(f"a process for the stage ended with code {code} before it had judged anything") from None
         if self.memory_bytes and (found := resident_bytes(self._process.pid)) > self.memory_bytes:
             self._stop()

@@ -138,6 +138,12 @@ class HeuristicsConfig:
     dry_run: Annotated[bool, Field(description="drop nothing, remove no line; dry_run.json tells what each rule would")] = False
     engine: EngineSetting = field(default_factory=EngineConfig)
 
+    def __post_init__(self) -> None:
+        unknown = [language for language in self.word_rule_languages if language not in WORD_TABLES]
+        if unknown and self.min_stop_words and not self.stop_words:
+            found = f"word_rule_languages: no common words of {unknown[0]!r} are known, so all its documents would go"
+            raise ConfigError("heuristics", found, do="give stop_words, or min_stop_words = 0")
+
 
 NOTHING = r"[^\s\S]"
 MARKLESS = r"^[^\p{L}\p{N}\p{M}]+$"  # a word of signs alone

@@ -31,6 +31,7 @@ from openherd.data.mix import MIXES
 
 PLAN = "mix.json"
 KIND, LANGUAGE, SOURCE = "kind", "language", "source"
+ROUNDING = 1e-9  # of epochs that are reckoned
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +133,7 @@ def planned(config: MixDocumentsConfig, available: Mapping[str, int]) -> Plan:
     total = float(config.total_bytes or min(config.epochs * available[name] / share for name, share in targets.items()))
     wanted = {name: share * total / available[name] for name, share in targets.items()}
     most = max(wanted, key=lambda name: wanted[name])
-    if wanted[most] > config.most_epochs:
+    if wanted[most] > config.most_epochs * (1 + ROUNDING):
         fits = min(config.most_epochs * available[name] / share for name, share in targets.items())
         found = f"{most!r} has {available[most]:,} bytes and would be seen {wanted[most]:.2f} times"
         do = f"give more data, at most total_bytes = {int(fits)}, or raise most_epochs"

@@ -166,7 +166,9 @@ def is_card(digits: str, has_word: bool) -> bool:
 
 
 # What one search finds: digits, and what people put between and around them.
-NUMBER = re.compile(r"[+(\d](?:[ .()/–-]{0,3}\d){5,400}")
+MOST_DIGITS = 400  # of a group: its time grows with their square
+LONGEST_NUMBER = 40  # characters of one thing in a group
+NUMBER = re.compile(rf"[+(\d](?:[ .()/–-]{{0,3}}\d){{5,{MOST_DIGITS}}}")
 TAIL = re.compile(r"[ -]?[A-Z](?:\d{3}[\dA-Y])?(?!\w)|-[kK](?!\w)|(?<=\d{6})[A-FU-Y]\d{3}[\dA-Y](?!\w)")
 BETWEEN = re.compile(r" [/–-] |  +")
 _DAY, _MONTH, _YEAR = r"(?:0?[1-9]|[12]\d|3[01])", r"(?:0?[1-9]|1[0-2])", r"(?:19|20)\d\d"
@@ -262,9 +264,17 @@ def is_phone(text: str, start: int, end: int, regions: tuple[str, ...] = REGIONS
 def find_numbers(text: str, kinds: Iterable[str], regions: tuple[str, ...] = REGIONS) -> Iterator[Span]:
     """Cards, national ids and telephone numbers among the groups of digits of a text."""
     groups = Groups(plain_gaps(text), frozenset(kinds), regions)
-    for match in NUMBER.finditer(groups.text):
-        start = groups.free_start(*match.span())
-        yield from groups.apart(start, groups.free_end(start, match.end()))
+    place = 0
+    while match := NUMBER.search(groups.text, place):
+        start, place = groups.free_start(*match.span()), match.end()
+        spans = list(groups.apart(start, groups.free_end(start, place)))
+        is_cut = len(match[0]) >= MOST_DIGITS and n_digits(match[0]) >= MOST_DIGITS
+        if is_cut and (again := groups.text.rfind(" ", match.start() + 1, place - LONGEST_NUMBER)) > 0:
+            # It may be cut inside a number: its end is looked at again, with what follows.
+            spans = [span for span in spans if span.start < again]
+            place = max([again, *(span.end for span in spans)])
+            groups.phone_end = max((span.end for span in spans if span.kind == "phone"), default=-100)
+        yield from spans
 
 
 def n_digits(text: str) -> int:

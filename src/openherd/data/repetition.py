@@ -93,8 +93,9 @@ def ngram_shares(batch: TextBatch, counting: Counting) -> dict[str, Floats]:
         elif n in TOP_NGRAMS:
             counts = np.bincount(labels[labels >= 0], minlength=len(first))
             characters = ends[first + n] - ends[first]
-            # The last of a text's labels in this order: the most frequent; of equals the longest, or the first to come.
-            order = np.lexsort((characters if counting == "covered" else -first, counts, text[first]))
+            # The last of a text's labels in this order: the most frequent; of equals the longest where covered, then the first.
+            length = characters if counting == "covered" else np.zeros_like(characters)
+            order = np.lexsort((-first, length, counts, text[first]))
             top = order[np.flatnonzero(np.diff(text[first][order], append=-1))]
             if counting == "covered":
                 places = np.flatnonzero(np.isin(labels, top))

@@ -22,6 +22,7 @@ import pyarrow as pa
 
 from openherd.core.errors import OpenherdError
 from openherd.core.remote import is_address
+from openherd.core.rundir import digest_of
 from openherd.data.documents import Drop, Judged, account_of, content_bytes, failure
 from openherd.data.guard import TIMED_OUT, Answer, Child, DiedError, Room, limited
 from openherd.data.locations import NamedFile, opened
@@ -84,12 +85,15 @@ class Unit:
         return Path(f"{self.parts}-{number:05d}.arrow")
 
     def done_parts(self) -> Iterator["Reached"]:
-        """What each finished part tells."""
+        """What each finished part tells, as far as each begins where the one before ended."""
+        begins: Spot | None = Spot()
         for number in itertools.count():
             told = told_by(self.part(number), self.mark)
-            if told is None:
+            if told is None or begins is None or told["begins"] != json.dumps(begins):
                 return
-            yield Reached.of(told["reached"])
+            reached = Reached.of(told["reached"])
+            yield reached
+            begins = reached.next
 
     def reached(self) -> "Reached":
         """How far it was read."""
@@ -109,8 +113,10 @@ class Unit:
             progress(reached.at - before.at)
 
     def accounts(self) -> Iterator[pa.RecordBatch]:
-        """All that was read."""
-        return accounts_in(self.part(number) for number, _ in enumerate(self.done_parts()))
+        """All that was read. Raises AssertionError where that is not the whole unit."""
+        yield from accounts_in(self.part(number) for number, _ in enumerate(self.done_parts()))
+        if not self.is_done():
+            raise AssertionError(f"{self.parts}: what was read ends at {self.reached().next}, which is not the end")
 
     def passed(self) -> Counter[str]:
         """How many records of each kind were none that could be a document."""
@@ -142,8 +148,9 @@ class Ask(NamedTuple):
 
 
 def units_of(files: Sequence[NamedFile], work: Path, mark: str) -> list[Unit]:
-    """The files as units, in order."""
+    """The files as units, in order. Which are in one follows from their sizes, so these are in its mark."""
     sizes = [_size_of(file.path) for file in files]
+    mark = digest_of([mark, sizes])
     in_kb = None not in sizes
     groups: list[list[int]] = []
     total = 0
@@ -198,7 +205,8 @@ class Part:
         """Leave the part."""
         self._release()
         empty, *accounts = self._accounts
-        with account_file(ask.unit.part(ask.number), empty.schema, ask.unit.mark, reached=json.dumps(reached)) as write:
+        told = {"begins": json.dumps(ask.spot), "reached": json.dumps(reached)}
+        with account_file(ask.unit.part(ask.number), empty.schema, ask.unit.mark, **told) as write:
             for account in accounts:
                 write(account)
         return reached

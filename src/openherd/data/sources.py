@@ -24,7 +24,7 @@ from openherd.core.progress import Progress
 from openherd.core.rundir import Output, Run, Source, digest_of
 from openherd.data.documents import PAGE_SCHEMA, TEXT_SCHEMA, Funnel
 from openherd.data.encodings import decode, encodable
-from openherd.data.engine import EngineConfig, EngineSetting, accounts_in_order
+from openherd.data.engine import ACCOUNTS, EngineConfig, EngineSetting, accounts_in_order
 from openherd.data.extraction import tidy
 from openherd.data.locations import NamedFile, ending_of, files_of
 from openherd.data.pages import DamageError, Page, Place, Record
@@ -126,7 +126,8 @@ def prepare_sources(config: SourcesConfig) -> Reader:
 
     def row(file: NamedFile, found: Page | DamageError) -> Row:
         page = page_of(config, file, found)
-        by_kind = config.source or (page.source if SOURCE_NAME.fullmatch(page.source) else WEB)
+        named = page.source.lower().replace(" ", "-")
+        by_kind = config.source or (named if SOURCE_NAME.fullmatch(named) else WEB)
         source = next((name for name, pattern in patterns if pattern.search(page.url)), by_kind)
         return row_of(page, file.name, source, config.form)
 
@@ -143,7 +144,7 @@ def sources(config: SourcesConfig, *, pages: tuple[Source, ...], out: Output) ->
             where, "no file of a kind that is read", allowed=f"{', '.join(ENDINGS)}; most also .gz, .bz2, .xz, .zst; git trees"
         )
     settings = {name: value for name, value in to_plain(config).items() if name != "engine"}
-    units = units_of(files, out.work, digest_of(["sources", out.digest, settings, files]))
+    units = units_of(files, out.work, digest_of([ACCOUNTS, "sources", out.digest, settings, files]))
     prepare, engine = partial(prepare_sources, config), config.engine
     process = partial(ReadingProcess, prepare, engine.timeout_s, engine.process_bytes())
     total, unit = sum(one.size for one in units), "kB" if units[0].in_kb else "files"

@@ -8,13 +8,11 @@ names come from Users.xml where it lies beside. Bodies are HTML, made text as it
 import html
 import re
 import sqlite3
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing
 from dataclasses import replace
 from functools import partial
 from itertools import groupby
-from pathlib import Path
 from typing import BinaryIO, NamedTuple
 from xml.etree import ElementTree
 
@@ -87,7 +85,7 @@ def read_posts(posts: Opener, users: Opener | None, site: str, start: Place = ST
 
 
 def _read(posts: Opener, users: Opener | None, site: str) -> Iterator[Made]:
-    with tempfile.TemporaryDirectory() as folder, closing(sqlite3.connect(Path(folder) / "posts.sqlite")) as table:
+    with closing(sqlite3.connect("")) as table:  # a file of SQLite's own that has no name, so that a killed process leaves none
         table.executescript(BEGIN)
         if users:
             with users() as file:

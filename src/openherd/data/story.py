@@ -139,7 +139,7 @@ def story_text(story: Story) -> str:
     origin = next((step.row for step in story.steps if step.row.get("url") or step.row.get("file")), {})
     lines = [f"document {story.id}  {address(origin.get('url') or '(address not kept)')}"]
     if origin.get("file"):
-        facts = ", ".join(f"{n} {origin[n]}" for n in ("source", "date", "license") if origin.get(n))
+        facts = ", ".join(f"{n} {shown(origin[n])}" for n in ("source", "date", "license") if origin.get(n))
         lines.append(f"read from {address(origin['file'])}, at {origin.get('offset')}" + (f" ({facts})" if facts else ""))
     width = max((len(step.stage.name) for step in story.steps), default=0)
     for step in story.steps:
