@@ -74,6 +74,8 @@ def test_shares_that_nothing_keeps_to_and_columns_that_are_not_there(documents_r
         run_stage(language_quotas, LanguageQuotasConfig(max_shares={"*": 0.2}), documents=documents_run(documents))
     with pytest.raises(InputError, match="no column 'quality'; allowed: columns here: id, "):
         run_stage(language_quotas, LanguageQuotasConfig(score="quality"), documents=documents_run(documents, LANGUAGE_SCHEMA))
+    with pytest.raises(InputError, match="column 'text' holds no numbers; allowed: offset, language_score"):
+        run_stage(language_quotas, LanguageQuotasConfig(score="text"), documents=documents_run(["a"]))
     with pytest.raises(InputError, match="no column 'language'"):
         run_stage(language_quotas, LanguageQuotasConfig(), documents=documents_run(["a"], TEXT_SCHEMA))
 

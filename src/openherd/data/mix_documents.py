@@ -25,7 +25,7 @@ from openherd.core.rundir import Output, Run
 from openherd.core.seeds import uniform
 from openherd.data.classifier import with_columns
 from openherd.data.document_shards import read_rows
-from openherd.data.documents import DOCUMENTS, Drop, Judge, Judged, batch_bytes
+from openherd.data.documents import DOCUMENTS, Drop, Judge, Judged, batch_bytes, check_content
 from openherd.data.engine import EngineConfig, EngineSetting, judge_documents
 from openherd.data.mix import MIXES
 
@@ -174,6 +174,7 @@ def prepare_mix_documents(config: MixDocumentsConfig, columns: list[str], keep: 
 
 def mix_documents(config: MixDocumentsConfig, *, documents: Run, out: Output) -> dict[str, Any]:
     """Downsample documents to a mix's shares; returns shares before and after, and the mean epochs of each component."""
+    check_content(documents)
     columns = list(pq.read_schema(documents.file(DOCUMENTS)).names)
     components = Components(config, columns)
     available: dict[str, int] = defaultdict(int)
