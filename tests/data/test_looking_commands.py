@@ -103,6 +103,7 @@ def test_a_dry_run_of_the_limits_of_a_run(run, capsys):
     assert EMAIL not in text
     assert "\x1b" not in text
     assert "11 documents, 0 would be dropped" in printed(capsys, "data", "dry-run", stage, "--set", "min_words=2")
+    assert printed(capsys, "data", "dry-run", run) == text
 
 
 def test_a_dry_run_refuses_what_is_no_limit(run, capsys):

@@ -102,12 +102,17 @@ def read_range(
     for wait_s in (*waits_s, None):
         try:
             data: bytes = filesystem.cat_file(path, start=start or None, end=end, **more)
+            if n is not None and len(data) > n:
+                found = f"the server sends {len(data):,} bytes where {n:,} are asked for (no HTTP ranges)"
+                raise InputError(where, found, do="fetch the file, and give it from here")
             if n is not None and len(data) != n:
                 found, do = f"cut off or changed: {len(data):,} bytes from byte {start:,} on instead of {n:,}", COPY
             elif sha256 and hashlib.sha256(data).hexdigest() != sha256:
                 found, do = other_sum(start, start + len(data)), COPY
             else:
                 return data
+        except InputError:
+            raise
         except Exception as error:  # each storage's client has errors of its own
             found, do = f"cannot be read ({reason(error)})", CHECK
             if is_final(error):

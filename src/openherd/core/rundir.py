@@ -153,7 +153,8 @@ class Outside:
             return [self.location]
         import fsspec
 
-        found = [str(f.full_name) for f in fsspec.open_files(self.location)]
+        with _opening(self.location):
+            found = [str(f.full_name) for f in fsspec.open_files(self.location)]
         if not found:
             raise InputError(self.location, "nothing matches")
         return sorted(found)
@@ -172,17 +173,25 @@ class Outside:
     def _remote_facts(name: str) -> list[str]:
         import fsspec
 
-        try:
+        with _opening(name):
             filesystem, path = fsspec.url_to_fs(name)
             info = filesystem.info(path)
-        except ImportError:
-            raise InputError(name, "needs more packages", do="pip install 'openherd[remote]'") from None
-        except (OSError, ValueError) as error:
-            raise InputError(name, f"cannot be opened ({error})", do="check the address and your access to it") from None
         tag = next(
             (info[key] for key in ("ETag", "etag", "LastModified", "Last-Modified", "Content-MD5", "mtime") if info.get(key)), ""
         )
         return [name, str(info.get("size")), str(tag)]
+
+
+@contextlib.contextmanager
+def _opening(address: str) -> Iterator[None]:
+    """Raise InputError where what is asked of an address fails."""
+    try:
+        yield
+    except ImportError:
+        raise InputError(address, "needs more packages", do="pip install 'openherd[remote]'") from None
+    except Exception as error:  # each storage's client has errors of its own
+        found = f"cannot be opened ({str(error) or type(error).__name__})"
+        raise InputError(address, found, do="check the address and your access to it") from None
 
 
 def _facts(name: str) -> list[str | int]:
