@@ -46,7 +46,7 @@ def test_settings_are_described_in_order():
         ({"steps": "1"}, 'here: steps = "1"; allowed: a valid integer; (steps of it)'),
         ({"steps": 1, "kind": "c"}, "here: kind = \"c\"; allowed: 'a' or 'b'; (which)"),
         ({"steps": 1, "lengths": [1, "x"]}, 'here: lengths.1 = "x"; allowed: a valid integer; (in tokens)'),
-        ({"steps": 1, "lengths": []}, "here: lengths = []; allowed: Tuple should have at least 1 item; (in tokens)"),
+        ({"steps": 1, "lengths": []}, "here: lengths = []; allowed: at least 1 item; (in tokens)"),
         ({"steps": 1, "weights": {"w": "x"}}, 'here: weights.w = "x"; allowed: a valid number; (by name)'),
         ({"steps": 1, "on": 1}, "here: on = 1; allowed: a valid boolean; (whether)"),
     ],

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from openherd.core.errors import InputError
+from openherd.core.errors import InputError, reason
 from openherd.core.rundir import MANIFEST, checked_manifest
 
 OPENING_WAITS_S = (1.0, 2.0)  # a mistyped address is told soon
@@ -127,8 +127,3 @@ def is_final(error: Exception) -> bool:
     status = getattr(error, "status", 0)
     refused = isinstance(status, int) and 400 <= status < 500 and status not in (408, 429)
     return refused or isinstance(error, (FileNotFoundError, PermissionError, NotADirectoryError))
-
-
-def reason(error: BaseException) -> str:
-    """What an error says, or its kind where it says nothing."""
-    return str(error) or type(error).__name__

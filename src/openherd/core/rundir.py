@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from openherd.core.config import read_toml
-from openherd.core.errors import ConfigError, InputError, StaleError
+from openherd.core.errors import ConfigError, InputError, StaleError, reason
 from openherd.core.machine import BEGUN, leads
 from openherd.core.metrics import MetricsLog
 from openherd.core.records import count_rows
@@ -190,8 +190,7 @@ def _opening(address: str) -> Iterator[None]:
     except ImportError:
         raise InputError(address, "needs more packages", do="pip install 'openherd[remote]'") from None
     except Exception as error:  # each storage's client has errors of its own
-        found = f"cannot be opened ({str(error) or type(error).__name__})"
-        raise InputError(address, found, do="check the address and your access to it") from None
+        raise InputError(address, f"cannot be opened ({reason(error)})", do="check the address and your access to it") from None
 
 
 def _facts(name: str) -> list[str | int]:

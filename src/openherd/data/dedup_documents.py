@@ -145,7 +145,7 @@ class Corpus:
         if n * BYTES_PER_DOCUMENT > config.engine.memory() * 1e9 / 2:
             needed, given = n * BYTES_PER_DOCUMENT * 2 / 1e9, config.engine.memory()
             raise ConfigError(
-                "dedup-documents", f"memory of {given:.1f} GB for {n:,} documents", do=f"engine.memory_gb = {needed:.1f}"
+                "dedup-documents", f"memory of {given:.2g} GB for {n:,} documents", do=f"give engine.memory_gb = {needed:.2g}"
             )
         return cls(config, file, work, parts, n)
 

@@ -39,6 +39,12 @@ class LanguageQuotasConfig:
     score: Annotated[str, Field(description="column of which the highest are kept; empty: a fixed choice by id")] = ""
     engine: EngineSetting = field(default_factory=EngineConfig)
 
+    def __post_init__(self) -> None:
+        for name, most in (("max_documents", None), ("max_bytes", None), ("max_shares", 1)):
+            for code, value in getattr(self, name).items():
+                if value < 0 or (most is not None and value > most):
+                    raise ConfigError("language-quotas", f"{name}: {code} = {value}", allowed="0 to 1" if most else "0 or more")
+
 
 def largest_total(sizes: Mapping[str, int], shares: Mapping[str, float]) -> float:
     """The most bytes in all with which no language has more than its share: the largest T = sum of min(size, share x T)."""
