@@ -94,6 +94,8 @@ def load_config(cls: type[Config], values: Mapping[str, Any], where: object) -> 
         allowed = re.sub("^(Input should be|(Tuple|List|Dictionary|String) should have) ", "", message)
         allowed = {"an object": "a table", "a valid array": "a list"}.get(allowed, allowed)  # JSON's words for TOML's
         setting = settings.get(str(first["loc"][0])) if first["loc"] else None
+        if setting and first["type"] == "missing":  # a list that is too short for its type
+            found, allowed = f"{setting.name} = {json.dumps(first['input'])}", setting.type_text
         raise ConfigError(where, found, allowed=allowed, do=f"({setting.description})" if setting else "") from None
     except (TypeError, ValueError):
         key = next(key for key, value in values.items() if not _is_plain(value))

@@ -92,11 +92,12 @@ class Run:
         """The metrics that the stage returned."""
         return dict(self.manifest["metrics"])
 
-    def file(self, name: str) -> Path:
-        """The path of an output. Raises InputError where this run wrote none of that name."""
+    def file(self, name: str, do: str = "") -> Path:
+        """The path of an output. Raises InputError where this run wrote none of that name; `do` is what makes one."""
         if name not in self.manifest["outputs"]:
             there = ", ".join(sorted(self.manifest["outputs"])) or "none"
-            raise InputError(self.path, f"no output {name!r} of stage {self.manifest['stage']!r}", allowed=f"outputs here: {there}")
+            found = f"no output {name!r} of stage {self.manifest['stage']!r}"
+            raise InputError(self.path, found, allowed=f"outputs here: {there}", do=do)
         return self.path / name
 
     def files(self, pattern: str = "*") -> list[str]:

@@ -179,12 +179,17 @@ def mix_documents(config: MixDocumentsConfig, *, documents: Run, out: Output) ->
     components = Components(config, columns)
     available: dict[str, int] = defaultdict(int)
     came: dict[str, int] = defaultdict(int)
+    fields: set[str] = set()
     file = documents.file(DOCUMENTS)
     for batch in read_rows(file, 0, pq.read_metadata(file).num_rows):
         for row, size in zip(without_text(batch), batch_bytes(batch).to_pylist(), strict=True):
             came[components.of(row)] += size
+            if config.field_shares:
+                fields.add(row[config.field_column] or "")
             if not is_thinned(config, row):
                 available[components.of(row)] += size
+    if absent := sorted(config.field_shares.keys() - fields):
+        raise ConfigError("mix-documents", f"field_shares: no document is of {absent[0]!r}", do=nearest(absent[0], fields))
     plan = planned(config, available)
     kept: dict[str, int] = dict.fromkeys(plan.targets, 0)
 
