@@ -21,8 +21,7 @@ def command_data_dry_run(arguments: list[str]) -> None:
         changes = tomllib.loads("\n".join(given.set))
     except tomllib.TOMLDecodeError as error:
         raise ConfigError("--set", f"not TOML ({error})", allowed="NAME=VALUE") from None
-    run = open_stage(given.run, "heuristics")
-    print(dry_run_text(run, run.input("documents"), changes))
+    print(dry_run_text(open_stage(given.run, "heuristics"), changes))
 
 
 def command_data_explain(arguments: list[str]) -> None:
