@@ -62,6 +62,17 @@ def test_a_command_has_help(name, capsys):
     assert f"openherd {name}" in capsys.readouterr().out
 
 
+def test_help_of_commands_of_two_words(capsys):
+    for arguments in (["data"], ["data", "--help"], ["help", "data"]):
+        assert main(arguments) == 0
+        text = capsys.readouterr().out
+        assert text.startswith("usage: openherd data COMMAND ...\n")
+        assert re.findall(r"^  data ([\w-]+)", text, re.MULTILINE) == ["page", "explain", "diff", "dry-run"]
+    with pytest.raises(SystemExit):
+        main(["help", "data", "explain"])
+    assert "usage: openherd data explain" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("name", [stage.name for stage in STAGES])
 def test_a_stages_help_has_every_setting_with_default_and_description(name, capsys):
     with pytest.raises(SystemExit) as left:
@@ -124,6 +135,7 @@ def test_doctor_speaks_of_this_machine(capsys):
         (["runn"], "openherd: command line: unknown command 'runn'; did you mean 'run'?"),
         (["plan", "chek", "x.csv"], "openherd: command line: unknown command 'plan chek'; did you mean 'plan check'?"),
         (["data", "explane", "x"], "openherd: command line: unknown command 'data explane'; did you mean 'data explain'?"),
+        (["data", "x"], "openherd: command line: unknown command 'data x'; "),
         (["where"], "openherd where: the following arguments are required: WORD|SECTION; see 'openherd where --help'"),
         (["run", "r.toml"], "openherd run: the following arguments are required: --out; see 'openherd run --help'"),
         (["run", "none.toml", "--out", "x"], "openherd: none.toml: no such file; give the path of a TOML file"),
@@ -131,6 +143,7 @@ def test_doctor_speaks_of_this_machine(capsys):
         (["model", "llama3-8b", "--sequence-length", "0"], "openherd: --sequence-length: 0; allowed: 1 or more"),
         (["sft", "--base", "none", "--dialogs", "none", "--out", "x"], "openherd: none: no finished run directory; "),
         (["sources", "--pages", "none", "--out", "x"], "openherd: none: no such file; allowed: a file, a folder, a glob"),
+        (["sources", "--pages", "", "--out", "x"], "openherd: openherd sources --pages: an empty name; allowed: a run directory"),
         (["sources", "--pages", ".", "--sourse", "a", "--out", "x"], "openherd sources: unrecognized arguments: --sourse a; "),
         (["sources", "--pages", ".", "--on-damage", "a", "--out", "x"], "openherd: openherd sources: on_damage = \"a\"; allowed: "),
         (["sources", "--pages", ".", "--source-patterns", '{a="("}', "--out", "x"], "openherd: sources: source_patterns: '('; "),
@@ -227,6 +240,36 @@ def test_a_truncated_warc_and_a_full_disk(run, capsys, tmp_path, monkeypatch):
             capsys, *arguments
         )
     assert main([str(a) for a in arguments]) == 0
+
+
+def test_pages_where_texts_are_needed_and_texts_where_pages_are(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("a.txt").write_text("The herd is kept together. " * 20)
+    for form in ("pages", "documents"):
+        assert main(["sources", "--pages", "a.txt", "--form", form, "--engine", "{ processes = 1 }", "--out", form]) == 0
+    for stage in (
+        "language", "language-split", "language-quotas", "heuristics", "dedup-documents", "dedup-lines", "pii", "code-reasoning",
+        "holdout", "mix-documents", "cluster-documents", "label-documents",
+    ):  # fmt: skip
+        said = refused(capsys, stage, "--documents", "pages", "--out", stage)
+        assert said == "openherd: pages/documents.parquet: pages without text; run extraction on them before", stage
+    said = refused(capsys, "train-classifier", "--positives", "pages", "--negatives", "pages", "--out", "classifier")
+    assert "pages without text" in said
+    said = refused(capsys, "train-classifier", "--out", "of-nothing")
+    assert said == "openherd: classifier: no pair of inputs; allowed: positives and negatives, or labels alone"
+    said = refused(capsys, "extraction", "--documents", "documents", "--out", "extraction")
+    assert said == "openherd: documents/documents.parquet: texts and no pages; leave extraction out"
+
+
+def test_what_may_not_be_read_is_told_as_such(capsys, tmp_path, monkeypatch):
+    (tmp_path / "a.paths").write_text("b.txt\n")
+
+    def refuse(file, *_):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(file))
+
+    monkeypatch.setattr("openherd.core.rundir.file_sha256", refuse)
+    said = refused(capsys, "sources", "--pages", tmp_path / "a.paths", "--out", tmp_path / "x")
+    assert f"a.paths: {os.strerror(errno.EACCES)}; see who may read and write it or give another --out" in said
 
 
 def test_errors_behind_a_librarys_own_are_found():

@@ -783,6 +783,8 @@ def _open_path(hint: Any, value: Any, where: object) -> Any:
         if not _is_list(hint):
             raise ConfigError(where, f"{len(value)} paths", allowed="one")
         return [_open_path(typing.get_args(hint)[0], v, where) for v in value]
+    if not value:
+        raise ConfigError(where, "an empty name", allowed="a run directory, or a place where the stage takes one")
     path = Path(value)
     if is_address(value) and not _admits(hint, Outside):
         if not _admits(hint, RemoteRun):

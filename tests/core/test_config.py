@@ -23,11 +23,12 @@ class Config:
     weights: Annotated[dict[str, float], Field(description="by name")] = field(default_factory=dict)
     on: Annotated[bool, Field(description="whether")] = True
     label: Annotated[str, Field(description="a name")] = ""
+    pair: Annotated[tuple[float, float], Field(description="two")] = (1.0, 2.0)
 
 
 def test_settings_are_described_in_order():
     found = {s.name: s for s in settings_of(Config)}
-    assert list(found) == ["steps", "rate", "kind", "lengths", "weights", "on", "label"]
+    assert list(found) == ["steps", "rate", "kind", "lengths", "weights", "on", "label", "pair"]
     assert found["steps"].default is MISSING
     assert (found["rate"].type_text, found["rate"].default, found["rate"].description) == ("float", 0.5, "how fast")
     assert (found["kind"].type_text, found["weights"].default) == ("a|b", {})
@@ -38,7 +39,7 @@ def test_settings_are_described_in_order():
     ("values", "line"),
     [
         ({"stepz": 1}, "here: unknown setting 'stepz'; did you mean 'steps'?"),
-        ({"zzz": 1}, "here: unknown setting 'zzz'; known: kind, label, lengths, on, rate, steps, weights"),
+        ({"zzz": 1}, "here: unknown setting 'zzz'; known: kind, label, lengths, on, pair, rate, steps, weights"),
         ({}, "here: missing setting 'steps'; allowed: steps of it"),
         ({"steps": 0}, "here: steps = 0; allowed: greater than or equal to 1; (steps of it)"),
         ({"steps": 0.5}, "here: steps = 0.5; allowed: a valid integer; (steps of it)"),
@@ -46,8 +47,11 @@ def test_settings_are_described_in_order():
         ({"steps": "1"}, 'here: steps = "1"; allowed: a valid integer; (steps of it)'),
         ({"steps": 1, "kind": "c"}, "here: kind = \"c\"; allowed: 'a' or 'b'; (which)"),
         ({"steps": 1, "lengths": [1, "x"]}, 'here: lengths.1 = "x"; allowed: a valid integer; (in tokens)'),
-        ({"steps": 1, "lengths": []}, "here: lengths = []; allowed: Tuple should have at least 1 item; (in tokens)"),
+        ({"steps": 1, "lengths": []}, "here: lengths = []; allowed: at least 1 item; (in tokens)"),
         ({"steps": 1, "weights": {"w": "x"}}, 'here: weights.w = "x"; allowed: a valid number; (by name)'),
+        ({"steps": 1, "weights": 3}, "here: weights = 3; allowed: a table; (by name)"),
+        ({"steps": 1, "pair": [1]}, "here: pair = [1]; allowed: tuple[float,float]; (two)"),
+        ({"steps": 1, "pair": [1, 2, 3]}, "here: pair = [1, 2, 3]; allowed: at most 2 items; (two)"),
         ({"steps": 1, "on": 1}, "here: on = 1; allowed: a valid boolean; (whether)"),
     ],
 )

@@ -85,6 +85,13 @@ def test_folders_of_categories(tmp_path):
     assert verdict(rules(tmp_path, {}, only=("adult",)).build().find("http://play.example/")) is None
 
 
+def test_a_category_that_no_list_has_is_refused(tmp_path):
+    with pytest.raises(InputError, match="lists: no list of category 'aduld'; allowed: adult"):
+        rules(tmp_path, {"adult/domains": "bad.example\n", "global_usage": "text\n"}, only=("adult", "aduld"))
+    with pytest.raises(InputError, match="no list of category 'adult'; give the input domains"):
+        Builder().read(None, ("adult",))
+
+
 def test_the_longest_entry_decides_and_of_equal_ones_the_allowed(tmp_path):
     found = rules(
         tmp_path, {"spam.txt": "||bad.example^\n@@||good.bad.example^\nequal.example\n"}, allowed="equal.example\n"

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from openherd.core.errors import ConfigError
+from openherd.data.daft_ray import check_answers
 from openherd.data.documents import DOCUMENTS, DROPPED, MEASURES
 from openherd.data.engine import EngineConfig
 from real_stages import curated, real_pages
@@ -90,3 +91,10 @@ def test_without_its_packages_it_says_what_to_install(documents_run, tmp_path, m
     monkeypatch.setitem(sys.modules, "daft", None)
     with pytest.raises(ConfigError, match=r"kind = 'daft-ray' without daft; pip install 'openherd\[ray\]'"):
         make_toy(documents_run(["a"]).path, tmp_path / "run", engine=EngineConfig(kind="daft-ray"))
+
+
+def test_an_address_where_nothing_answers_is_told_at_once():
+    with pytest.raises(ConfigError, match=r"engine: address = '127\.0\.0\.1:1': .* refused; start the cluster"):
+        check_answers("127.0.0.1:1")
+    check_answers("")
+    check_answers("auto")

@@ -153,6 +153,11 @@ def test_the_best_by_a_score_or_the_first_can_be_kept(documents_run, run_stage, 
         run_stage(dedup_documents, DedupDocumentsConfig(keep="best", score_column="score"), documents=documents_run(rows, schema))
 
 
+def test_a_score_that_is_no_number_is_refused(documents_run, run_stage):
+    with pytest.raises(InputError, match="column 'text' holds no numbers; allowed: offset, language_score"):
+        run_stage(dedup_documents, DedupDocumentsConfig(keep="best", score_column="text"), documents=documents_run(["a"]))
+
+
 @pytest.mark.parametrize("settings_", [{"keep": "best"}, {"score_column": "quality"}, {"bands": 3}, {"rows": 2}])
 def test_settings_that_do_not_go_together_are_refused(settings_):
     with pytest.raises(ConfigError):

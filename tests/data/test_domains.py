@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from data.conftest import document
+from openherd.core.errors import ConfigError
 from openherd.core.rundir import Outside
 from openherd.data.calibration import Calibration
 from openherd.data.domains import DomainsConfig, domains, shares
@@ -32,6 +33,11 @@ def test_each_document_gets_its_field(documents_run, run_stage, rows_of, tmp_pat
     assert all(row["domain_score"] > 0.6 for row in rows[:3])
     assert run.metrics["documents_by_language"] == {"de": {"science": 1}, "en": {"arts": 1, "science": 1, "other": 1}}
     assert run.metrics["shares"]["science"]["documents"] == 2
+
+
+def test_a_column_of_the_documents_own_is_refused():
+    with pytest.raises(ConfigError, match="domains: column = 'text', which every document has; give another name"):
+        DomainsConfig(column="text")
 
 
 def test_shares_by_hand():

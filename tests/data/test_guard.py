@@ -51,6 +51,17 @@ def test_a_document_is_not_lost_for_what_another_did():
     assert judged_by(["a", "harm", "b", "c"], prepare) == [(text, None) for text in ("a", "harm", "b", "c")]
 
 
+def test_a_process_leaves_in_silence_when_who_asked_was_killed(capfd):
+    with Guard(partial(toy_judges.prepare_toy), LANGUAGE_SCHEMA, 20, 0) as guard:
+        guard(batch_of(["a"]))
+        guard._connection.send(guard.room.put_batch(batch_of(["a"])))
+        assert guard._connection.poll(20)
+        guard._connection.close()  # with an answer that nobody reads: the other end is reset
+        assert guard._process.wait() == 0
+        guard._process = None
+    assert capfd.readouterr().err == ""
+
+
 def test_too_little_memory_for_the_stage_alone_is_told():
     with pytest.raises(ConfigError, match="for the stage alone; raise memory_gb"):
         judged_by(["a"], memory_bytes=10_000_000)

@@ -214,12 +214,12 @@ def test_a_dry_run_keeps_all_and_tells_what_would_go(documents_run, run_stage, r
     assert by_rule["mean_word_characters"]["first"] == 0
     assert [example["text"] for example in by_rule["words"]["examples"]] == [short, long_words[:300] + "..."]
     assert sum(rule["first"] for rule in told["rules"]) == 2
-    table = dry_run_text(real, documents_run(texts), {})
+    table = dry_run_text(real, {}, documents_run(texts))
     assert re.search(r"^words +≥50 ≤100000 +2 \(40.0%\) +1 \(20.0%\) +2 \(40.0%\)$", table, re.MULTILINE)
     assert "5 documents, 2 would be dropped" in table
     assert " ".join(short.split())[:100] in table
     assert "5 documents, 1 would be dropped" in dry_run_text(
-        real, documents_run(texts), {"min_words": 20, "max_mean_word_characters": 12.0}
+        real, {"min_words": 20, "max_mean_word_characters": 12.0}, documents_run(texts)
     )
 
 

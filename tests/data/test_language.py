@@ -47,7 +47,7 @@ def test_doubtful_documents_are_dropped(documents_run, run_stage, rows_of):
 
 
 def test_a_language_that_the_model_does_not_know_is_refused(documents_run, run_stage):
-    with pytest.raises(ConfigError, match=r"languages: the model has no 'english'; allowed: "):
+    with pytest.raises(ConfigError, match=r"languages: the model has no 'english'; known: ace, "):
         run_on(documents_run, run_stage, [ENGLISH], languages=("english",))
 
 

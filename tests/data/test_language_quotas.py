@@ -72,8 +72,13 @@ def test_a_score_that_is_no_number_comes_last(documents_run, run_stage, rows_of,
 def test_shares_that_nothing_keeps_to_and_columns_that_are_not_there(documents_run, run_stage, documents):
     with pytest.raises(ConfigError, match="max_shares: no text keeps to them"):
         run_stage(language_quotas, LanguageQuotasConfig(max_shares={"*": 0.2}), documents=documents_run(documents))
+    for settings in ({"max_documents": {"en": -1}}, {"max_bytes": {"*": -1}}, {"max_shares": {"en": 1.5}}):
+        with pytest.raises(ConfigError, match=r"language-quotas: max_\w+: (en|\*) = "):
+            LanguageQuotasConfig(**settings)
     with pytest.raises(InputError, match="no column 'quality'; allowed: columns here: id, "):
         run_stage(language_quotas, LanguageQuotasConfig(score="quality"), documents=documents_run(documents, LANGUAGE_SCHEMA))
+    with pytest.raises(InputError, match="column 'text' holds no numbers; allowed: offset, language_score"):
+        run_stage(language_quotas, LanguageQuotasConfig(score="text"), documents=documents_run(["a"]))
     with pytest.raises(InputError, match="no column 'language'"):
         run_stage(language_quotas, LanguageQuotasConfig(), documents=documents_run(["a"], TEXT_SCHEMA))
 

@@ -91,6 +91,9 @@ def test_a_folder_of_nothing_is_refused(tmp_path):
     with pytest.raises(InputError, match="no classifier"):
         classifier.load(tmp_path)
     assert place_of(Outside(str(tmp_path))) == tmp_path
+    (tmp_path / "labels.jsonl").write_text("{}", encoding="utf-8")
+    with pytest.raises(InputError, match=r"labels\.jsonl: a file; allowed: the folder of a classifier"):
+        classifier.load(tmp_path / "labels.jsonl")
 
 
 class FakeFastText:

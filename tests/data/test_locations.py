@@ -104,6 +104,19 @@ def test_https(crawl, monkeypatch):
         assert pages_of(listed[1].path) == pages_of(f"{crawl}/crawl-data/CC-MAIN-2026-01/warc/1.warc.gz")
 
 
+def test_a_server_without_ranges_and_a_glob_of_nothing(crawl, monkeypatch):
+    monkeypatch.setattr("openherd.data.locations.REMOTE_BLOCK", 10_000)
+    name = "crawl-data/CC-MAIN-2026-01/warc/0.warc.gz"
+    with served(crawl) as server:
+        server.gives_ranges = False
+        with pytest.raises(InputError, match=r"0\.warc\.gz: the server sends [\d,]+ bytes where 10,000 are asked for"):
+            pages_of(f"{server.address}/{name}")
+        with pytest.raises(InputError, match=r"/none/\*\.warc\.gz: "):
+            paths(f"{server.address}/none/*.warc.gz")
+    with pytest.raises(InputError, match=r"nothing://x/\*: cannot be opened \(Protocol not known"):
+        paths("nothing://x/*")
+
+
 @pytest.fixture
 def bucket(crawl, monkeypatch):
     """A storage on loopback where `s3://crawl-data` is the folder of that name."""

@@ -103,6 +103,7 @@ def test_a_dry_run_of_the_limits_of_a_run(run, capsys):
     assert EMAIL not in text
     assert "\x1b" not in text
     assert "11 documents, 0 would be dropped" in printed(capsys, "data", "dry-run", stage, "--set", "min_words=2")
+    assert printed(capsys, "data", "dry-run", run) == text
 
 
 def test_a_dry_run_refuses_what_is_no_limit(run, capsys):
@@ -111,8 +112,9 @@ def test_a_dry_run_refuses_what_is_no_limit(run, capsys):
         line = refused(capsys, "data", "dry-run", stage, "--set", setting)
         assert line.startswith(f"openherd: --set: {setting.partition('=')[0].partition('.')[0]!r} is no limit"), line
     assert "did you mean 'min_words'" in refused(capsys, "data", "dry-run", stage, "--set", "min_wordz=1")
-    line = refused(capsys, "data", "dry-run", open_runs(run)["pii"].path)
-    assert "a run of pii; allowed: a finished run of heuristics" in line
+    for stage in ("pii", "sources"):
+        line = refused(capsys, "data", "dry-run", open_runs(run)[stage].path)
+        assert f"a run of {stage}; allowed: a finished run of heuristics" in line
 
 
 def test_stories_tell_measures_and_the_limits_of_all_stages(run, capsys):

@@ -105,6 +105,9 @@ def test_what_is_missing_or_too_scarce_is_refused(documents_run, run_stage):
     config = MixDocumentsConfig(mix="given", shares={"web": 0.1, "books": 0.9}, total_bytes=10**6)
     with pytest.raises(ConfigError, match=r"'books' has .* times; allowed: most_epochs = 4; .* total_bytes = \d+"):
         run_stage(mix_documents, config, documents=documents)
+    config = MixDocumentsConfig(mix="given", shares={"web": 1}, field_column="source", field_shares={"bookz": 0.5})
+    with pytest.raises(ConfigError, match="field_shares: no document is of 'bookz'; did you mean 'books'"):
+        run_stage(mix_documents, config, documents=documents)
     for wrong in ({"mix": "given"}, {"shares": {"a": 1}}, {"components": {"x": ()}}, {"rest": "x"}, {"field_shares": {"a": 2}}):
         with pytest.raises(ConfigError):
             MixDocumentsConfig(**wrong)

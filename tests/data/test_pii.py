@@ -168,6 +168,11 @@ def test_pages_are_refused(documents_run, run_stage):
         run_stage(pii, PiiConfig(), documents=documents_run([page], PAGE_SCHEMA))
 
 
+def test_an_unknown_state_is_refused():
+    with pytest.raises(ConfigError, match="phone_regions: no state 'germany'; allowed: ISO codes in capitals"):
+        PiiConfig(phone_regions=("DE", "germany"))
+
+
 def test_an_unknown_kind_is_refused():
     with pytest.raises(ConfigError, match="no kind 'mail'"):
         load_config(PiiConfig, {"placeholders": {"mail": "x"}}, "test")

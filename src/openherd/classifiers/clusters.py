@@ -25,7 +25,7 @@ from openherd.core.rundir import Output, Run
 from openherd.core.seeds import derive_seed, uniform
 from openherd.data.calibration import Calibration
 from openherd.data.classifier import MODEL
-from openherd.data.documents import read_documents
+from openherd.data.documents import check_content, read_documents
 from openherd.data.linear_model import LinearModel
 from openherd.data.ngram_features import NgramConfig
 from openherd.data.words import terms
@@ -178,6 +178,7 @@ def outstanding(texts: Sequence[str], which: Integers, k: int, most: int = 6) ->
 
 def cluster_documents(config: ClusterDocumentsConfig, *, documents: Run, out: Output) -> dict[str, Any]:
     """Cluster documents by their words; writes `model/`, a classifier of the clusters, and `clusters.jsonl` about each."""
+    check_content(documents)
     ids = [row["id"] for row in read_documents(documents, ["id"])]
     drawn = sorted(range(len(ids)), key=lambda i: (uniform(config.seed, "cluster-documents", ids[i]), i))
     chosen = set(drawn[: config.max_documents or None])

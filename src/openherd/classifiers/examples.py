@@ -27,7 +27,7 @@ from openherd.core.records import read_jsonl
 from openherd.core.rundir import Outside, Run
 from openherd.core.seeds import uniform
 from openherd.data.classifier import wanted_of
-from openherd.data.documents import read_documents
+from openherd.data.documents import check_content, read_documents
 
 Integers = npt.NDArray[np.int64]
 
@@ -62,12 +62,19 @@ def text_id(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
+def origin_of(positives: Run | None, negatives: Run | None, labels: Run | Outside | None) -> object:
+    """Where the labelled texts come from, for errors. Raises InputError where the inputs are neither a pair of runs nor labels."""
+    given = labels or positives
+    if given is None or (positives is None) != (negatives is None) or (positives is not None and labels is not None):
+        raise InputError("classifier", "no pair of inputs", allowed="positives and negatives, or labels alone")
+    return given.location if isinstance(given, Outside) else given.path
+
+
 def read_examples(
     positives: Run | None, negatives: Run | None, labels: Run | Outside | None, most_texts: int, seed: int
 ) -> Iterator[Example]:
     """All labelled texts of the inputs, in order; of each label at most `most_texts` (0 = all), drawn by id. Raises InputError."""
-    if (positives is None) != (negatives is None) or (positives is None) == (labels is None):
-        raise InputError("classifier", "no pair of inputs", allowed="positives and negatives, or labels alone")
+    origin_of(positives, negatives, labels)
 
     def found() -> Iterator[Example]:
         if labels is not None:
@@ -88,6 +95,7 @@ def read_examples(
 def of_documents(positives: Run, negatives: Run) -> Iterator[Example]:
     """Reference against random."""
     for run, label in ((negatives, NEGATIVE), (positives, POSITIVE)):
+        check_content(run)
         for row in read_documents(run):
             yield Example(text_id(row["text"]), row["text"], label, row.get("language") or "")
 

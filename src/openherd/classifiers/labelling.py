@@ -26,7 +26,7 @@ from openherd.core.progress import Progress
 from openherd.core.records import read_jsonl, write_jsonl
 from openherd.core.rundir import Output, Run
 from openherd.core.seeds import derive_seed, uniform
-from openherd.data.documents import read_documents
+from openherd.data.documents import check_content, read_documents
 from openherd.data.encodings import encodable
 from openherd.data.engine import settings_of_run
 
@@ -138,6 +138,7 @@ def ask(config: LabelDocumentsConfig, endpoint: Endpoint, id_: str, text: str, a
 
 def chosen_documents(config: LabelDocumentsConfig, documents: Run) -> list[dict[str, Any]]:
     """The documents asked about, in order; each id once."""
+    check_content(documents)
     ids = dict.fromkeys(row["id"] for row in read_documents(documents, ["id"]))
     drawn = sorted(ids, key=lambda id_: (uniform(config.seed, "label-documents", id_), id_))
     left = set(drawn[: config.max_documents or None])

@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import Field
 
 from openherd.classifiers.evaluate import EVALUATION, MODEL, SCORES, evaluation, heldout_rows, summary, write_evaluation
-from openherd.classifiers.examples import CALIBRATE, TEST, TRAIN, SplitConfig, divided, read_examples, scale_of
+from openherd.classifiers.examples import CALIBRATE, TEST, TRAIN, SplitConfig, divided, origin_of, read_examples, scale_of
 from openherd.classifiers.linear import LinearTraining, fit, hashed
 from openherd.core.records import write_jsonl
 from openherd.core.rundir import Output, Outside, Run
@@ -53,7 +53,7 @@ def train_classifier(
             rows.append((example.id, example.label, example.language))
             yield example.text
 
-    where = labels.location if isinstance(labels, Outside) else next(run.path for run in (labels, positives) if run is not None)
+    where = origin_of(positives, negatives, labels)
     with hashed(texts(), config.ngrams, out.path / ".features.tmp") as data:
         labelled = divided(rows, config.split, config.positive, config.seed, where, scale_of(labels))
         training, watched, test = (labelled.of(part) for part in (TRAIN, CALIBRATE, TEST))

@@ -17,7 +17,7 @@ from pydantic import Field
 from torch import Tensor
 
 from openherd.classifiers.evaluate import EVALUATION, MODEL, SCORES, evaluation, heldout_rows, summary, write_evaluation
-from openherd.classifiers.examples import CALIBRATE, TEST, TRAIN, Labelled, SplitConfig, divided, read_examples, scale_of
+from openherd.classifiers.examples import CALIBRATE, TEST, TRAIN, Labelled, SplitConfig, divided, origin_of, read_examples, scale_of
 from openherd.core.config import nearest
 from openherd.core.errors import ConfigError, InputError
 from openherd.core.records import write_jsonl
@@ -179,7 +179,7 @@ def train_transformer(
     """Train on `positives` against `negatives`, or on `labels`, from `base` or from a `tokenizer`; measure on held-out texts."""
     model, words = begin(config, base, tokenizer, out)
     examples = list(read_examples(positives, negatives, labels, config.most_texts, config.seed))
-    where = labels.location if isinstance(labels, Outside) else next(run.path for run in (labels, positives) if run is not None)
+    where = origin_of(positives, negatives, labels)
     rows = [(e.id, e.label, e.language) for e in examples]
     labelled = divided(rows, config.split, config.positive, config.seed, where, scale_of(labels))
     chosen = labelled.of(TRAIN).tolist()

@@ -19,7 +19,8 @@ from openherd.core.errors import ConfigError, LostError, OpenherdError
 from openherd.core.machine import leaves_when_asked
 from openherd.stages import BY_NAME
 
-REFUSED_BY_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO)
+FORBIDDEN = (errno.EACCES, errno.EPERM)
+REFUSED_BY_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO, *FORBIDDEN)
 
 ABOUT = """openherd: the system of "The Llama 3 Herd of Models", from pages to a chat.
 
@@ -111,6 +112,13 @@ def root_help() -> str:
     return f"usage: openherd COMMAND ...\n\n{ABOUT}\n\nstages (each a command; the paper's section beside it):\n{stages_text()}\n"
 
 
+def group_help(name: str) -> str:
+    """The commands that begin with a word, such as `data`; empty where none has a word behind it."""
+    lines = [line for line in ABOUT.splitlines() if line.startswith(f"  {name} ")]
+    known = any(one.startswith(f"{name} ") for one in COMMANDS)
+    return "\n".join([f"usage: openherd {name} COMMAND ...", "", *lines, ""]) if known else ""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
@@ -138,13 +146,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         place = refused.filename or "the output directory"
         what = refused.strerror or "cannot be written"
-        return fail(OpenherdError(place, what, do="make room or give another --out, then the same command goes on"))
+        do = "see who may read and write it" if refused.errno in FORBIDDEN else "make room"
+        return fail(OpenherdError(place, what, do=f"{do} or give another --out, then the same command goes on"))
 
 
 def dispatch(arguments: list[str]) -> int:
     """Find the command and call it."""
     if len(arguments) > 1 and arguments[0] == "help":
-        return dispatch([arguments[1], "--help"])
+        return dispatch([*arguments[1:], "--help"])
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(root_help(), end="")
         return 0
@@ -165,6 +174,9 @@ def dispatch(arguments: list[str]) -> int:
 
         with leaves_when_asked(f"openherd {name}"):
             run_stage(name, rest)
+        return 0
+    if (help_of_group := group_help(name)) and rest in ([], ["-h"], ["--help"]):
+        print(help_of_group, end="")
         return 0
     from openherd.core.config import nearest
 

@@ -91,8 +91,11 @@ def load_config(cls: type[Config], values: Mapping[str, Any], where: object) -> 
         path = ".".join(str(p) for p in first["loc"])
         message = re.sub(" after validation, not [0-9]+", "", first["msg"].removeprefix("Value error, "))
         found = f"{path} = {json.dumps(first['input'])}" if path else "settings"
-        allowed = message.removeprefix("Input should be ")
+        allowed = re.sub("^(Input should be|(Tuple|List|Dictionary|String) should have) ", "", message)
+        allowed = {"an object": "a table", "a valid array": "a list"}.get(allowed, allowed)  # JSON's words for TOML's
         setting = settings.get(str(first["loc"][0])) if first["loc"] else None
+        if setting and first["type"] == "missing":  # a list that is too short for its type
+            found, allowed = f"{setting.name} = {json.dumps(first['input'])}", setting.type_text
         raise ConfigError(where, found, allowed=allowed, do=f"({setting.description})" if setting else "") from None
     except (TypeError, ValueError):
         key = next(key for key, value in values.items() if not _is_plain(value))

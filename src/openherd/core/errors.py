@@ -26,6 +26,14 @@ class OpenherdError(Exception):
         return partial(type(self), allowed=self.allowed, do=self.do), (self.where, self.found)  # it goes from process to process
 
 
+def reason(error: BaseException) -> str:
+    """What an error says, or the one behind it where it names a file and nothing else; its kind where it says nothing."""
+    said = str(error)
+    if isinstance(error, FileNotFoundError) and "://" in said and " " not in said and error.__cause__ is not None:
+        return reason(error.__cause__)
+    return said or type(error).__name__
+
+
 class ConfigError(OpenherdError):
     """A setting or a recipe is wrong."""
 

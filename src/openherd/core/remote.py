@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from openherd.core.errors import InputError
+from openherd.core.errors import InputError, reason
 from openherd.core.rundir import MANIFEST, checked_manifest
 
 OPENING_WAITS_S = (1.0, 2.0)  # a mistyped address is told soon
@@ -102,12 +102,17 @@ def read_range(
     for wait_s in (*waits_s, None):
         try:
             data: bytes = filesystem.cat_file(path, start=start or None, end=end, **more)
+            if n is not None and len(data) > n:
+                found = f"the server sends {len(data):,} bytes where {n:,} are asked for (no HTTP ranges)"
+                raise InputError(where, found, do="fetch the file, and give it from here")
             if n is not None and len(data) != n:
                 found, do = f"cut off or changed: {len(data):,} bytes from byte {start:,} on instead of {n:,}", COPY
             elif sha256 and hashlib.sha256(data).hexdigest() != sha256:
                 found, do = other_sum(start, start + len(data)), COPY
             else:
                 return data
+        except InputError:
+            raise
         except Exception as error:  # each storage's client has errors of its own
             found, do = f"cannot be read ({reason(error)})", CHECK
             if is_final(error):
@@ -122,8 +127,3 @@ def is_final(error: Exception) -> bool:
     status = getattr(error, "status", 0)
     refused = isinstance(status, int) and 400 <= status < 500 and status not in (408, 429)
     return refused or isinstance(error, (FileNotFoundError, PermissionError, NotADirectoryError))
-
-
-def reason(error: BaseException) -> str:
-    """What an error says, or its kind where it says nothing."""
-    return str(error) or type(error).__name__

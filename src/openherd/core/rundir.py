@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from openherd.core.config import read_toml
-from openherd.core.errors import ConfigError, InputError, StaleError
+from openherd.core.errors import ConfigError, InputError, StaleError, reason
 from openherd.core.machine import BEGUN, leads
 from openherd.core.metrics import MetricsLog
 from openherd.core.records import count_rows
@@ -92,11 +92,12 @@ class Run:
         """The metrics that the stage returned."""
         return dict(self.manifest["metrics"])
 
-    def file(self, name: str) -> Path:
-        """The path of an output. Raises InputError where this run wrote none of that name."""
+    def file(self, name: str, do: str = "") -> Path:
+        """The path of an output. Raises InputError where this run wrote none of that name; `do` is what makes one."""
         if name not in self.manifest["outputs"]:
             there = ", ".join(sorted(self.manifest["outputs"])) or "none"
-            raise InputError(self.path, f"no output {name!r} of stage {self.manifest['stage']!r}", allowed=f"outputs here: {there}")
+            found = f"no output {name!r} of stage {self.manifest['stage']!r}"
+            raise InputError(self.path, found, allowed=f"outputs here: {there}", do=do)
         return self.path / name
 
     def files(self, pattern: str = "*") -> list[str]:
@@ -153,7 +154,8 @@ class Outside:
             return [self.location]
         import fsspec
 
-        found = [str(f.full_name) for f in fsspec.open_files(self.location)]
+        with _opening(self.location):
+            found = [str(f.full_name) for f in fsspec.open_files(self.location)]
         if not found:
             raise InputError(self.location, "nothing matches")
         return sorted(found)
@@ -172,17 +174,24 @@ class Outside:
     def _remote_facts(name: str) -> list[str]:
         import fsspec
 
-        try:
+        with _opening(name):
             filesystem, path = fsspec.url_to_fs(name)
             info = filesystem.info(path)
-        except ImportError:
-            raise InputError(name, "needs more packages", do="pip install 'openherd[remote]'") from None
-        except (OSError, ValueError) as error:
-            raise InputError(name, f"cannot be opened ({error})", do="check the address and your access to it") from None
         tag = next(
             (info[key] for key in ("ETag", "etag", "LastModified", "Last-Modified", "Content-MD5", "mtime") if info.get(key)), ""
         )
         return [name, str(info.get("size")), str(tag)]
+
+
+@contextlib.contextmanager
+def _opening(address: str) -> Iterator[None]:
+    """Raise InputError where what is asked of an address fails."""
+    try:
+        yield
+    except ImportError:
+        raise InputError(address, "needs more packages", do="pip install 'openherd[remote]'") from None
+    except Exception as error:  # each storage's client has errors of its own
+        raise InputError(address, f"cannot be opened ({reason(error)})", do="check the address and your access to it") from None
 
 
 def _facts(name: str) -> list[str | int]:

@@ -123,9 +123,14 @@ class Builder:
         self.paths = self.paths or "/" in entry.name
 
     def read(self, given: Outside | None, only: Iterable[str] = (), is_allowed: bool = False) -> None:
-        """The entries of list files, of these categories alone where any are named. Raises InputError for what is no list."""
-        wanted = set(only)
-        for name, category in list_files(given):
+        """The entries of list files, of these categories alone where any are named. Raises InputError for what is no list, and for
+        a category that has none."""
+        wanted, lists = set(only), list(list_files(given))
+        there = sorted({category for _, category in lists})
+        if absent := sorted(wanted.difference(there)):
+            where, do = (given.location, "") if given else ("categories", "give the input domains, or leave categories out")
+            raise InputError(where, f"no list of category {absent[0]!r}", allowed=", ".join(there), do=do)
+        for name, category in lists:
             if wanted and category not in wanted:
                 continue
             n_read = n_understood = 0

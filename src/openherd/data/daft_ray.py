@@ -8,6 +8,7 @@ guarded one that the worker has started, not the worker, with which Daft would e
 
 import os
 import pickle
+import socket
 import sys
 from collections.abc import Callable, Generator, Sequence
 from typing import Any
@@ -17,6 +18,7 @@ from openherd.data.guard import Child
 from openherd.data.work import Piece, Work
 
 PARTITIONS_PER_WORKER = 4
+ANSWER_S = 10.0
 QUIET = {  # both tell their makers of use otherwise
     "DO_NOT_TRACK": "1",
     "DAFT_ANALYTICS_ENABLED": "0",
@@ -44,6 +46,16 @@ class Worker:
         return b""
 
 
+def check_answers(address: str) -> None:
+    """Raise ConfigError where nothing answers at HOST:PORT: Ray itself would ask for two minutes."""
+    host, _, port = address.rpartition(":")
+    if port.isdigit() and "://" not in address:
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), ANSWER_S).close()
+        except OSError as error:
+            raise ConfigError("engine", f"address = {address!r}: {error}", do="start the cluster, or mend the address") from None
+
+
 def connect(address: str) -> int:
     """Have Daft run on a Ray cluster; returns its processors. Raises ConfigError where that cannot be."""
     os.environ.update(QUIET)
@@ -53,6 +65,7 @@ def connect(address: str) -> int:
     except ImportError as error:
         raise ConfigError("engine", f"kind = 'daft-ray' without {error.name}", do="pip install 'openherd[ray]'") from None
     if not ray.is_initialized():
+        check_answers(address)
         options: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
         if address:
             options["address"] = address

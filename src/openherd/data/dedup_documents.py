@@ -32,7 +32,7 @@ from openherd.core.rundir import Output, Run
 from openherd.core.seeds import derive_seed
 from openherd.data.clusters import Clusters, Pairs, best_of, blocks, buckets, join_alike, shares_of
 from openherd.data.containment import BYTES_PER_SHINGLE, contained
-from openherd.data.documents import DOCUMENTS, Drop, Funnel, Judged, account_of
+from openherd.data.documents import DOCUMENTS, Drop, Funnel, Judged, account_of, check_content, check_numbers
 from openherd.data.engine import EngineConfig, EngineSetting
 from openherd.data.minhash import bands_for, estimated_jaccards, permutations
 from openherd.data.shingles import Normalisation, Numbers, jaccards, load_kernel
@@ -132,18 +132,20 @@ class Corpus:
 
     @classmethod
     def of(cls, config: DedupDocumentsConfig, documents: Run, work: Path) -> "Corpus":
-        """Raises InputError for a column that is missing, ConfigError for too little memory."""
+        """Raises InputError for a column that is missing or holds no numbers, ConfigError for too little memory."""
+        check_content(documents)
         file = documents.file(DOCUMENTS)
-        names = pq.read_schema(file).names
-        for column, setting in ((config.score_column, "score_column"), ("language" * (config.within == "language"), "within")):
-            if column and column not in names:
-                raise InputError(file, f"no column {column!r}", allowed=", ".join(names), do=f"change {setting}")
+        schema = pq.read_schema(file)
+        if config.score_column:
+            check_numbers(schema, config.score_column, file)
+        if config.within == "language" and "language" not in schema.names:
+            raise InputError(file, "no column 'language'", allowed=", ".join(schema.names), do="change within")
         parts = parts_of(file, work / "signatures")
         n = sum(part.rows for part in parts)
         if n * BYTES_PER_DOCUMENT > config.engine.memory() * 1e9 / 2:
             needed, given = n * BYTES_PER_DOCUMENT * 2 / 1e9, config.engine.memory()
             raise ConfigError(
-                "dedup-documents", f"memory of {given:.1f} GB for {n:,} documents", do=f"engine.memory_gb = {needed:.1f}"
+                "dedup-documents", f"memory of {given:.2g} GB for {n:,} documents", do=f"give engine.memory_gb = {needed:.2g}"
             )
         return cls(config, file, work, parts, n)
 

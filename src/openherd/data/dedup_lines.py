@@ -30,7 +30,7 @@ from openherd.core.progress import Progress
 from openherd.core.records import ParquetWriter
 from openherd.core.rundir import Output, Run
 from openherd.core.seeds import derive_seed
-from openherd.data.documents import DOCUMENTS, Drop, Funnel, Judged, account_of
+from openherd.data.documents import DOCUMENTS, Drop, Funnel, Judged, account_of, check_content
 from openherd.data.engine import EngineConfig, EngineSetting
 from openherd.data.line_counts import frequent_keys, places_in, ranks, repeated_keys, shares_of
 from openherd.data.lines import Lines, lines_of, runs_of
@@ -257,6 +257,7 @@ def sort_dropped_lines(file: Path, out: Output, memory_gb: float) -> None:
 
 def dedup_lines(config: DedupLinesConfig, *, documents: Run, out: Output) -> dict[str, Any]:
     """Remove repeated lines; a document of which nothing is left is dropped."""
+    check_content(documents)
     file = documents.file(DOCUMENTS)
     schema = pq.read_schema(file)
     parts = parts_of(file, out.work / "parts")

@@ -13,7 +13,9 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
+from openherd.core.errors import InputError
 from openherd.core.progress import Progress
 from openherd.core.records import ParquetWriter, count_rows, read_parquet
 from openherd.core.rundir import Output, Run
@@ -128,6 +130,24 @@ def batch_bytes(batch: pa.RecordBatch) -> pa.Array:
 def content_bytes(row: Mapping[str, Any]) -> int:
     """Size of a row's text (UTF-8) or of its page content."""
     return len(row["text"].encode()) if "text" in row else len(row["content"])
+
+
+def check_content(run: Run, column: str = "text") -> None:
+    """Raise InputError where a run's documents are pages and texts are needed, or the other way round (`column` is "content")."""
+    file = run.file(DOCUMENTS)
+    if column not in pq.read_schema(file).names:
+        do = "run extraction on them before" if column == "text" else "leave extraction out"
+        raise InputError(file, "pages without text" if column == "text" else "texts and no pages", do=do)
+
+
+def check_numbers(schema: pa.Schema, column: str, file: Path) -> None:
+    """Raise InputError where documents have no such column, or it holds no numbers."""
+    if column not in schema.names:
+        raise InputError(file, f"no column {column!r}", allowed=f"columns here: {', '.join(schema.names)}")
+    kind = schema.field(column).type
+    if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
+        numbers = [field.name for field in schema if pa.types.is_integer(field.type) or pa.types.is_floating(field.type)]
+        raise InputError(file, f"column {column!r} holds no numbers", allowed=", ".join(numbers))
 
 
 def read_documents(run: Run, columns: list[str] | None = None) -> Iterator[dict[str, Any]]:

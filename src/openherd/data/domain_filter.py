@@ -143,6 +143,6 @@ def domain_filter(config: DomainFilterConfig, *, documents: Run, counted: tuple[
         sums(config, personal, harmful, database)
         denied = write_domains(database, out)
     prepare = partial(prepare_domain_filter, config, denied=denied)
-    metrics = judge_documents("domain-filter", prepare, documents, out, config.engine)
+    metrics = judge_documents("domain-filter", prepare, documents, out, config.engine, needs="")
     n_domains = pq.read_metadata(out.path / DOMAINS).num_rows
     return metrics | {"domains": n_domains, "domains_dropped": len(denied)}

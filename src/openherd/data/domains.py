@@ -15,9 +15,10 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
+from openherd.core.errors import ConfigError
 from openherd.core.rundir import Output, Outside, Run
 from openherd.data.classifier import load, place_of, with_columns
-from openherd.data.documents import Judge, Judged
+from openherd.data.documents import LANGUAGE_SCHEMA, Judge, Judged
 from openherd.data.engine import EngineConfig, EngineSetting, judge_documents
 
 
@@ -29,6 +30,10 @@ class DomainsConfig:
     min_score: Annotated[float, Field(description="probability under which a document is of no field", ge=0, le=1)] = 0.0
     unknown: Annotated[str, Field(description="what those are called", min_length=1)] = "other"
     engine: EngineSetting = field(default_factory=EngineConfig)
+
+    def __post_init__(self) -> None:
+        if self.column in LANGUAGE_SCHEMA.names:
+            raise ConfigError("domains", f"column = {self.column!r}, which every document has", do="give another name")
 
 
 def prepare_domains(config: DomainsConfig, place: str) -> Judge:

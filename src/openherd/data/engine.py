@@ -29,7 +29,7 @@ from openherd.core.machine import cores, memory_bytes
 from openherd.core.progress import Progress
 from openherd.core.rundir import Output, Run, digest_of, make_directory
 from openherd.data.document_shards import Shard, shards_of
-from openherd.data.documents import DOCUMENTS, Funnel, Judge, Judged, account_of, judged_of
+from openherd.data.documents import DOCUMENTS, Funnel, Judge, Judged, account_of, check_content, judged_of
 from openherd.data.guard import Child, Guard, judged_rows
 from openherd.data.work import Piece
 
@@ -92,12 +92,17 @@ def judge_documents(
     engine: EngineConfig,
     watch: Callable[[Judged], None] | None = None,
     keep_lost: bool = True,
+    needs: str = "text",
 ) -> dict[str, Any]:
     """Judge all documents of a run and write those kept, those dropped, and the account; `watch` sees what is judged, in order.
+
+    `needs` is "text" for a stage on texts, "content" for one on pages, empty for one on both. Raises InputError for the others.
 
     A document that is lost was not judged. Where its content may be what the stage is there to remove, `keep_lost` is False:
     then its id and reason alone are kept.
     """
+    if needs:
+        check_content(documents, needs)
     shards = shards_of(documents, out.work, mark_of(stage, prepare, documents, out))
     n_rows = shards[-1].end if shards else 0
     with Progress(stage, n_rows, "documents") as progress:
@@ -142,6 +147,7 @@ def measure_documents(
     what: str, prepare: "partial[Judge]", documents: Run, out: Output, engine: EngineConfig
 ) -> Iterator[pa.RecordBatch]:
     """What a function measures of all documents, in order, without those at which it fails; it is kept like what is judged."""
+    check_content(documents)
     folder = out.work / what.replace(" ", "-")
     make_directory(folder)
     shards = shards_of(documents, folder, mark_of(what, prepare, documents, out))

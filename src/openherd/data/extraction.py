@@ -126,4 +126,4 @@ def prepare_extraction(config: ExtractionConfig) -> Judge:
 
 def extraction(config: ExtractionConfig, *, documents: Run, out: Output) -> dict[str, Any]:
     """Pages to documents with `title` and `text`; a page without text is dropped."""
-    return judge_documents("extraction", partial(prepare_extraction, config), documents, out, config.engine)
+    return judge_documents("extraction", partial(prepare_extraction, config), documents, out, config.engine, needs="content")

@@ -16,7 +16,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from multiprocessing.connection import Connection
@@ -145,20 +145,25 @@ def serve(descriptor: int, of_room: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started this one
     pa.set_cpu_count(1)
     connection, room = Connection(descriptor), Room(of_room)
+
+    def tell(answer: Any) -> None:
+        with suppress(ConnectionError):  # who asked was killed
+            connection.send(answer)
+
     try:
         begin: Callable[[Room], tuple[Answer, Any]] = pickle.loads(room.get(connection.recv()))
         answer, hello = begin(room)
-        connection.send(hello)
+        tell(hello)
         while True:
             try:
                 asked = connection.recv()
-            except EOFError:
+            except (EOFError, ConnectionError):
                 return
-            connection.send(answer(asked))
+            tell(answer(asked))
     except OpenherdError as error:
-        connection.send(error)
+        tell(error)
     except Exception:
-        connection.send(RuntimeError(traceback.format_exc()))
+        tell(RuntimeError(traceback.format_exc()))
 
 
 def judging(prepare: Callable[[], Judge], schema: pa.Schema, timeout_s: float, keep_lost: bool, room: Room) -> tuple[Answer, int]:
@@ -256,7 +261,7 @@ class Child:
             self._stop()
             share, needs = self.memory_bytes / 1e9, found / 1e9
             raise ConfigError(
-                "engine", f"{share:.2g} GB for each process, which needs {needs:.2g} GB for the stage alone",
+                "engine", f"{share:.3g} GB for each process, which needs {needs:.3g} GB for the stage alone",
                 do="raise memory_gb, or give fewer processes",
             )  # fmt: skip
 

@@ -427,13 +427,17 @@ def heuristics(config: HeuristicsConfig, *, documents: Run, dirty_words: Outside
     }
 
 
-def dry_run_text(run: Run, documents: Run, changes: Mapping[str, Any]) -> str:
-    """What each limit of a finished run, or another one, would drop, as a table and examples; nothing is measured again."""
+def dry_run_text(run: Run, changes: Mapping[str, Any], documents: Run | None = None) -> str:
+    """What each limit of a finished run, or another one, would drop, as a table and examples; nothing is measured again.
+
+    `documents` are those that it measured, where it does not name them.
+    """
     if (stage := run.manifest["stage"]) != "heuristics":
         raise InputError(run.path, f"a run of {stage}", allowed="a finished run of heuristics")
     config = settings_of_run(HeuristicsConfig, run, changes)
     if others := sorted(changes.keys() - limit_settings()):
         what = f"{others[0]!r} is no limit: documents were measured with it"
         raise ConfigError("--set", what, allowed="limits, such as min_words", do="run heuristics with it")
-    found = rules_with_texts(run.file(MEASURES), documents.file(DOCUMENTS), partial(limits, config))
+    measured = documents or run.input("documents")
+    found = rules_with_texts(run.file(MEASURES), measured.file(DOCUMENTS), partial(limits, config))
     return "\n".join([table_text(found), *example_lines(found)])

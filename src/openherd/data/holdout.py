@@ -20,7 +20,7 @@ from openherd.core.progress import track
 from openherd.core.records import ParquetWriter, count_rows
 from openherd.core.rundir import Output, Run
 from openherd.core.seeds import uniform
-from openherd.data.documents import DOCUMENTS, DROPPED, content_bytes, dropped_schema, read_documents
+from openherd.data.documents import DOCUMENTS, DROPPED, check_content, content_bytes, dropped_schema, read_documents
 from openherd.data.shingles import Hashes, shingles
 from openherd.data.words import terms
 
@@ -84,6 +84,7 @@ def overlaps(config: HoldoutConfig, documents: Run, chosen: set[str]) -> tuple[d
 
 def holdout(config: HoldoutConfig, *, documents: Run, out: Output) -> dict[str, Any]:
     """Split documents into `train.parquet` and `heldout.parquet`; raises InputError where none can be held out."""
+    check_content(documents)
     file = documents.file(DOCUMENTS)
     ids = [row["id"] for row in read_documents(documents, ["id"])]
     if not ids:

@@ -206,7 +206,7 @@ def check_languages(languages: Sequence[str], model: LanguageModel) -> None:
     """Raise ConfigError for a language that the model cannot answer with."""
     for code in languages:
         if code not in model.labels:
-            raise ConfigError("languages", f"the model has no {code!r}", allowed=nearest(code, model.labels))
+            raise ConfigError("languages", f"the model has no {code!r}", do=nearest(code, model.labels))
 
 
 def language(config: LanguageConfig, *, documents: Run, model: Outside | None = None, out: Output) -> dict[str, Any]:

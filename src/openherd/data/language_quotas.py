@@ -15,7 +15,7 @@ from pydantic import Field
 
 from openherd.core.errors import ConfigError, InputError
 from openherd.core.rundir import Output, Run
-from openherd.data.documents import DOCUMENTS, Drop, curate
+from openherd.data.documents import DOCUMENTS, Drop, check_content, check_numbers, curate
 from openherd.data.engine import EngineConfig, EngineSetting
 from openherd.data.tables import connect
 
@@ -38,6 +38,12 @@ class LanguageQuotasConfig:
     ] = field(default_factory=dict)
     score: Annotated[str, Field(description="column of which the highest are kept; empty: a fixed choice by id")] = ""
     engine: EngineSetting = field(default_factory=EngineConfig)
+
+    def __post_init__(self) -> None:
+        for name, most in (("max_documents", None), ("max_bytes", None), ("max_shares", 1)):
+            for code, value in getattr(self, name).items():
+                if value < 0 or (most is not None and value > most):
+                    raise ConfigError("language-quotas", f"{name}: {code} = {value}", allowed="0 to 1" if most else "0 or more")
 
 
 def largest_total(sizes: Mapping[str, int], shares: Mapping[str, float]) -> float:
@@ -72,11 +78,13 @@ def bytes_of_first(tables: "duckdb.DuckDBPyConnection", code: str, most: int | N
 
 def language_quotas(config: LanguageQuotasConfig, *, documents: Run, out: Output) -> dict[str, Any]:
     """Drop what is over a language's quota, the lowest scores first. Returns documents and bytes by language besides the funnel."""
+    check_content(documents)
     file = documents.file(DOCUMENTS)
     schema = pq.read_schema(file)
-    for column in ("language", *([config.score] if config.score else [])):
-        if column not in schema.names:
-            raise InputError(file, f"no column {column!r}", allowed=f"columns here: {', '.join(schema.names)}")
+    if "language" not in schema.names:
+        raise InputError(file, "no column 'language'", allowed=f"columns here: {', '.join(schema.names)}")
+    if config.score:
+        check_numbers(schema, config.score, file)
     score = f'"{config.score}"' if config.score else "0"
     if config.score and pa.types.is_floating(schema.field(config.score).type):
         score = f"case when isnan({score}) then null else {score} end"  # what is no number is as good as nothing

@@ -15,7 +15,7 @@ from pydantic import Field
 from openherd.core.progress import Progress
 from openherd.core.records import count_rows
 from openherd.core.rundir import Output, Outside, Run
-from openherd.data.documents import DOCUMENTS, LANGUAGE_SCHEMA, Drop, Funnel, read_documents
+from openherd.data.documents import DOCUMENTS, LANGUAGE_SCHEMA, Drop, Funnel, check_content, read_documents
 from openherd.data.language import identify, languages_of_blocks, model_file, shares_of
 from openherd.data.language_models import LanguageModel, load_model
 
@@ -49,6 +49,7 @@ def parts_of(config: LanguageSplitConfig, text: str, model: LanguageModel) -> di
 
 def language_split(config: LanguageSplitConfig, *, documents: Run, model: Outside | None = None, out: Output) -> dict[str, Any]:
     """Split pages in several languages. Returns how many were, and how many documents they became, besides the funnel."""
+    check_content(documents)
     known = load_model(model_file(model))
     n_split = n_parts = 0
     n_rows = count_rows(documents.file(DOCUMENTS)) or 0

@@ -93,7 +93,10 @@ class LinearModel:
             weights, bias = tensors["weights"], tensors["bias"]
         except FileNotFoundError as error:
             raise InputError(folder, f"no classifier (no {Path(error.filename or WEIGHTS).name})", do=do) from None
-        except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except NotADirectoryError:
+            allowed = f"the folder of a classifier that was trained here, or a fastText model ({', '.join(FASTTEXT_ENDINGS)})"
+            raise InputError(folder, "a file", allowed=allowed) from None
+        except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(folder, f"a damaged classifier ({error})", do=do) from None
         n_columns = 1 if len(labels) == 2 else len(labels)
         if len(labels) < 2 or weights.shape != (1 << ngrams.bucket_bits, n_columns) or bias.shape != (n_columns,):

@@ -14,8 +14,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, NamedTuple, cast
 from urllib.parse import urlsplit
 
-from openherd.core.errors import InputError
-from openherd.core.remote import CHECK, READING_WAITS_S, is_address, read_range, reason
+from openherd.core.errors import InputError, reason
+from openherd.core.remote import CHECK, READING_WAITS_S, is_address, read_range
 from openherd.core.rundir import Run, Source
 from openherd.data.documents import DOCUMENTS
 from openherd.data.warc import zstd

@@ -25,7 +25,7 @@ from openherd.core.rundir import Output, Run
 from openherd.core.seeds import uniform
 from openherd.data.classifier import with_columns
 from openherd.data.document_shards import read_rows
-from openherd.data.documents import DOCUMENTS, Drop, Judge, Judged, batch_bytes
+from openherd.data.documents import DOCUMENTS, Drop, Judge, Judged, batch_bytes, check_content
 from openherd.data.engine import EngineConfig, EngineSetting, judge_documents
 from openherd.data.mix import MIXES
 
@@ -175,16 +175,22 @@ def prepare_mix_documents(config: MixDocumentsConfig, columns: list[str], keep: 
 
 def mix_documents(config: MixDocumentsConfig, *, documents: Run, out: Output) -> dict[str, Any]:
     """Downsample documents to a mix's shares; returns shares before and after, and the mean epochs of each component."""
+    check_content(documents)
     columns = list(pq.read_schema(documents.file(DOCUMENTS)).names)
     components = Components(config, columns)
     available: dict[str, int] = defaultdict(int)
     came: dict[str, int] = defaultdict(int)
+    fields: set[str] = set()
     file = documents.file(DOCUMENTS)
     for batch in read_rows(file, 0, pq.read_metadata(file).num_rows):
         for row, size in zip(without_text(batch), batch_bytes(batch).to_pylist(), strict=True):
             came[components.of(row)] += size
+            if config.field_shares:
+                fields.add(row[config.field_column] or "")
             if not is_thinned(config, row):
                 available[components.of(row)] += size
+    if absent := sorted(config.field_shares.keys() - fields):
+        raise ConfigError("mix-documents", f"field_shares: no document is of {absent[0]!r}", do=nearest(absent[0], fields))
     plan = planned(config, available)
     kept: dict[str, int] = dict.fromkeys(plan.targets, 0)
 

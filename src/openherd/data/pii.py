@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import phonenumbers
 import pyarrow as pa
 from pydantic import Field
 
@@ -65,6 +66,8 @@ class PiiConfig:
     def __post_init__(self) -> None:
         if unknown := sorted(set(self.placeholders) - set(KINDS)):
             raise ConfigError("placeholders", f"no kind {unknown[0]!r}", allowed=", ".join(KINDS))
+        if unknown := sorted(set(self.phone_regions) - phonenumbers.SUPPORTED_REGIONS):
+            raise ConfigError("phone_regions", f"no state {unknown[0]!r}", allowed="ISO codes in capitals, such as DE or BR")
 
     @property
     def modes(self) -> dict[str, Mode]:

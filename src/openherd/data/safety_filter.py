@@ -187,5 +187,5 @@ def safety_filter(
         n_harmful += sum(judged.measures.column("harmful").to_pylist())
 
     keep_lost = not (digests or config.illegal_sha256)
-    metrics = judge_documents("safety-filter", prepare, documents, out, config.engine, watch, keep_lost)
+    metrics = judge_documents("safety-filter", prepare, documents, out, config.engine, watch, keep_lost, needs="")
     return metrics | {"harmful_documents": n_harmful}

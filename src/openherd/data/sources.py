@@ -21,6 +21,7 @@ from pydantic import Field
 from openherd.core.config import to_plain
 from openherd.core.errors import ConfigError, InputError
 from openherd.core.progress import Progress
+from openherd.core.remote import is_address
 from openherd.core.rundir import Output, Run, Source, digest_of
 from openherd.data.documents import PAGE_SCHEMA, TEXT_SCHEMA, Funnel
 from openherd.data.encodings import decode, encodable
@@ -140,9 +141,9 @@ def sources(config: SourcesConfig, *, pages: tuple[Source, ...], out: Output) ->
     ignored = [file.name for file in files if not is_readable(file.path)]
     where = ", ".join(str(one.path if isinstance(one, Run) else one.location) for one in pages)
     if len(ignored) == len(files):
-        raise InputError(
-            where, "no file of a kind that is read", allowed=f"{', '.join(ENDINGS)}; most also .gz, .bz2, .xz, .zst; git trees"
-        )
+        allowed = f"{', '.join(ENDINGS)}; most also .gz, .bz2, .xz, .zst; git trees"
+        do = "a folder elsewhere is named by a glob, as s3://bucket/folder/**" if any(is_address(name) for name in ignored) else ""
+        raise InputError(where, "no file of a kind that is read", allowed=allowed, do=do)
     settings = {name: value for name, value in to_plain(config).items() if name != "engine"}
     units = units_of(files, out.work, digest_of([ACCOUNTS, "sources", out.digest, settings, files]))
     prepare, engine = partial(prepare_sources, config), config.engine

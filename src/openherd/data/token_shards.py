@@ -80,7 +80,7 @@ def token_shards(config: TokenShardsConfig, *, documents: Run, tokenizer: Run, o
     """Encode `train.parquet` into `shards/`. Raises InputError where there are no documents, or one has no source."""
     words_file = tokenizer.file("tokenizer/tokenizer.json")
     words = Tokenizer.load(words_file.parent)
-    source_file = documents.file("train.parquet")
+    source_file = documents.file("train.parquet", do="run holdout on them before")
     begin, end = np.array([words.bos_id], TOKEN), np.array([words.eos_id], TOKEN)
     streams: dict[str, Stream] = {}
     n_bytes = 0

@@ -173,5 +173,5 @@ def url_filter(
     digests = tuple(read_list(illegal))
     prepare = partial(prepare_url_filter, config, lists=lists, words=tuple(read_list(words)), illegal=digests)
     keep_lost = not (digests or config.illegal_url_sha256)  # what is lost may be of such an address
-    metrics = judge_documents("url-filter", prepare, documents, out, config.engine, keep_lost=keep_lost)
+    metrics = judge_documents("url-filter", prepare, documents, out, config.engine, keep_lost=keep_lost, needs="")
     return metrics | {"list_entries": len(lists), "list_lines_passed_over": builder.n_passed_over}

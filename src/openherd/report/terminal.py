@@ -22,7 +22,10 @@ TRAINING = ("{tokens:,} tokens", "{parameters:,} parameters, loss {loss_nats_las
 TRAINED = ("{texts:,} texts", "held out {heldout_texts:,}; AUC {heldout_auc:.4f}; accuracy {heldout_accuracy:.4f}")
 SAYS: dict[str, tuple[str, ...]] = {
     "python-docs": ("Python {python}", "{pages:,} pages, {bytes:.1f} MB"),
-    "label-documents": ("{documents:,} documents", "{labelled:,} labelled; {unlabelled:,} without a label; cost {cost:.4g}"),
+    "label-documents": (
+        "{documents:,} documents",
+        "{labelled:,} labelled; {unlabelled:,} without a label; {not_asked:,} not asked; cost {cost:.4g}",
+    ),
     "train-classifier": TRAINED,
     "train-transformer": TRAINED,
     "cluster-documents": ("{documents:,} documents", "{clusters:,} clusters, mean cosine {mean_cosine:.3f}"),

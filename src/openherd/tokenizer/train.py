@@ -141,7 +141,7 @@ def tokenizer(config: TokenizerConfig, *, documents: Run, out: Output) -> dict[s
 
     Where there are two parts, the first is kept in `base.tiktoken`: a stopped run does not learn it again.
     """
-    file = documents.file("train.parquet")
+    file = documents.file("train.parquet", do="run holdout on them before")
     corpus = Corpus.open(file, config)
     n_base, n = BYTES + config.merges_base, BYTES + config.merges_base + config.merges_multilingual
     multilingual = config.merges_multilingual > 0
