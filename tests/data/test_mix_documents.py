@@ -96,6 +96,13 @@ def test_as_many_epochs_as_are_allowed():
     assert planned(config, {"general": 79, "reasoning": 66, "code": 15, "multilingual": 41}).keep["code"] == 1
 
 
+def test_a_field_that_no_document_is_of_is_told(documents_run, run_stage, capsys):
+    config = MixDocumentsConfig(mix="given", shares={"web": 1}, field_column="source", field_shares={"bookz": 0.5, "books": 1.0})
+    run = run_stage(mix_documents, config, documents=documents_run(rows()))
+    assert "mix-documents: field_shares: no document is of 'bookz'; did you mean 'books'" in capsys.readouterr().err
+    assert run.metrics["fields_absent"] == ["bookz"]
+
+
 def test_what_is_missing_or_too_scarce_is_refused(documents_run, run_stage):
     documents = documents_run(rows())
     with pytest.raises(ConfigError, match=r"no column 'kind'; .* run code-reasoning before"):
@@ -104,9 +111,6 @@ def test_what_is_missing_or_too_scarce_is_refused(documents_run, run_stage):
         run_stage(mix_documents, MixDocumentsConfig(mix="tutorial"), documents=documents)
     config = MixDocumentsConfig(mix="given", shares={"web": 0.1, "books": 0.9}, total_bytes=10**6)
     with pytest.raises(ConfigError, match=r"'books' has .* times; allowed: most_epochs = 4; .* total_bytes = \d+"):
-        run_stage(mix_documents, config, documents=documents)
-    config = MixDocumentsConfig(mix="given", shares={"web": 1}, field_column="source", field_shares={"bookz": 0.5})
-    with pytest.raises(ConfigError, match="field_shares: no document is of 'bookz'; did you mean 'books'"):
         run_stage(mix_documents, config, documents=documents)
     for wrong in ({"mix": "given"}, {"shares": {"a": 1}}, {"components": {"x": ()}}, {"rest": "x"}, {"field_shares": {"a": 2}}):
         with pytest.raises(ConfigError):
