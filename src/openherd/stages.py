@@ -37,7 +37,7 @@ STAGES = (
           "the best documents of each language, up to a quota", "multilingual quota share quality ranking"),
     Stage("dedup-documents", "3.1.1", "openherd.data.dedup_documents:dedup_documents", 4,
           "remove exact and near duplicates (MinHash)", "minhash deduplication near-duplicate exact"),
-    Stage("dedup-lines", "3.1.1", "openherd.data.dedup_lines:dedup_lines", 2,
+    Stage("dedup-lines", "3.1.1", "openherd.data.dedup_lines:dedup_lines", 3,
           "remove lines that occur too often", "line deduplication ccnet boilerplate"),
     Stage("heuristics", "3.1.1", "openherd.data.heuristics:heuristics", 4,
           "drop repetition, dirty words, outlier tokens", "gopher c4 quality filter kl divergence n-gram"),

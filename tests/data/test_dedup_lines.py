@@ -5,6 +5,7 @@ from collections import Counter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data.conftest import document
 from openherd.data.dedup_lines import DROPPED_LINES, DedupLinesConfig, dedup_lines
 from openherd.data.documents import DOCUMENTS, DROPPED
 from openherd.data.engine import EngineConfig
@@ -84,6 +85,12 @@ def test_each_language_and_each_bucket_counts_for_itself(documents_run, run_stag
     # English documents are 0, 1, 3 and then 4; the two German ones share a bucket.
     assert ["menu entry" in row["text"] for row in rows_of(run)] == [False, False, False, False, True, False]
     assert [(row["language"], row["occurrences"]) for row in rows_of(run, DROPPED_LINES)] == [("en", 3), ("de", 2)]
+
+
+def test_documents_without_a_language_are_of_one(documents_run, run_stage, rows_of):
+    rows = [document(f"Share this page\nbody {i} says it", language=language) for i, language in enumerate((None, "", None))]
+    run = run_stage(dedup_lines, DedupLinesConfig(max_occurrences=2), documents=documents_run(rows))
+    assert texts_of(rows_of(run)) == [f"body {i} says it" for i in range(3)]
 
 
 def test_a_document_without_a_line_left_is_dropped_whole(documents_run, run_stage, rows_of):

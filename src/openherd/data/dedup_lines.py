@@ -127,7 +127,7 @@ def bucket_seeds(corpus: Corpus) -> npt.NDArray[np.uint64]:
     for part in corpus.parts:
         for batch in corpus.columns(part, "id", "url", "language"):
             rows = slice(at, at + len(batch))
-            names = batch.column("language").to_pylist()
+            names = batch.column("language").fill_null("").to_pylist()
             if config.buckets == "domain":
                 names = [(name, domain_of(url or "")) for name, url in zip(names, batch.column("url").to_pylist(), strict=True)]
             known = {name: xxhash.xxh64_intdigest(repr(name).encode()) for name in set(names)}

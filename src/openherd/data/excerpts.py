@@ -25,7 +25,11 @@ def plain(text: str) -> str:
 
 
 def excerpt(text: str, characters: int, begin: int = 0) -> str:
-    """At most `characters` of the text from `begin` on, or more where a finding would be cut; "..." for what is left out."""
+    """At most `characters` of the text from `begin` on, or more where a finding would be cut; "..." for what is left out.
+
+    What addresses write for "@" is shown as that, since it hides e-mail.
+    """
+    text = text.replace("%40", "@")
     beside = max(begin - BESIDE, 0)
     first = max(text.rfind("\n", 0, beside) + 1, beside - LONGEST_ROW)
     window = text[first : begin + characters + BESIDE]
@@ -38,5 +42,5 @@ def excerpt(text: str, characters: int, begin: int = 0) -> str:
 
 
 def address(text: str) -> str:
-    """An address or a name of a file, personal data replaced; without escapes where these hold some ("ann%40example.org")."""
+    """An address or a name of a file, personal data replaced; without escapes where these hold some ("%2B1 212...")."""
     return excerpt(unquote(text) if find(unquote(text[: 3 * BESIDE]), _kinds()) else text, 2 * BESIDE)

@@ -398,12 +398,13 @@ class Groups:
         if is_international or (
             is_long and (start - self.phone_end < 8 or PHONE_WORDS.search(text, max(0, start - PHONE_CONTEXT), start))
         ):
-            blank = text.rfind(" ", start, end)
-            while blank > start:
+            blanks = [place for place in range(end - 1, start, -1) if text[place] == " "]
+            if text[start] == "0":  # so begins what follows, most likely
+                blanks.sort(key=lambda place: text[place + 1] != "0")
+            for blank in blanks:
                 digits = "".join(c for c in text[start:blank] if c.isdigit())
                 if (is_international or exists_in(digits, self.regions)) and (phone := self.phone(start, blank)):
                     return phone
-                blank = text.rfind(" ", start, blank)
         return None
 
 
