@@ -143,6 +143,7 @@ def test_doctor_speaks_of_this_machine(capsys):
         (["model", "llama3-8b", "--sequence-length", "0"], "openherd: --sequence-length: 0; allowed: 1 or more"),
         (["sft", "--base", "none", "--dialogs", "none", "--out", "x"], "openherd: none: no finished run directory; "),
         (["sources", "--pages", "none", "--out", "x"], "openherd: none: no such file; allowed: a file, a folder, a glob"),
+        (["language", "--documents", "a", "--documents", "b", "--out", "x"], "openherd: openherd language --documents: 2 paths; "),
         (["sources", "--pages", "", "--out", "x"], "openherd: openherd sources --pages: an empty name; allowed: a run directory"),
         (["sources", "--pages", ".", "--sourse", "a", "--out", "x"], "openherd sources: unrecognized arguments: --sourse a; "),
         (["sources", "--pages", ".", "--on-damage", "a", "--out", "x"], "openherd: openherd sources: on_damage = \"a\"; allowed: "),

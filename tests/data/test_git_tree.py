@@ -121,8 +121,10 @@ def test_a_damaged_object_alone_is_lost(tmp_path):
 
 
 def test_no_commit(tmp_path):
+    with pytest.raises(InputError, match="a folder that is no git tree; name its files"):
+        list(read_tree(str(tmp_path)))
     Repo.init(tmp_path).close()
-    with pytest.raises(InputError, match="no commit can be read"):
+    with pytest.raises(InputError, match=r"no commit can be read \(no HEAD\); commit"):
         list(read_tree(str(tmp_path)))
 
 

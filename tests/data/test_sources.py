@@ -136,8 +136,11 @@ def test_empty_inputs_are_refused(read, tmp_path):
         read(2 * response(b"gone", status="404 Not Found"))
     (tmp_path / "pictures").mkdir()
     (tmp_path / "pictures" / "a.png").write_bytes(b"")
-    with pytest.raises(InputError, match=r"no file of a kind that is read; allowed: \.warc"):
+    with pytest.raises(InputError, match=r"no file of a kind that is read, \S+a\.png for one; allowed: \.warc"):
         read(tmp_path / "pictures")
+    (tmp_path / "none.paths").write_text("# nothing\n", encoding="utf-8")
+    with pytest.raises(InputError, match=r"none\.paths: no file is named; allowed"):
+        read(tmp_path / "none.paths")
 
 
 @pytest.fixture(scope="module")

@@ -161,11 +161,10 @@ def run_stage(name: str, arguments: list[str], usage: str = "") -> "Run":
     )
     inputs = parser.add_argument_group("inputs (finished run directories, or locations outside where the stage reads them)")
     for option in stage.inputs:
-        many = "append" if stage.is_list(option) else "store"
         inputs.add_argument(
             f"--{option.replace('_', '-')}",
             dest=f"input_{option}",
-            action=many,
+            action="append",
             required=option not in stage.optional,
             metavar="PATH",
         )
@@ -178,7 +177,8 @@ def run_stage(name: str, arguments: list[str], usage: str = "") -> "Run":
         settings.add_argument(f"--{setting.name.replace('_', '-')}", dest=f"setting_{setting.name}", metavar="VALUE", help=text)
     given = vars(parser.parse_args(arguments))
     values = {n: parse_value(s, given[f"setting_{n}"]) for n, s in known.items() if given[f"setting_{n}"] is not None}
-    paths = {n: given[f"input_{n}"] for n in stage.inputs if given[f"input_{n}"] is not None}
+    found = {n: given[f"input_{n}"] for n in stage.inputs if given[f"input_{n}"] is not None}
+    paths = {n: of if stage.is_list(n) or len(of) > 1 else of[0] for n, of in found.items()}  # several of one are refused
     run, before = single_stage(name, values, paths, given["out"])
     print(f"{'up to date' if before else 'done'}: {run.path} · {told(run)}")
     return run

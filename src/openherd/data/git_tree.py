@@ -232,7 +232,12 @@ def read_tree(path: str, start: Place = START) -> Iterator[Record]:
     """The files of a tree, one after the other, in the order of their paths. Raises InputError where there is no commit."""
     try:
         tree = Tree(path)
-    except (NotGitRepository, KeyError, OSError, ValueError, AssertionError) as error:
+    except NotGitRepository:
+        raise InputError(path, "a folder that is no git tree", do="name its files, or give it without a list") from None
+    except KeyError as error:
+        name = error.args[0].decode() if isinstance(error.args[0], bytes) else error.args[0]
+        raise InputError(path, f"no commit can be read (no {name})", do="commit, or fetch it again") from None
+    except (OSError, ValueError, AssertionError) as error:
         raise InputError(path, f"no commit can be read ({error!r})", do="commit, or fetch it again") from None
     with tree.repo:
         for number, entry in enumerate(islice(tree.entries, start.skip, None), start.skip):

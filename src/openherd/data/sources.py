@@ -143,7 +143,8 @@ def sources(config: SourcesConfig, *, pages: tuple[Source, ...], out: Output) ->
     if len(ignored) == len(files):
         allowed = f"{', '.join(ENDINGS)}; most also .gz, .bz2, .xz, .zst; git trees"
         do = "a folder elsewhere is named by a glob, as s3://bucket/folder/**" if any(is_address(name) for name in ignored) else ""
-        raise InputError(where, "no file of a kind that is read", allowed=allowed, do=do)
+        found = f"no file of a kind that is read, {ignored[0]} for one" if ignored else "no file is named"
+        raise InputError(where, found, allowed=allowed, do=do)
     settings = {name: value for name, value in to_plain(config).items() if name != "engine"}
     units = units_of(files, out.work, digest_of([ACCOUNTS, "sources", out.digest, settings, files]))
     prepare, engine = partial(prepare_sources, config), config.engine
