@@ -25,6 +25,12 @@ def pretrain(made, tmp_path):
     return ["pretrain", "--shards", made / "shards", "--tokenizer", made / "tokenizer", *SMALL, *STEPS, "--out", tmp_path / "out"]
 
 
+def instead(command: list[object], name: str, place: Path) -> list[object]:
+    """The command with another input."""
+    at = command.index(name)
+    return [*command[: at + 1], place, *command[at + 2 :]]
+
+
 @pytest.mark.parametrize(
     ("change", "line"),
     [
@@ -82,15 +88,15 @@ def test_inputs_that_do_not_fit(made, pretrain, capsys, tmp_path):
     anneal = ["anneal", *after, "--averaged-checkpoints", "1", "--sequence-length"]
     long_context = ["long-context", *after, "--sequence-lengths", "[64]", "--stage-steps", "[2]"]
     for i, (command, line) in enumerate((
-        ([*pretrain, *other], f"other-shards/shards: not made with the tokenizer {made}/tokenizer/tokenizer/tokenizer.json; run "),
+        (instead(pretrain, *other), f"other-shards/shards: not made with the tokenizer {made}/tokenizer/tokenizer/tokenizer.json; "),
         ([*anneal, 32, *other], f"other-shards/shards: not made with the tokenizer {made}/pretrain/model/tokenizer.json"),
         ([*long_context, *other], f"other-shards/shards: not made with the tokenizer {made}/pretrain/model/tokenizer.json"),
         ([*anneal, 64, *shards], "anneal: sequence_length = 64; allowed: at most 32, the model's context"),
         (["sft", "--base", made / "pretrain", "--dialogs", made / "shards"], "sequence_length = 8192; allowed: at most 32"),
-        ([*pretrain, "--shards", made / "tokenizer"], "no output 'shards/index.json' of stage 'tokenizer'; allowed: outputs here"),
-        ([*pretrain, "--tokenizer", made / "shards"], "no output 'tokenizer/tokenizer.json' of stage 'token-shards'"),
-        ([*anneal, 32, *shards, "--base", made / "shards"], "no output 'model/model.safetensors' of stage"),
-        ([*anneal, 32, *shards, "--base", made / "pretrain" / "model"], "model: no finished run directory"),
+        (instead(pretrain, "--shards", made / "tokenizer"), "no output 'shards/index.json' of stage 'tokenizer'; allowed: outputs"),
+        (instead(pretrain, "--tokenizer", made / "shards"), "no output 'tokenizer/tokenizer.json' of stage 'token-shards'"),
+        ([*instead(anneal, "--base", made / "shards"), 32, *shards], "no output 'model/model.safetensors' of stage"),
+        ([*instead(anneal, "--base", made / "pretrain" / "model"), 32, *shards], "model: no finished run directory"),
     )):  # fmt: skip
         assert line in refused(capsys, *command, "--out", tmp_path / str(i))
     line = "holds another run: stage 'token-shards' there, 'pretrain' asked; give another --out"
@@ -143,7 +149,7 @@ def test_damaged_shards(name, damage, line, pretrain, made, tmp_path, capsys):
     manifest = json.loads((shards / "manifest.json").read_text())
     manifest["outputs"][f"shards/{name}"]["bytes"] = (shards / "shards" / name).stat().st_size
     (shards / "manifest.json").write_text(json.dumps(manifest))
-    assert line in refused(capsys, *pretrain, "--shards", shards)
+    assert line in refused(capsys, *instead(pretrain, "--shards", shards))
 
 
 def flip(file: Path) -> None:
