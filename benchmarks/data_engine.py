@@ -127,7 +127,7 @@ def ours(crawl: Path, out: Path, processes: int, packages: str = "") -> dict[str
     engine = EngineConfig(processes=processes)
 
     def with_trafilatura(config: None, *, documents: Run, out: rundir.Output) -> dict[str, Any]:
-        return judge_documents("extraction", partial(prepare_trafilatura, packages), documents, out, engine)
+        return judge_documents("extraction", partial(prepare_trafilatura, packages), documents, out, engine, needs="content")
 
     seconds = {}
 
