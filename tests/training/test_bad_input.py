@@ -88,7 +88,7 @@ def test_inputs_that_do_not_fit(made, pretrain, capsys, tmp_path):
     anneal = ["anneal", *after, "--averaged-checkpoints", "1", "--sequence-length"]
     long_context = ["long-context", *after, "--sequence-lengths", "[64]", "--stage-steps", "[2]"]
     for i, (command, line) in enumerate((
-        (instead(pretrain, *other), f"other-shards/shards: not made with the tokenizer {made}/tokenizer/tokenizer/tokenizer.json; "),
+        (instead(pretrain, *other), f"other-shards/shards: not made with the tokenizer {made}/tokenizer/tokenizer/tokenizer.json"),
         ([*anneal, 32, *other], f"other-shards/shards: not made with the tokenizer {made}/pretrain/model/tokenizer.json"),
         ([*long_context, *other], f"other-shards/shards: not made with the tokenizer {made}/pretrain/model/tokenizer.json"),
         ([*anneal, 64, *shards], "anneal: sequence_length = 64; allowed: at most 32, the model's context"),
